@@ -1,0 +1,1 @@
+"""The gateway: HTTP in, rows out; no torch, no queue."""

@@ -1,0 +1,1 @@
+"""The command `lethe`: a client over HTTP, and the embedded stack."""

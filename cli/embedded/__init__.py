@@ -1,0 +1,1 @@
+"""PostgreSQL, Redis and SeaweedFS from wheels, as child processes."""

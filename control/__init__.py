@@ -1,0 +1,1 @@
+"""Loops that keep requests moving: outbox, sweeper, checks, reports."""

@@ -1,0 +1,1 @@
+"""What the workers can run, and the router that chooses."""

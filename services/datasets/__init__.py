@@ -1,0 +1,1 @@
+"""Dataset versions, records and the subject index."""

@@ -1,0 +1,1 @@
+"""The roof: where ledger and engine meet."""

@@ -1,0 +1,1 @@
+"""Steps with torch and files, no SQL."""

@@ -1,0 +1,1 @@
+"""Steps with SQL and S3, no torch."""

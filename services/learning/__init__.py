@@ -1,0 +1,1 @@
+"""Tasks, architectures, dataset adapters and the one training loop."""

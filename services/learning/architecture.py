@@ -1,0 +1,49 @@
+"""Architectures: a name, its parameters, and a network built from them."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from services.registry import Registry
+
+
+class ArchitectureParameters(BaseModel):
+    """Parameters of an architecture. `outputs` is the number of classes, or of predicted values."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    outputs: int
+
+
+class Architecture(ABC):
+    """A family of networks. `build` uses torch's global generator for its initial weights; callers use `fresh`, which seeds it apart.
+
+    The last layer's attribute path is `head`, so that code may speak of features (its input) and of logits (its output).
+    """
+
+    name: ClassVar[str]
+    modality: ClassVar[str]
+    tasks: ClassVar[frozenset[str]]
+    head: ClassVar[str]
+
+    class Parameters(ArchitectureParameters):
+        """Parameters of this architecture."""
+
+    def __init__(self, parameters: Any) -> None:  # each subclass has its own Parameters class
+        self.parameters = parameters
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """Return the network, weights freshly drawn, on the CPU, in float32."""
+
+    def fresh(self, seed: int) -> nn.Module:
+        """Return a network whose weights depend on `seed` alone; torch's global generator is left as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.build()
+
+
+ARCHITECTURES: Registry[Architecture] = Registry("architecture")

@@ -1,0 +1,47 @@
+"""Tasks: what a model is for, hence its loss, its outputs and the loss of knowing nothing."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from services.learning.data import Batch, Split
+from services.registry import Registry
+
+
+class Task(ABC):
+    """A task with `outputs` classes or values. Loss unit: nats for classification, squared error for regression."""
+
+    name: ClassVar[str]
+    modalities: ClassVar[frozenset[str]]
+    loss_unit: ClassVar[str]
+
+    def __init__(self, outputs: int, *, label_smoothing: float = 0.0) -> None:
+        self.outputs = outputs
+        self.label_smoothing = label_smoothing
+
+    @abstractmethod
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the loss of each record, (B,), without label smoothing."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the training loss of the batch, a scalar: the mean over records."""
+
+    @abstractmethod
+    def predict(self, model: nn.Module, split: Split, *, batch_size: int = 1024) -> Tensor:
+        """Return the model's outputs on every record in order, (n, outputs) float32 on the CPU, in eval mode and inference mode.
+
+        The model's mode is restored. For classification these are logits.
+        """
+
+    @abstractmethod
+    def trivial_loss(self, split: Split) -> float:
+        """Return the loss of a predictor that knows nothing: ln C for classification, that of the mean for regression."""
+
+    @abstractmethod
+    def check(self, split: Split) -> None:
+        """Raise InvalidInput when the labels of `split` do not fit the task."""
+
+
+TASKS: Registry[Task] = Registry("task")

@@ -1,0 +1,1 @@
+"""Models, versions, files, aliases and lineage."""

@@ -1,0 +1,1 @@
+"""Deletion requests: states, clocks, subjects, targets."""

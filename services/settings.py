@@ -1,0 +1,108 @@
+"""Configuration of a deployment: environment variables `LETHE_*`, nested by `__`, read once and passed down.
+
+Secrets are SecretStr. Outside the embedded stack (`LETHE_EMBEDDED=true`) short or missing keys are refused.
+"""
+
+from pathlib import Path
+
+from pydantic import BaseModel, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class DatabaseSettings(BaseModel):
+    """`url` is the process's own role (lethe_gateway, lethe_worker, lethe_control); `owner_url` is for migrations and bootstrap alone."""
+
+    url: SecretStr = SecretStr("")
+    owner_url: SecretStr = SecretStr("")
+    pool_size: int = 10
+    pool_wait_s: float = 2.0
+
+
+class QueueSettings(BaseModel):
+    """The broker that carries bells. Losing it loses no work."""
+
+    url: SecretStr = SecretStr("")
+    default: str = "cpu"
+
+
+class StoreSettings(BaseModel):
+    """An S3 endpoint (`host:port`, no scheme) and the bucket of blobs. `public_endpoint` is the name that presigned URLs carry."""
+
+    endpoint: str = ""
+    public_endpoint: str = ""
+    secure: bool = False
+    region: str = "us-east-1"
+    bucket: str = "lethe"
+    access_key: SecretStr = SecretStr("")
+    secret_key: SecretStr = SecretStr("")
+
+
+class KeySettings(BaseModel):
+    """Keys as hex strings of 64 digits (256 bits)."""
+
+    encryption: SecretStr = SecretStr("")
+    pepper: SecretStr = SecretStr("")
+    cursor: SecretStr = SecretStr("")
+
+
+class LimitSettings(BaseModel):
+    """Bounds on what comes in."""
+
+    body_bytes: int = 256 * 1024
+    subject_index_bytes: int = 4 * 1024 * 1024
+    body_timeout_s: float = 10.0
+    json_depth: int = 20
+    file_bytes: int = 20 * 1024**3
+    streams_per_principal: int = 5
+    presign_s: int = 300
+
+
+class PluginSettings(BaseModel):
+    """Distributions whose entry points may be loaded."""
+
+    allowed: list[str] = Field(default_factory=list)
+
+
+class WorkerSettings(BaseModel):
+    """How a worker runs. Tests shorten the times; production keeps the defaults."""
+
+    queue: str = "cpu"
+    scratch: Path = Path(".lethe/scratch")
+    device: str = "auto"
+    lease_s: float = 60.0
+    heartbeat_s: float = 15.0
+    fence_s: float = 40.0
+    poll_s: float = 5.0
+    cancel_grace_s: float = 30.0
+    sweep_s: float = 5.0
+    outbox_s: float = 0.05
+    warm_runners: int = 1
+
+
+class Settings(BaseSettings):
+    """All of it."""
+
+    model_config = SettingsConfigDict(env_prefix="LETHE_", env_nested_delimiter="__", extra="ignore")
+
+    home: Path = Path(".lethe")
+    embedded: bool = False
+    database: DatabaseSettings = Field(default_factory=DatabaseSettings)
+    queue: QueueSettings = Field(default_factory=QueueSettings)
+    store: StoreSettings = Field(default_factory=StoreSettings)
+    keys: KeySettings = Field(default_factory=KeySettings)
+    limits: LimitSettings = Field(default_factory=LimitSettings)
+    plugins: PluginSettings = Field(default_factory=PluginSettings)
+    worker: WorkerSettings = Field(default_factory=WorkerSettings)
+
+    @model_validator(mode="after")
+    def refuse_weak_keys(self) -> "Settings":
+        """Refuse to start with a missing or short key, or without a database."""
+        if self.embedded:
+            return self
+        for name in ("encryption", "pepper", "cursor"):
+            value: SecretStr = getattr(self.keys, name)
+            if len(value.get_secret_value()) < 64:
+                raise ValueError(f"LETHE_KEYS__{name.upper()} must be 64 hexadecimal digits (openssl rand -hex 32)")
+        if not self.database.url.get_secret_value():
+            raise ValueError("LETHE_DATABASE__URL is not set")
+        return self

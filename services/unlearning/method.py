@@ -1,0 +1,62 @@
+"""Unlearning methods: what each needs, what it promises, and its one function."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from services.learning.data import Splits
+from services.learning.run import Run
+from services.learning.task import Task
+from services.registry import Registry
+
+Granularity = Literal["class", "records", "concept"]
+Guarantee = Literal["exact", "certified", "approximate", "suppression"]
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a method must be given. A set it does not need is withheld from it, so that it cannot be read by mistake."""
+
+    forget_set: bool = True
+    retain_set: bool = True
+    recipe: bool = False
+
+
+class MethodParameters(BaseModel):
+    """Parameters of a method, with bounds; the schema is published in the catalogue."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class UnlearningMethod(ABC):
+    """One method of one paper. `version` is raised when its results change; `fresh_start` says that no weight of the original is used."""
+
+    name: ClassVar[str]
+    version: ClassVar[str] = "1"
+    tasks: ClassVar[frozenset[str]]
+    granularities: ClassVar[frozenset[Granularity]]
+    guarantee: ClassVar[Guarantee]
+    needs: ClassVar[Needs]
+    fresh_start: ClassVar[bool] = False
+    stall_s: ClassVar[int] = 300
+
+    class Parameters(MethodParameters):
+        """Parameters of this method."""
+
+    def __init__(self, parameters: Any) -> None:  # each subclass has its own Parameters class
+        self.parameters = parameters
+
+    @abstractmethod
+    def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
+        """Return the unlearned model. `model` is the runner's own copy of the original and may be changed in place.
+
+        Raises:
+            Diverged: the guard of methods' shared rule 3 fired and the retry failed as well.
+            Cancelled, DeadlineExceeded: through `run.report`.
+        """
+
+
+METHODS: Registry[UnlearningMethod] = Registry("method")

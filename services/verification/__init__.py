@@ -1,0 +1,1 @@
+"""Metrics, attacks and the verdict."""

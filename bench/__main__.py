@@ -1,0 +1,21 @@
+"""`python -m bench NAME…`: each bench prints one line of JSON. Times are of this machine; the ratios are made in one run."""
+
+import importlib
+import sys
+
+NAMES = ("gateway", "latency", "transfer", "loop", "coalescing")
+
+
+def main(names: list[str]) -> int:
+    """Run the named benches one after another; return 2 for an unknown name."""
+    unknown = [name for name in names if name not in NAMES]
+    if unknown or not names:
+        print(f"usage: python -m bench {' '.join(NAMES)}   (unknown: {', '.join(unknown) or 'nothing named'})", file=sys.stderr)
+        return 2
+    for name in names:
+        print(importlib.import_module(f"bench.{name}").measure().line(), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,26 +1,12 @@
 """Tasks: what a model is for, hence its loss, its outputs and the loss of knowing nothing."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import ClassVar
 
 from torch import Tensor, nn
 
 from services.learning.data import Batch, Split
 from services.registry import Registry
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put `model` in eval mode for a while; every module gets its own mode back, also where they differed (frozen layers)."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 class Task(ABC):

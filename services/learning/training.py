@@ -7,15 +7,16 @@ their data and seeds, never in their loop.
 import math
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import pad
 
 from services.errors import InvalidInput, NonFinite
 from services.learning.data import Batch, Split
+from services.learning.modes import global_draws, image_layout, mode_of
 from services.learning.recipe import Recipe
 from services.learning.run import Run
 from services.learning.task import Task
@@ -54,7 +55,7 @@ def flip_crop(x: Tensor, generator: torch.Generator) -> Tensor:
     count, _, height, width = x.shape
     corner = torch.randint(2 * SHIFT + 1, (2, count), generator=generator).to(x.device, non_blocking=True)
     flipped = (torch.rand(count, generator=generator) < 0.5).to(x.device, non_blocking=True)
-    padded = F.pad(x, (SHIFT, SHIFT, SHIFT, SHIFT))
+    padded = pad(x, (SHIFT, SHIFT, SHIFT, SHIFT))
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view (B, ch, 9, 9, H, W): no copy until the next line
     cropped = windows[torch.arange(count, device=x.device), :, corner[0], corner[1]]
     return torch.where(flipped[:, None, None, None], cropped.flip(3), cropped)
@@ -82,16 +83,6 @@ def batch_sizes(records: int, batch_size: int) -> list[int]:
     return sizes
 
 
-@contextmanager
-def global_draws(generator: torch.Generator, device: torch.device) -> Iterator[None]:
-    """Make what draws from torch's global generators (dropout) depend on `generator`; their state is restored at the end."""
-    seed = int(torch.randint(2**62, (), generator=generator))
-    devices = [torch.cuda.current_device() if device.index is None else device.index] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
-
-
 def autocast_of(recipe: Recipe, run: Run) -> AbstractContextManager[object]:
     """Return the context of forward passes: the recipe's precision, else the run's."""
     precision = torch.bfloat16 if recipe.precision == "bfloat16" else run.precision
@@ -110,8 +101,8 @@ def fit(
 ) -> FitResult:
     """Train `model` in place on `split`, both on the run's device, and return what it took. The model's mode is restored.
 
-    Args:
-        generator: order, augmentation and dropout; by default the run's stream of the stage's name.
+    `generator` drives order, augmentation and dropout; by default it is the run's stream of the stage's name. Label smoothing is the task's.
+
     Raises:
         InvalidInput: there is no record, the labels do not fit the task, or images are asked for where there are none.
         NonFinite: the mean loss of an epoch is not a finite number.
@@ -119,13 +110,11 @@ def fit(
     """
     check(split, task, recipe)
     generator = run.stream(stage) if generator is None else generator
-    optimizer = optimizer_for(recipe, model.parameters())
     per_epoch = len(batch_sizes(len(split), recipe.batch_size))
     steps, step, mean_loss = per_epoch * recipe.epochs, 0, math.nan
-    was_training = model.training
-    started = time.perf_counter()
-    with global_draws(generator, run.device):
-        model.train()
+    with global_draws(generator, run.device), mode_of(model, training=True), image_layout(model):
+        optimizer = optimizer_for(recipe, model.parameters())
+        started = time.perf_counter()
         for _ in range(recipe.epochs):
             total = torch.zeros((), device=run.device)
             for batch in epoch_of(split, recipe, generator):
@@ -144,8 +133,8 @@ def fit(
             mean_loss = total.item() / len(split)  # read back once an epoch: a run that has diverged ends here
             if not math.isfinite(mean_loss):
                 raise NonFinite(what=f"the training loss of stage {stage!r}")
-    model.train(was_training)
-    return FitResult(steps, time.perf_counter() - started, mean_loss)
+        seconds = time.perf_counter() - started
+    return FitResult(steps, seconds, mean_loss)
 
 
 def check(split: Split, task: Task, recipe: Recipe) -> None:

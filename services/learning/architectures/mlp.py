@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from services.learning.architecture import ARCHITECTURES, Architecture, ArchitectureParameters
+from services.learning.architecture import ARCHITECTURES, Architecture
 
 
 class MLPNet(nn.Module):
@@ -41,7 +41,7 @@ class MLP(Architecture):
     tasks = frozenset({"classification"})
     head = "head"
 
-    class Parameters(ArchitectureParameters):
+    class Parameters(Architecture.Parameters):
         """Parameters of `mlp`."""
 
         inputs: int = Field(ge=1, le=1_000_000, description="Numbers per record after flattening.")

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from services.learning.architecture import ARCHITECTURES, Architecture, ArchitectureParameters
+from services.learning.architecture import ARCHITECTURES, Architecture
 
 
 class TinyCNNNet(nn.Module):
@@ -42,7 +42,7 @@ class TinyCNN(Architecture):
     tasks = frozenset({"classification"})
     head = "head"
 
-    class Parameters(ArchitectureParameters):
+    class Parameters(Architecture.Parameters):
         """Parameters of `tiny_cnn`."""
 
         channels: int = Field(1, ge=1, le=16, description="Channels of the image.")

@@ -4,11 +4,12 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 
 from services.errors import InvalidInput
 from services.learning.data import Batch, Split
-from services.learning.task import TASKS, Task, evaluating
+from services.learning.modes import evaluating, image_layout
+from services.learning.task import TASKS, Task
 
 
 @TASKS.register("classification")
@@ -20,15 +21,15 @@ class Classification(Task):
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the cross-entropy of each record, (B,) float32, without label smoothing."""
-        return F.cross_entropy(model(batch.x).float(), batch.y, reduction="none")
+        return cross_entropy(model(batch.x).float(), batch.y, reduction="none")
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean cross-entropy with the task's label smoothing, a scalar."""
-        return F.cross_entropy(model(batch.x).float(), batch.y, label_smoothing=self.label_smoothing)
+        return cross_entropy(model(batch.x).float(), batch.y, label_smoothing=self.label_smoothing)
 
     def predict(self, model: nn.Module, split: Split, *, batch_size: int = 1024) -> Tensor:
         """Return the logits of every record in order, (n, C) float32 on the CPU; the model's modes are restored."""
-        with evaluating(model), torch.inference_mode():
+        with evaluating(model), image_layout(model), torch.inference_mode():
             logits = [model(batch.x).float() for batch in split.batches(batch_size)]
         if not logits:
             return torch.zeros(0, self.outputs)

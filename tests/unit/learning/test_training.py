@@ -40,7 +40,7 @@ def test_tiny_cnn_learns_digits():
     train, test = digits()
     task = Classification(10)
     model = TinyCNN(TinyCNN.Parameters(outputs=10)).fresh(1)
-    fit(model, train, task, Recipe(epochs=8, batch_size=64, learning_rate=2e-3), Run(seed=1))
+    fit(model, train, task, Recipe(epochs=4, batch_size=64, learning_rate=2e-3), Run(seed=1))
     assert accuracy(model, task, test) > 0.95
 
 

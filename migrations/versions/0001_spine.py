@@ -71,7 +71,7 @@ RIGHTS = {
 
 
 def upgrade() -> None:
-    """Make everything. Needs a role that may create roles (or finds them made), and members of lethe_owner and lethe_scheduler."""
+    """Make everything. Runs as lethe_owner with CREATEROLE, owner of the database, or as a superuser."""
     for role in LOGIN_ROLES:
         _make_role(role, "LOGIN")
     _make_role(SCHEDULER, "NOLOGIN")
@@ -142,6 +142,10 @@ def _give_away() -> None:
     for table in (*TABLES, "alembic_version"):
         run(f"ALTER TABLE {table} OWNER TO lethe_owner")
     run("ALTER FUNCTION lethe_immutable() OWNER TO lethe_owner")
+    run(
+        f"DO $$ BEGIN IF NOT pg_has_role(current_user, '{SCHEDULER}', 'SET') THEN"
+        f" GRANT {SCHEDULER} TO lethe_owner WITH SET TRUE, INHERIT FALSE; END IF; END $$"
+    )
     run(f"GRANT CREATE ON SCHEMA public TO {SCHEDULER}")
     run(f"ALTER FUNCTION lethe_claim(text, text, double precision, uuid) OWNER TO {SCHEDULER}")
     run(f"ALTER FUNCTION lethe_key(text) OWNER TO {SCHEDULER}")

@@ -1,0 +1,230 @@
+"""The demo: two deletion requests on real data, through the public HTTP API of a stack of its own.
+
+Data: the 1,797 handwritten digits of scikit-learn. Who wrote which digit is not part of that set: the assignment of records to data subjects
+(ten records each, in file order) is made here, and fixed.
+"""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from cli.client import Client, DigestWrong, Refused, TookTooLong, sha256_of
+from cli.embedded.processes import NotReady
+from cli.embedded.stack import AlreadyRunning, Stack
+
+MODEL = "digit-reader"
+DATASET = "digits"
+SUBJECT = {"type": "controller_customer_id", "value": "writer-007"}
+CLASS = "3"
+RECORDS_PER_SUBJECT = 10
+RECIPE = {"optimizer": "adam", "learning_rate": 0.002, "epochs": 40, "batch_size": 128}
+
+
+def run(output: Path, home: Path) -> int:
+    """Run the demo; return 0 when both requests completed with verdict passed, else 1."""
+    console = Console()
+    started = time.monotonic()
+    output.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(home, ignore_errors=True)
+    stack = Stack(home)
+    client: Client | None = None
+    try:
+        with console.status("starting PostgreSQL, Redis, SeaweedFS, gateway, worker, control"):
+            stack.start()
+        console.print(f"stack ready after {time.monotonic() - started:.1f} s at {stack.url}")
+        client = Client(stack.url, stack.api_key)
+        register_digits(client, output)
+        console.print("dataset registered: 1,797 records of 180 data subjects")
+        train(client, console)
+        requests = [
+            ("subject", {"kind": "subject", "identifiers": [SUBJECT]}),
+            ("class_labels", {"kind": "class_labels", "dataset": DATASET, "labels": [CLASS]}),
+        ]
+        rows = [serve(client, console, output, kind=kind, scope=scope) for kind, scope in requests]
+        (output / "summary.json").write_text(json.dumps(rows, indent=2) + "\n")
+        console.print(table_of(rows))
+        console.print(f"results in {output}/; all of it took {time.monotonic() - started:.0f} s")
+        return 0 if all(row["status"] == "completed" and row["verdict"] == "passed" for row in rows) else 1
+    except (AlreadyRunning, NotReady, Refused, DigestWrong, TookTooLong) as error:
+        console.print(f"[red]{type(error).__name__}:[/red] {error}", markup=True, highlight=False)
+        for name in ("gateway", "control", "worker"):
+            child = stack.children.get(name)
+            if child is not None:
+                print(f"--- end of the log of {name}\n{child.tail()}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        if client is not None:
+            client.close()
+        stack.stop()
+
+
+def register_digits(client: Client, folder: Path) -> None:
+    """Turn the digits into parquet, register dataset, version and subject index, and wait until the version is ready."""
+    from cli.importers import import_sklearn
+
+    parquet = folder / "digits.parquet"
+    import_sklearn("digits", parquet, records_per_subject=RECORDS_PER_SUBJECT)
+    register_dataset(client, DATASET, parquet, adapter="image", adapter_params={"height": 8, "width": 8, "channels": 1})
+
+
+def register_dataset(client: Client, name: str, parquet: Path, *, adapter: str, adapter_params: Mapping[str, Any]) -> None:
+    """Register a dataset with one version from a parquet file, and index its subjects from the column `subject_id`."""
+    import pyarrow.parquet as pq
+
+    client.post("/datasets", {"name": name, "adapter": adapter, "adapter_params": dict(adapter_params), "subject_types": [SUBJECT["type"]]})
+    declared = [{"path": parquet.name, "size_bytes": parquet.stat().st_size, "sha256": sha256_of(parquet)}]
+    version = client.post(f"/datasets/{name}/versions", {"files": declared})
+    for upload in version["uploads"]:
+        client.upload(upload["url"], parquet, upload.get("headers"))
+    client.post(f"/datasets/{name}/versions/{version['version']}/complete", {})
+    client.wait(f"/datasets/{name}/versions/{version['version']}", settled, timeout_s=60)
+    columns = pq.read_table(parquet, columns=["record_id", "subject_id"]).to_pydict()
+    rows = [
+        {"record_id": record, "identifiers": [{"type": SUBJECT["type"], "value": subject}]}
+        for record, subject in zip(columns["record_id"], columns["subject_id"], strict=True)
+    ]
+    for start in range(0, len(rows), 5000):
+        client.post(f"/datasets/{name}/versions/{version['version']}/subjects", {"rows": rows[start : start + 5000]})
+
+
+def settled(document: Mapping[str, Any]) -> bool:
+    """Say whether a version is ready; raise Refused where it failed its checks."""
+    if document["status"] == "failed":
+        raise Refused(422, document.get("error") or {"code": "failed", "detail": "the version failed its checks"})
+    return document["status"] == "ready"
+
+
+def train(client: Client, console: Console) -> dict[str, Any]:
+    """Register the model and train version 1 by a job."""
+    architecture = {"channels": 1, "width": 16, "outputs": 10}
+    client.post("/models", {"name": MODEL, "task": "classification", "architecture": "tiny_cnn", "architecture_params": architecture})
+    body = {"dataset": DATASET, "dataset_version": 1, "recipe": RECIPE, "seed": 20261121}
+    job = client.post(f"/models/{MODEL}/training-runs", body)
+    return follow_job(client, console, job["id"], f"training {MODEL} version 1")
+
+
+def follow_job(client: Client, console: Console, job: str, title: str) -> dict[str, Any]:
+    """Follow a job with a progress bar. Raises Refused where it does not succeed."""
+    with Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[step]}"), TimeElapsedColumn(), console=console) as bars:
+        bar = bars.add_task(title, total=None, step="queued")
+
+        def shown(document: Mapping[str, Any]) -> None:
+            progress = document.get("progress") or {}
+            total = progress.get("total")
+            bars.update(bar, total=total, completed=progress.get("done") or 0, step=document.get("step") or document["state"])
+
+        document = client.wait(f"/jobs/{job}", lambda d: bool(d["done"]) or d["state"] == "needs_attention", timeout_s=600, seen=shown)
+        bars.update(bar, total=1, completed=1, step=document["state"])
+    if document["state"] != "succeeded":
+        raise Refused(500, document.get("error") or {"code": document["state"], "detail": f"job {job} ended {document['state']}"})
+    return document
+
+
+def serve(client: Client, console: Console, output: Path, *, kind: str, scope: Mapping[str, Any]) -> dict[str, Any]:
+    """POST one deletion request, follow it, download the checkpoint and the report, check both, and return the summary row."""
+    started = time.monotonic()
+    body = {"regulation": "gdpr", "policy": "demo", "scope": dict(scope), "identity": {"mode": "asserted_by_controller"}, "method": "auto"}
+    created = client.post("/deletion-requests", body)
+    request = created["id"]
+    with Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[step]}"), TimeElapsedColumn(), console=console) as bars:
+        bar = bars.add_task(f"forgetting by {kind}", total=None, step=created["status"])
+
+        def shown(document: Mapping[str, Any]) -> None:
+            jobs = client.get("/jobs", request=request, limit=1, sort="-created_at")["items"]
+            progress = (jobs[0].get("progress") or {}) if jobs else {}
+            step = f"{jobs[0]['method']}: {jobs[0].get('step') or jobs[0]['state']}" if jobs else document["status"]
+            bars.update(bar, total=progress.get("total"), completed=progress.get("done") or 0, step=step)
+
+        settled_states = {"needs_attention", "awaiting_release"}
+        done = client.wait(f"/deletion-requests/{request}", lambda d: bool(d["done"]) or d["status"] in settled_states, timeout_s=600, seen=shown)
+        bars.update(bar, total=1, completed=1, step=done["status"])
+    total_s = time.monotonic() - started
+    if done["status"] != "completed":
+        raise Refused(500, {"code": done["status"], "detail": json.dumps(done.get("attention") or done.get("error"))})
+    jobs = client.get("/jobs", request=request, limit=50, sort="-created_at")["items"]
+    newest = client.get(f"/jobs/{jobs[0]['id']}")
+    for rung in reversed(jobs):
+        console.print(f"  rung {rung['rung']}: {rung['method']} {rung['state']}: {(rung.get('choice') or {}).get('reason', '')}", highlight=False)
+    version = done["result"]["versions"][0]["version"]
+    manifest = client.get(f"/models/{MODEL}/versions/{version}")
+    checkpoint = next(file for file in manifest["manifest"]["files"] if file["path"].endswith(".safetensors"))
+    path = output / f"{MODEL}-v{version}.safetensors"
+    client.download(f"/models/{MODEL}/versions/{version}/files/{checkpoint['path']}", path, sha256=checkpoint["sha256"])
+    report = fetch_report(client, request, output / f"audit-report-{kind}.json", digest=done["result"]["audit_report"]["digest"])
+    for name, document in (("request", done), ("job", newest), ("version", manifest)):
+        (output / f"{name}-{kind}.json").write_text(json.dumps(document, indent=2) + "\n")
+    return {**summary_of(report), "request_id": request, "kind": kind, "status": done["status"], "method": newest["method"]} | {
+        "base_version": newest["base_version"],
+        "published_version": version,
+        "checkpoint_sha256": sha256_of(path),
+        "total_seconds": round(total_s, 2),
+    }
+
+
+def fetch_report(client: Client, request: str, path: Path, *, digest: str) -> dict[str, Any]:
+    """Download the report as it is stored and compare its digest with the one the request shows."""
+    answer = client.http.get(f"/deletion-requests/{request}/audit-report", headers={"Accept": "application/json"})
+    path.write_bytes(answer.content)
+    if answer.headers["ETag"].strip('"').removeprefix("sha256:") != digest.removeprefix("sha256:"):
+        raise DigestWrong(f"the report of {request} has ETag {answer.headers['ETag']}, the request names {digest}")
+    if sha256_of(path) != digest.removeprefix("sha256:"):
+        raise DigestWrong(f"the report of {request} has sha256 {sha256_of(path)}, the request names {digest}")
+    return answer.json()
+
+
+def summary_of(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the numbers of the summary from the audit report."""
+    verification = report["verification"]
+    processing = report["processing"][-1]
+
+    def numbers(found: list[Mapping[str, Any]], name: str, split: str) -> dict[str, float | None]:
+        for reading in found:
+            if reading["name"] == name and reading["split"] == split:
+                values = (reading.get("before"), reading.get("after"), reading.get("reference"))
+                return dict(zip(("before", "after", "retrained"), (None if value is None else float(value) for value in values), strict=True))
+        return {"before": None, "after": None, "retrained": None}
+
+    return {
+        "forget_accuracy": numbers(verification["metrics"], "accuracy", "forget_train"),
+        "retain_accuracy": numbers(verification["metrics"], "accuracy", "retain_test"),
+        "mia_auc": numbers(verification["attacks"], "mia_v2", "forget_train"),
+        "verdict": report["verdict"],
+        "sentence": report["sentence"],
+        "method_seconds": float(processing["method_seconds"]),
+        "retrain_seconds": float(report["reference"]["train_seconds"]),
+    }
+
+
+def table_of(rows: list[dict[str, Any]]) -> Table:
+    """Return the summary as a table a person can read."""
+    table = Table(title="Two deletion requests (accuracy: before -> after, retrained in brackets)")
+    for column in ("request", "method", "version", "forget accuracy", "retain accuracy (test)", "attack AUC", "verdict", "method s", "total s"):
+        table.add_column(column, overflow="fold")
+
+    def triple(values: Mapping[str, float | None]) -> str:
+        before, after, retrained = ("-" if value is None else f"{value:.3f}" for value in values.values())
+        return f"{before} -> {after} ({retrained})"
+
+    for row in rows:
+        table.add_row(
+            row["kind"],
+            row["method"],
+            f"{row['base_version']} -> {row['published_version']}",
+            triple(row["forget_accuracy"]),
+            triple(row["retain_accuracy"]),
+            triple(row["mia_auc"]),
+            row["verdict"],
+            f"{row['method_seconds']:.2f}",
+            f"{row['total_seconds']:.1f}",
+        )
+    return table

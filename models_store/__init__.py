@@ -1,1 +1,1 @@
-"""Checkpoints and the object store."""
+"""Checkpoints and the object store: the ground storey, which imports nothing else of ours."""

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from services.learning.data import Splits
@@ -14,6 +14,7 @@ from services.registry import Registry
 from services.verification.reading import Reading, Unmeasured
 
 Direction = Literal["band", "min", "max", "info"]
+LeakSide = Literal["above", "below", "unsigned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,15 @@ class MetricParameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    level: float = Field(0.90, gt=0.5, lt=1, description="Confidence level of the interval.")
+
 
 class Metric(ABC):
-    """One metric. `splits` are the names (`Splits.named`) it can be taken on, the first by default; `compares_to` names the models it needs."""
+    """One metric. `splits` are the names (`Splits.named`) it can be taken on, the first by default; `compares_to` names the models it needs.
+
+    `leak_side` says what lying outside the reference's band means: on that side the forgotten records are still known, on the other they are
+    over-forgotten; `unsigned` metrics (distances) cannot tell.
+    """
 
     name: ClassVar[str]
     version: ClassVar[str] = "1"
@@ -46,6 +53,7 @@ class Metric(ABC):
     bounds: ClassVar[tuple[float, float]]
     compares_to: ClassVar[frozenset[str]] = frozenset()
     direction: ClassVar[Direction] = "info"
+    leak_side: ClassVar[LeakSide] = "above"
     splits: ClassVar[tuple[str, ...]]
 
     class Parameters(MetricParameters):
@@ -57,6 +65,19 @@ class Metric(ABC):
     @abstractmethod
     def measure(self, models: Models, data: Splits, task: Task, run: Run, *, split: str) -> Reading | Unmeasured:
         """Return the reading of `models.unlearned` on `split`, or why there is none."""
+
+    def difference(
+        self,
+        models: Models,  # noqa: ARG002
+        data: Splits,  # noqa: ARG002
+        task: Task,  # noqa: ARG002
+        run: Run,  # noqa: ARG002
+        *,
+        split: str,  # noqa: ARG002
+        versus: nn.Module,  # noqa: ARG002
+    ) -> Reading | Unmeasured | None:
+        """Return `models.unlearned` minus `versus` on the same rows with a paired interval; None where the metric has no paired form."""
+        return None
 
 
 METRICS: Registry[Metric] = Registry("metric")

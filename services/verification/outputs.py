@@ -1,0 +1,64 @@
+"""A classifier's outputs on one split, in an order that does not depend on how the rows came."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from services.learning.data import Split, Splits, Withheld
+from services.learning.run import Run, derived_seed
+from services.learning.task import Task
+from services.verification.reading import Unmeasured
+from services.verification.statistics.scores import Floats, Integers, log_probabilities
+
+NO_RECORDS = Unmeasured("no_records")
+NO_REFERENCE = Unmeasured("no_retrained_reference")
+NO_TWIN = Unmeasured("no_second_retrained_model")
+UNKNOWN_SPLIT = Unmeasured("no_such_split")
+WITHHELD = Unmeasured("split_withheld")
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """z (n, C) logits float64 and y (n,) int64, rows sorted by record id."""
+
+    z: Floats
+    y: Integers
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def log_p(self) -> Floats:
+        """Return the log-probabilities, (n, C)."""
+        return log_probabilities(self.z)
+
+
+def rows_of(data: Splits, split: str) -> Split | Unmeasured:
+    """Return the records of `split`, or that there are none."""
+    try:
+        rows = data.named(split)
+    except KeyError:
+        return UNKNOWN_SPLIT
+    except Withheld:
+        return WITHHELD
+    return rows if len(rows) else NO_RECORDS
+
+
+def joined(first: Split, second: Split) -> Split:
+    """Return the rows of both splits."""
+    return Split(torch.cat([first.x, second.x]), torch.cat([first.y, second.y]), first.ids + second.ids, first.prepare)
+
+
+def outputs_on(model: nn.Module, rows: Split, task: Task) -> Outputs:
+    """Return the outputs of `model` on every row, sorted by record id."""
+    order = sorted(range(len(rows)), key=rows.ids.__getitem__)
+    z = task.predict(model, rows).detach().cpu().double().numpy()
+    y = rows.y.detach().cpu().long().numpy()
+    return Outputs(z[order], y[order])
+
+
+def generator_of(run: Run, purpose: str) -> np.random.Generator:
+    """Return a numpy generator that depends on the run's seed and `purpose` alone."""
+    return np.random.default_rng(derived_seed(run.seed, purpose))

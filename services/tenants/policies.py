@@ -1,0 +1,242 @@
+"""The documents of a policy: which methods are tried, what is measured, which limits send a request to a person.
+
+A policy is immutable; a change is a new version. The columns of table `policy` hold the parts of `PolicyBody` as they are dumped here.
+"""
+
+from datetime import timedelta
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from sqlalchemy.orm import Session
+
+from services.clock import Clock, uuid7
+from services.db.tables import Policy
+from services.errors import InvalidInput
+from services.tenants import repository
+
+RequestKind = Literal["class", "records"]
+
+
+class Document(BaseModel):
+    """A closed, frozen part of a policy."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Rung(Document):
+    """One method to try, with parameters of its own schema; skipped for requests of another granularity."""
+
+    method: str
+    granularities: tuple[RequestKind, ...] = ("class", "records")
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class ReadingSpec(Document):
+    """One number to measure. It gates only if `gate`; a `band` is the reference's value plus and minus `epsilon`.
+
+    `min_records` is how many records must stand behind the number for it to gate; with fewer it is printed as information.
+    """
+
+    kind: Literal["metric", "attack"]
+    name: str
+    split: Literal["forget_train", "forget_test", "retain_train", "retain_test", "test"]
+    direction: Literal["band", "min", "max", "info"] = "info"
+    epsilon: float | None = Field(default=None, ge=0, le=1)
+    gate: bool = False
+    min_records: int = Field(default=0, ge=0)
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def gates_are_bounded(self) -> "ReadingSpec":
+        """Refuse a gate without a bound: it could not fail."""
+        if self.gate and (self.direction == "info" or self.epsilon is None):
+            raise ValueError(f"reading {self.name} on {self.split} gates, so it needs a direction and an epsilon")
+        return self
+
+
+class Utility(Document):
+    """How much accuracy on the retained classes may be lost, in all and in the worst class, as fractions."""
+
+    total: float = Field(default=0.01, ge=0, le=1)
+    worst_class: float = Field(default=0.03, ge=0, le=1)
+
+
+class VerificationBody(Document):
+    """What is measured for each kind of request, and how it is judged: intervals of `level`, failures at `alpha` after correction."""
+
+    for_class: tuple[ReadingSpec, ...] = Field(validation_alias="class", serialization_alias="class", min_length=1)
+    for_records: tuple[ReadingSpec, ...] = Field(validation_alias="records", serialization_alias="records", min_length=1)
+    level: float = Field(default=0.90, gt=0.5, lt=1)
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    utility: Utility = Utility()
+    reference: Literal["retrained", "none"] = "retrained"
+
+    @model_validator(mode="after")
+    def each_reading_once(self) -> "VerificationBody":
+        """Refuse two readings of one name on one split: a round stores each once."""
+        for readings in (self.for_class, self.for_records):
+            if len({(reading.name, reading.split) for reading in readings}) != len(readings):
+                raise ValueError("a reading is listed twice on one split")
+        return self
+
+
+class Limits(Document):
+    """Shares above which a request goes to review: of all records, and of one class. None is no cap."""
+
+    records_share: float | None = Field(default=0.01, gt=0, le=1)
+    class_share: float | None = Field(default=0.05, gt=0, le=1)
+
+
+class Flags(Document):
+    """Where a person is asked, and what becomes of superseded versions (`now`, `after:<days>`, `never`)."""
+
+    require_review: bool = False
+    require_release: bool = False
+    four_eyes: bool = False
+    purge_superseded: str = Field(default="after:30", pattern=r"^(now|never|after:[1-9][0-9]{0,3})$")
+    on_inconclusive: Literal["escalate", "approve"] = "escalate"
+
+    def purge_after_days(self) -> int | None:
+        """Return after how many days a superseded version is destroyed; None is never."""
+        if self.purge_superseded == "never":
+            return None
+        return 0 if self.purge_superseded == "now" else int(self.purge_superseded.removeprefix("after:"))
+
+
+class Retention(Document):
+    """How long things are kept, in days. Requests and reports: 24 months at least (11 CCR 7101)."""
+
+    identifiers_days: int = Field(default=30, ge=0)
+    requests_days: int = Field(default=731, ge=731)
+    candidates_days: int = Field(default=7, ge=0)
+
+
+class PolicyBody(Document):
+    """A whole policy."""
+
+    regulation: Literal["gdpr", "ccpa", "policy"]
+    ladder: tuple[Rung, ...] = Field(min_length=1)
+    verification: VerificationBody
+    limits: Limits = Limits()
+    flags: Flags = Flags()
+    retention: Retention = Retention()
+    batch_window_s: int = Field(default=900, ge=0)
+    min_subjects: int = Field(default=1, ge=1)
+    max_batch: int = Field(default=256, ge=1, le=10_000)
+
+    @model_validator(mode="after")
+    def exact_at_the_end(self) -> "PolicyBody":
+        """Refuse a ladder that does not end in retraining: only that cannot be told from itself."""
+        if self.ladder[-1].method != "retrain" or set(self.ladder[-1].granularities) != {"class", "records"}:
+            raise ValueError("the last rung is retrain, for every granularity")
+        return self
+
+    def columns(self) -> dict[str, Any]:
+        """Return the columns of table `policy` that hold this body."""
+        parts = self.model_dump(mode="json", by_alias=True)
+        window = timedelta(seconds=parts.pop("batch_window_s"))
+        return {**parts, "batch_window": window}
+
+
+def body_of(row: Policy) -> PolicyBody:
+    """Return the documents of a stored policy."""
+    return PolicyBody.model_validate(
+        {
+            "regulation": row.regulation,
+            "ladder": row.ladder,
+            "verification": row.verification,
+            "limits": row.limits,
+            "flags": row.flags,
+            "retention": row.retention,
+            "batch_window_s": int(row.batch_window.total_seconds()),
+            "min_subjects": row.min_subjects,
+            "max_batch": row.max_batch,
+        }
+    )
+
+
+def current_policy(session: Session, tenant_id: UUID, key: str) -> Policy:
+    """Return the newest version of a policy. Raises InvalidInput where the tenant has none of that name."""
+    row = repository.newest_policy(session, tenant_id, key)
+    if row is None:
+        raise InvalidInput(detail="there is no policy of that name")
+    return row
+
+
+def write_policy(session: Session, *, tenant_id: UUID, policy_id: UUID, key: str, body: PolicyBody) -> int:
+    """Insert the next version of a policy and return its number. A race of two writers is a unique violation."""
+    held = repository.newest_policy(session, tenant_id, key)
+    version = 1 if held is None else held.version + 1
+    repository.insert_policy(session, {"id": policy_id, "tenant_id": tenant_id, "key": key, "version": version, **body.columns()})
+    return version
+
+
+def seed_policies(session: Session, *, tenant_id: UUID, clock: Clock) -> list[str]:
+    """Write the policies that every tenant starts with, where they are missing; return the keys of those written."""
+    missing = [key for key in SEEDS if repository.newest_policy(session, tenant_id, key) is None]
+    for key in missing:
+        write_policy(session, tenant_id=tenant_id, policy_id=uuid7(clock), key=key, body=SEEDS[key])
+    return missing
+
+
+def _gate(kind: Literal["metric", "attack"], name: str, split: Any, epsilon: float, *, min_records: int = 0, **parameters: Any) -> ReadingSpec:
+    return ReadingSpec(
+        kind=kind, name=name, split=split, direction="band", epsilon=epsilon, gate=True, min_records=min_records, parameters=parameters
+    )
+
+
+def _printed(kind: Literal["metric", "attack"], name: str, *splits: Any) -> tuple[ReadingSpec, ...]:
+    return tuple(ReadingSpec(kind=kind, name=name, split=split) for split in splits)
+
+
+_KEPT = _printed("metric", "accuracy", "retain_train", "retain_test", "test")
+_FORGET = (
+    *_printed("metric", "zrf", "forget_train"),
+    *_printed("metric", "zrf_legacy", "forget_train"),
+    *_printed("metric", "activation_distance", "forget_train"),
+    *_printed("metric", "prediction_distribution", "forget_train"),
+    *_printed("attack", "mia_legacy", "forget_train"),
+)
+_JS_PRINTED = _printed("metric", "js_divergence", "forget_train")
+_JS_GATE = (ReadingSpec(kind="metric", name="js_divergence", split="forget_train", direction="max", epsilon=0.05, gate=True),)
+_RECORDS = (_gate("metric", "accuracy", "forget_train", 0.05), _gate("attack", "mia_v2", "forget_train", 0.05), *_KEPT, *_FORGET, *_JS_PRINTED)
+_LADDER = (Rung(method="unsir", granularities=("class",)), Rung(method="bad_teacher"), Rung(method="retrain"))
+
+GDPR_DEFAULT = PolicyBody(
+    regulation="gdpr",
+    ladder=_LADDER,
+    verification=VerificationBody(
+        for_class=(
+            _gate("metric", "accuracy", "forget_train", 0.05),
+            _gate("metric", "accuracy", "forget_test", 0.05, min_records=100),
+            _gate("attack", "mia_v2", "forget_train", 0.05),
+            *_JS_GATE,
+            *_KEPT,
+            *_FORGET,
+        ),
+        for_records=_RECORDS,
+    ),
+    flags=Flags(require_review=True, four_eyes=True),
+)
+
+# Small sets: a dozen non-members a class leave the attack's interval wide, so its band is wide; every report prints the bands.
+DEMO = PolicyBody(
+    regulation="gdpr",
+    ladder=_LADDER,
+    verification=VerificationBody(
+        for_class=(
+            _gate("metric", "accuracy", "forget_train", 0.05),
+            _gate("metric", "accuracy", "forget_test", 0.05, min_records=100),
+            _gate("attack", "mia_v2", "forget_train", 0.25, pool_held_out=True),
+            *_JS_PRINTED,
+            *_KEPT,
+            *_FORGET,
+        ),
+        for_records=_RECORDS,
+    ),
+    limits=Limits(records_share=None, class_share=None),
+    batch_window_s=0,
+)
+
+SEEDS = {"gdpr-default": GDPR_DEFAULT, "demo": DEMO}

@@ -1,0 +1,240 @@
+"""SQL of datasets, their records and the subject index. Every statement runs inside the caller's transaction and tenant."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, insert, select, text, tuple_, update
+from sqlalchemy.orm import Session
+
+from services.datasets.forms import FileForm, Hit, Key, TrainedModel
+from services.db.tables import Base, CatalogueEntry, Dataset, DatasetFile, DatasetVersion, ObjectRef, SubjectRecord
+
+FRESH = {"populate_existing": True}
+
+
+def add(session: Session, table: type[Base], **values: Any) -> None:
+    """Insert one row."""
+    session.execute(insert(table).values(**values))
+
+
+def adapters(session: Session) -> dict[str, CatalogueEntry]:
+    """Return the dataset adapters of the catalogue by name, the newest entry of each."""
+    query = select(CatalogueEntry).where(CatalogueEntry.kind == "dataset_adapter").order_by(CatalogueEntry.seen_at)
+    return {entry.name: entry for entry in session.scalars(query)}
+
+
+def find(session: Session, dataset: str | UUID, *, lock: bool = False) -> Dataset | None:
+    """Return a dataset by id or name."""
+    query = select(Dataset).where(Dataset.id == dataset if isinstance(dataset, UUID) else Dataset.name == dataset).execution_options(**FRESH)
+    return session.scalars(query.with_for_update() if lock else query).one_or_none()
+
+
+def page(session: Session, limit: int, after: Key | None) -> list[Dataset]:
+    """Return at most `limit` datasets older than `after`, newest first."""
+    query = select(Dataset).order_by(Dataset.created_at.desc(), Dataset.id.desc()).limit(limit)
+    if after is not None:
+        query = query.where(tuple_(Dataset.created_at, Dataset.id) < tuple_(*after))
+    return list(session.scalars(query))
+
+
+def latest_ready(session: Session, dataset_ids: Sequence[UUID]) -> dict[UUID, DatasetVersion]:
+    """Return the newest ready version of each dataset that has one."""
+    query = (
+        select(DatasetVersion)
+        .where(DatasetVersion.dataset_id.in_(dataset_ids), DatasetVersion.status == "ready")
+        .order_by(DatasetVersion.dataset_id, DatasetVersion.number.desc())
+        .distinct(DatasetVersion.dataset_id)
+        .execution_options(**FRESH)
+    )
+    return {row.dataset_id: row for row in session.scalars(query)}
+
+
+def next_number(session: Session, dataset_id: UUID) -> int:
+    """Return max(number)+1; safe under the lock of the dataset row."""
+    return (session.scalar(select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset_id)) or 0) + 1
+
+
+def version(session: Session, dataset_id: UUID, number: int, *, lock: bool = False) -> DatasetVersion | None:
+    """Return a version by number."""
+    query = select(DatasetVersion).where(DatasetVersion.dataset_id == dataset_id, DatasetVersion.number == number).execution_options(**FRESH)
+    return session.scalars(query.with_for_update() if lock else query).one_or_none()
+
+
+def version_by_id(session: Session, version_id: UUID, *, lock: bool = False) -> DatasetVersion | None:
+    """Return a version by id."""
+    query = select(DatasetVersion).where(DatasetVersion.id == version_id).execution_options(**FRESH)
+    return session.scalars(query.with_for_update() if lock else query).one_or_none()
+
+
+def versions(session: Session, dataset_id: UUID, limit: int, after: int | None) -> list[DatasetVersion]:
+    """Return at most `limit` versions with numbers under `after`, newest first."""
+    query = select(DatasetVersion).where(DatasetVersion.dataset_id == dataset_id).order_by(DatasetVersion.number.desc()).limit(limit)
+    return list(session.scalars(query if after is None else query.where(DatasetVersion.number < after)))
+
+
+def numbers(session: Session, version_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """Return the numbers of versions by id."""
+    rows = session.execute(select(DatasetVersion.id, DatasetVersion.number).where(DatasetVersion.id.in_(version_ids)))
+    return {row.id: row.number for row in rows}
+
+
+def files(session: Session, version_ids: Sequence[UUID]) -> dict[UUID, list[FileForm]]:
+    """Return the files of versions, by path."""
+    held: dict[UUID, list[FileForm]] = {version_id: [] for version_id in version_ids}
+    for row in session.scalars(select(DatasetFile).where(DatasetFile.version_id.in_(version_ids)).order_by(DatasetFile.path)):
+        held[row.version_id].append(FileForm(path=row.path, size_bytes=row.size_bytes, sha256=row.digest))
+    return held
+
+
+def replace_files(session: Session, tenant_id: UUID, version_id: UUID, listed: Sequence[FileForm]) -> None:
+    """Make `listed` the files of a version."""
+    session.execute(text("DELETE FROM dataset_file WHERE version_id = :v"), {"v": version_id})
+    rows = [{"tenant_id": tenant_id, "version_id": version_id, "path": f.path, "digest": f.sha256, "size_bytes": f.size_bytes} for f in listed]
+    if rows:
+        session.execute(insert(DatasetFile), rows)
+
+
+def reference_objects(session: Session, tenant_id: UUID, version_id: UUID, digests: Sequence[str]) -> None:
+    """Say that a version needs these blobs, which are in the store; a blob not known yet is entered."""
+    session.execute(
+        text("""
+        INSERT INTO object (digest, size_bytes)
+        SELECT DISTINCT digest, size_bytes FROM dataset_file WHERE version_id = :v AND digest = ANY(:digests) ON CONFLICT DO NOTHING
+        """),
+        {"v": version_id, "digests": list(digests)},
+    )
+    rows = [{"tenant_id": tenant_id, "digest": d, "owner_kind": "dataset_version", "owner_id": version_id} for d in sorted(set(digests))]
+    if rows:
+        session.execute(insert(ObjectRef), rows)
+
+
+def upsert_records(session: Session, found: DatasetVersion, ids: list[str], labels: list[str | None]) -> int:
+    """Enter the records of a version and return how many rows were written; a record whose presence has ended is left alone."""
+    statement = text("""
+        INSERT INTO dataset_record AS r (tenant_id, dataset_id, record_id, label, present)
+        SELECT :tenant, :dataset, x.id, x.label, int4range(:number, NULL)
+          FROM unnest(CAST(:ids AS text[]), CAST(:labels AS text[])) AS x(id, label)
+        ON CONFLICT (tenant_id, dataset_id, record_id) DO UPDATE SET label = excluded.label WHERE upper_inf(r.present)
+        """)
+    values = {"tenant": found.tenant_id, "dataset": found.dataset_id, "number": found.number, "ids": ids, "labels": labels}
+    return _count(session.execute(statement, values))
+
+
+def end_absent(session: Session, found: DatasetVersion, ids: list[str]) -> int:
+    """End the presence of records that the version `found` no longer holds; return how many."""
+    statement = text("""
+        UPDATE dataset_record r SET present = int4range(lower(r.present), :number)
+         WHERE r.dataset_id = :dataset AND upper_inf(r.present) AND lower(r.present) < :number
+           AND NOT EXISTS (SELECT 1 FROM unnest(CAST(:ids AS text[])) AS x(id) WHERE x.id = r.record_id)
+        """)
+    return _count(session.execute(statement, {"dataset": found.dataset_id, "number": found.number, "ids": ids}))
+
+
+def end_records(session: Session, dataset_id: UUID, number: int, ids: Sequence[str]) -> int:
+    """End the presence of named records at a version number; return how many were present."""
+    statement = text("""
+        UPDATE dataset_record SET present = int4range(lower(present), :number)
+         WHERE dataset_id = :dataset AND record_id = ANY(:ids) AND upper_inf(present)
+        """)
+    return _count(session.execute(statement, {"dataset": dataset_id, "number": number, "ids": list(ids)}))
+
+
+def present_now(session: Session, dataset_id: UUID, ids: Sequence[str]) -> int:
+    """Return how many of the named records the dataset still holds."""
+    statement = text("SELECT count(*) FROM dataset_record WHERE dataset_id = :dataset AND record_id = ANY(:ids) AND upper_inf(present)")
+    return session.execute(statement, {"dataset": dataset_id, "ids": list(ids)}).scalar_one()
+
+
+def later_ready(session: Session, dataset_id: UUID, number: int) -> bool:
+    """Say whether a version above `number` is ready."""
+    query = select(DatasetVersion.id).where(DatasetVersion.dataset_id == dataset_id, DatasetVersion.number > number, DatasetVersion.status == "ready")
+    return session.scalar(query.limit(1)) is not None
+
+
+def set_version(session: Session, version_id: UUID, **values: Any) -> None:
+    """Write columns of a version."""
+    session.execute(update(DatasetVersion).where(DatasetVersion.id == version_id).values(**values), execution_options={"synchronize_session": False})
+
+
+def absent(session: Session, dataset_id: UUID, number: int, ids: Sequence[str]) -> int:
+    """Return how many of the named records a version does not hold."""
+    statement = text("""
+        SELECT count(*) FROM unnest(CAST(:ids AS text[])) AS x(id)
+         WHERE NOT EXISTS (SELECT 1 FROM dataset_record r WHERE r.dataset_id = :dataset AND r.record_id = x.id AND r.present @> CAST(:number AS int))
+        """)
+    return session.execute(statement, {"dataset": dataset_id, "number": number, "ids": list(ids)}).scalar_one()
+
+
+def upsert_subjects(session: Session, dataset: Dataset, digests: list[bytes], ids: list[str], key_id: int) -> int:
+    """Enter pairs of keyed digest and record; return how many were new."""
+    statement = text("""
+        INSERT INTO subject_record (tenant_id, subject_hmac, dataset_id, record_id, key_id)
+        SELECT DISTINCT CAST(:tenant AS uuid), x.digest, CAST(:dataset AS uuid), x.id, CAST(:key AS int)
+          FROM unnest(CAST(:digests AS bytea[]), CAST(:ids AS text[])) AS x(digest, id)
+        ON CONFLICT DO NOTHING
+        """)
+    values = {"tenant": dataset.tenant_id, "dataset": dataset.id, "key": key_id, "digests": digests, "ids": ids}
+    return _count(session.execute(statement, values))
+
+
+def subjects(session: Session, dataset_id: UUID) -> int:
+    """Return how many pairs the subject index holds for a dataset."""
+    return session.execute(select(func.count()).select_from(SubjectRecord).where(SubjectRecord.dataset_id == dataset_id)).scalar_one()
+
+
+_HIT = "SELECT r.dataset_id, r.record_id, r.label, lower(r.present) AS first, upper(r.present) AS end FROM dataset_record r"
+
+
+def hits_of_subject(session: Session, digests: Sequence[bytes]) -> list[Hit]:
+    """Return the records of the persons with these keyed digests, in every dataset."""
+    statement = text(f"""{_HIT} WHERE EXISTS (SELECT 1 FROM subject_record s WHERE s.subject_hmac = ANY(CAST(:digests AS bytea[]))
+        AND s.tenant_id = r.tenant_id AND s.dataset_id = r.dataset_id AND s.record_id = r.record_id) ORDER BY r.dataset_id, r.record_id""")  # noqa: S608
+    return _hits(session, statement, {"digests": list(digests)})
+
+
+def hits_of_records(session: Session, dataset_id: UUID, ids: Sequence[str]) -> list[Hit]:
+    """Return the named records of a dataset that any version holds or held."""
+    statement = text(f"{_HIT} WHERE r.dataset_id = :dataset AND r.record_id = ANY(:ids) ORDER BY r.record_id")  # noqa: S608
+    return _hits(session, statement, {"dataset": dataset_id, "ids": list(ids)})
+
+
+def hits_of_labels(session: Session, dataset_id: UUID, labels: Sequence[str]) -> list[Hit]:
+    """Return the records of a dataset with one of these labels that any version holds or held."""
+    statement = text(f"{_HIT} WHERE r.dataset_id = :dataset AND r.label = ANY(:labels) ORDER BY r.record_id")  # noqa: S608
+    return _hits(session, statement, {"dataset": dataset_id, "labels": list(labels)})
+
+
+def ready_numbers(session: Session, dataset_ids: Sequence[UUID]) -> list[tuple[UUID, int]]:
+    """Return (dataset, number) of every version that was ingested and not purged."""
+    query = select(DatasetVersion.dataset_id, DatasetVersion.number).where(
+        DatasetVersion.dataset_id.in_(dataset_ids), DatasetVersion.status.in_(("ready", "retired"))
+    )
+    return [(row.dataset_id, row.number) for row in session.execute(query.order_by(DatasetVersion.number))]
+
+
+def label_counts(session: Session, dataset_id: UUID, number: int) -> dict[str, int]:
+    """Return how many records of each label a version holds; records without a label are left out."""
+    statement = text("""
+        SELECT label, count(*) AS n FROM dataset_record
+         WHERE dataset_id = :dataset AND present @> CAST(:number AS int) AND label IS NOT NULL GROUP BY label
+        """)
+    return {row.label: row.n for row in session.execute(statement, {"dataset": dataset_id, "number": number})}
+
+
+def trained_on(session: Session, version_id: UUID) -> list[TrainedModel]:
+    """Return the model versions that learned from a dataset version."""
+    statement = text("""
+        SELECT m.name AS model, m.id AS model_id, v.number AS version, v.id AS version_id, t.role, v.status
+          FROM training_input t JOIN model_version v ON v.id = t.model_version_id JOIN model m ON m.id = v.model_id
+         WHERE t.dataset_version_id = :version ORDER BY m.name, v.number
+        """)
+    return [TrainedModel(**row._mapping) for row in session.execute(statement, {"version": version_id})]  # noqa: SLF001  the row's public mapping
+
+
+def _hits(session: Session, statement: Any, values: dict[str, Any]) -> list[Hit]:
+    return [Hit(*row) for row in session.execute(statement, values)]
+
+
+def _count(result: Any) -> int:
+    return int(result.rowcount)

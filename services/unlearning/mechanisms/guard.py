@@ -1,0 +1,116 @@
+"""The divergence guard: what a method may do to the retain loss, and one retry at a tenth of the learning rate.
+
+A repaired model fails when its retain loss exceeds the greater of `factor` times its value before the edit and the loss of a trivial
+predictor, or is not finite. A stage that is meant to damage (impair, ascent) is held to finiteness and three times the trivial loss only:
+correct runs pass through hundreds of times the loss of a well fitted model on their way.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from services.errors import Diverged
+from services.learning.data import Split
+from services.learning.modes import evaluating
+from services.learning.run import Run
+from services.learning.task import Task
+
+PROBE_ROWS = 2_000
+DAMAGE_FACTOR = 3.0
+LANGUAGE_NATS = 2.0
+
+
+def mean_loss(model: nn.Module, split: Split, task: Task, *, batch_size: int = 1024) -> float:
+    """Return the mean loss over the records of `split`, in eval mode; the model's mode is restored. Summed in float64."""
+    total = torch.zeros((), dtype=torch.float64, device=split.y.device)
+    with evaluating(model), torch.inference_mode():
+        for batch in split.batches(batch_size):
+            total += task.losses(model, batch).double().sum()
+    return float(total) / len(split)
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Watches the retain loss of one run of `method`. `before` is its value on `probe` before the edit, `trivial` that of knowing nothing."""
+
+    method: str
+    probe: Split
+    task: Task
+    before: float
+    trivial: float
+    factor: float
+
+    @classmethod
+    def around(cls, method: str, model: nn.Module, retain: Split, task: Task, run: Run, *, factor: float) -> "Guard":
+        """Measure `model` before the edit, on at most 2,000 records of `retain`."""
+        probe = retain.sample(PROBE_ROWS, run.stream("guard"))
+        before = mean_loss(model, probe, task)
+        trivial = before + LANGUAGE_NATS if task.name == "language_model" else task.trivial_loss(probe)
+        return cls(method, probe, task, before, trivial, factor)
+
+    @property
+    def limit(self) -> float:
+        """The retain loss above which a repaired model is refused."""
+        return max(self.factor * self.before, self.trivial)
+
+    @property
+    def damage_limit(self) -> float:
+        """The retain loss above which even a damaging stage is stopped."""
+        return DAMAGE_FACTOR * self.trivial
+
+    def check(self, model: nn.Module, stage: str) -> float:
+        """Return the retain loss after a repairing stage, or after the run. Raises Diverged above `limit`."""
+        return self._hold(model, stage, self.limit)
+
+    def check_damage(self, model: nn.Module, stage: str) -> float:
+        """Return the retain loss after a stage that is meant to damage. Raises Diverged above `damage_limit`."""
+        return self._hold(model, stage, self.damage_limit)
+
+    def check_finite(self, loss: Tensor, stage: str) -> None:
+        """Raise Diverged when a training loss is not finite."""
+        if not bool(torch.isfinite(loss).all()):
+            raise Diverged(method=self.method, stage=stage, detail="the training loss is not finite")
+
+    def _hold(self, model: nn.Module, stage: str, limit: float) -> float:
+        after = mean_loss(model, self.probe, self.task)
+        if not math.isfinite(after) or after > limit:
+            detail = f"retain loss {after:.4g} after {self.before:.4g} before, limit {limit:.4g}"
+            raise Diverged(method=self.method, stage=stage, detail=detail)
+        return after
+
+
+def snapshot(model: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of the model's parameters and buffers."""
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def with_retry(method: str, model: nn.Module, run: Run, attempt: Callable[[float], None], *, retries: int = 1) -> nn.Module:
+    """Run `attempt`, which edits `model` in place at `scale` times its learning rates: 1 first, then a tenth; return `model` in eval mode.
+
+    Every attempt starts from the original weights, and after the last failure they are what `model` holds. The note `attempts` lists each.
+
+    Raises:
+        Diverged: of the last attempt, with all attempts in its detail.
+    """
+    original = snapshot(model)
+    attempts: list[dict[str, object]] = []
+    last: Diverged | None = None
+    for number in range(retries + 1):
+        scale = 10.0**-number
+        try:
+            attempt(scale)
+        except Diverged as diverged:
+            model.load_state_dict(original)
+            attempts.append({"lr_scale": scale, "ended_by": "guard", "stage": diverged.facts["stage"], "detail": diverged.facts["detail"]})
+            last = diverged
+        else:
+            attempts.append({"lr_scale": scale, "ended_by": "completed"})
+            last = None
+        run.note("attempts", list(attempts))
+        if last is None:
+            return model.eval()
+    told = "; ".join(f"attempt at {entry['lr_scale']:g} x lr: {entry['detail']}" for entry in attempts)
+    raise Diverged(method=method, stage=attempts[-1]["stage"], detail=told) from last

@@ -1,0 +1,69 @@
+"""Fine-tuning on the retain set: the forget set is never shown again, and what is not repeated fades.
+
+Source: the baseline of Fan et al., "SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency", ICLR 2024 (SGD, 10 epochs).
+Differs: tasks other than classification default to Adam at 1e-3 for 5 epochs.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+from torch import nn
+
+from services.errors import Diverged, NonFinite
+from services.learning.data import Splits
+from services.learning.recipe import Recipe
+from services.learning.run import Run
+from services.learning.task import Task
+from services.learning.training import fit
+from services.unlearning.mechanisms.applicability import admit
+from services.unlearning.mechanisms.guard import Guard, with_retry
+from services.unlearning.method import METHODS, Needs, UnlearningMethod
+
+
+@METHODS.register("fine_tune")
+class FineTune(UnlearningMethod):
+    """Train the original on with the retain set alone."""
+
+    tasks = frozenset({"classification", "regression", "forecasting", "language_model"})
+    granularities = frozenset({"class", "records"})
+    guarantee = "approximate"
+    needs = Needs(forget_set=False, retain_set=True)
+    retries = 1
+
+    class Parameters(UnlearningMethod.Parameters):
+        """Parameters of `fine_tune`."""
+
+        optimizer: Literal["sgd", "adam"] | None = Field(None, description="Optimiser; null: SGD for classification, else Adam.")
+        lr: float | None = Field(None, ge=1e-7, le=1.0, description="Step size; null: 0.01 for SGD, 0.001 for Adam.")
+        momentum: float = Field(0.9, ge=0, lt=1, description="Momentum; SGD only.")
+        weight_decay: float = Field(5e-4, ge=0, le=1, description="Weight decay.")
+        epochs: int | None = Field(None, ge=1, le=100, description="Passes over the retain set; null: 10 for classification, else 5.")
+        batch_size: int = Field(64, ge=8, le=4096, description="Records per step.")
+        guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")
+
+    def recipe(self, task: Task, scale: float) -> Recipe:
+        """Return the effective recipe for `task`, its learning rate times `scale`."""
+        p = self.parameters
+        classification = task.name == "classification"
+        optimizer = p.optimizer or ("sgd" if classification else "adam")
+        lr = p.lr if p.lr is not None else (0.01 if optimizer == "sgd" else 1e-3)
+        epochs = p.epochs if p.epochs is not None else (10 if classification else 5)
+        chosen = {"optimizer": optimizer, "learning_rate": lr * scale, "epochs": epochs, "batch_size": p.batch_size}
+        return Recipe.model_validate({**chosen, "momentum": p.momentum, "weight_decay": p.weight_decay})
+
+    def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
+        """Change `model` in place and return it in eval mode."""
+        admit(self, data, task, run)
+        guard = Guard.around(self.name, model, data.retain, task, run, factor=self.parameters.guard_factor)
+
+        def attempt(scale: float) -> None:
+            recipe = self.recipe(task, scale)
+            try:
+                result = fit(model, data.retain, task, recipe, run, stage="fine_tune", generator=run.stream("fine_tune"))
+            except NonFinite as error:
+                raise Diverged(method=self.name, stage="fine_tune", detail=str(error)) from error
+            run.note("effective", recipe.model_dump(include={"optimizer", "learning_rate", "epochs", "batch_size"}))
+            run.note("steps", {"fine_tune": result.steps})
+            run.note("retain_loss", {"before": guard.before, "after": guard.check(model, "fine_tune")})
+
+        return with_retry(self.name, model, run, attempt, retries=self.retries)

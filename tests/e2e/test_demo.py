@@ -1,0 +1,49 @@
+"""The demo as a user runs it: `lethe demo`, and what it leaves."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FIELDS = {
+    "request_id", "kind", "status", "method", "base_version", "published_version", "forget_accuracy", "retain_accuracy", "mia_auc", "verdict",
+    "checkpoint_sha256", "method_seconds", "retrain_seconds", "total_seconds",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def demo(server_home: Path) -> Path:
+    """The folder that the demo filled."""
+    output = server_home / "demo-output"
+    command = [str(Path(sys.executable).parent / "lethe"), "demo", "--output", str(output), "--home", str(server_home / "demo-home")]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("LETHE_")}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return output
+
+
+@pytest.mark.xdist_group("demo")
+def test_the_demo_forgets_a_subject_and_a_class_with_verdict_passed(demo: Path):
+    rows = json.loads((demo / "summary.json").read_text())
+
+    assert [row["kind"] for row in rows] == ["subject", "class_labels"]
+    for row in rows:
+        assert set(row) >= FIELDS
+        assert (row["status"], row["verdict"]) == ("completed", "passed")
+    by_class = rows[1]
+    assert by_class["forget_accuracy"]["after"] <= by_class["forget_accuracy"]["retrained"] + 0.05
+    assert abs(by_class["retain_accuracy"]["after"] - by_class["retain_accuracy"]["retrained"]) <= 0.03
+
+
+@pytest.mark.xdist_group("demo")
+def test_the_demo_leaves_checkpoints_that_match_their_digests_and_differ(demo: Path):
+    rows = json.loads((demo / "summary.json").read_text())
+
+    on_disk = {hashlib.sha256(path.read_bytes()).hexdigest() for path in demo.glob("*.safetensors")}
+    assert on_disk == {row["checkpoint_sha256"] for row in rows}
+    assert len(on_disk) == 2
+    assert len(list(demo.glob("audit-report-*.json"))) == 2

@@ -1,0 +1,51 @@
+"""A stack with short leases, a small dataset, and a model to kill things around."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.client import Client
+from cli.demo import register_dataset
+from cli.embedded.stack import Stack
+
+SHORT = {
+    "LETHE_WORKER__LEASE_S": "4",
+    "LETHE_WORKER__HEARTBEAT_S": "1",
+    "LETHE_WORKER__FENCE_S": "3",
+    "LETHE_WORKER__POLL_S": "1",
+    "LETHE_WORKER__SWEEP_S": "1",
+}
+
+
+@pytest.fixture(scope="session")
+def stack(server_home: Path) -> Iterator[Stack]:
+    """The whole service on free ports."""
+    import os
+
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("LETHE_")}
+    running = Stack(server_home / "stack", configured=clean, extra_env=SHORT)
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="session")
+def client(stack: Stack) -> Iterator[Client]:
+    """A caller with the first key."""
+    caller = Client(stack.url, stack.api_key)
+    yield caller
+    caller.close()
+
+
+@pytest.fixture(scope="session")
+def digits(client: Client, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name of a ready dataset."""
+    from cli.importers import import_sklearn
+
+    parquet = tmp_path_factory.mktemp("data") / "digits.parquet"
+    import_sklearn("digits", parquet, records_per_subject=10)
+    register_dataset(client, "digits", parquet, adapter="image", adapter_params={"height": 8, "width": 8, "channels": 1})
+    return "digits"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,7 @@ class Reading:
     high: float
     level: float
     n: int
-    detail: Mapping[str, object] = field(default_factory=dict)
+    detail: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +25,69 @@ class Unmeasured:
     """A number that could not be measured, with the reason; it is printed as null, never as 0."""
 
     reason: str
+
+
+Number = Reading | Unmeasured
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One reading of the plan, taken on the original (`before`), the unlearned (`after`) and the retrained model (`reference`).
+
+    `paired` is unlearned minus retrained on the same rows, `change` unlearned minus original (retained splits only); both are None where the
+    metric has no paired form. `floor` is the distance of two retrained models' values, the band's least half-width. `leak_side` says on which
+    side of the band the forgotten records are still known.
+    """
+
+    kind: Literal["metric", "attack"]
+    name: str
+    split: str
+    before: Number
+    after: Number
+    reference: Number | None = None
+    paired: Number | None = None
+    direction: Literal["band", "min", "max", "info"] = "info"
+    epsilon: float = 0.05
+    gate: bool = False
+    change: Number | None = None
+    floor: float | None = None
+    leak_side: Literal["above", "below", "unsigned"] = "above"
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the reading as JSON-able values; a number that was not measured is {"value": null, "reason": ...}."""
+        numbers = {name: _number_to_dict(getattr(self, name)) for name in NUMBERS}
+        rest = {name: getattr(self, name) for name in ("kind", "name", "split", "direction", "epsilon", "gate", "floor", "leak_side")}
+        return {**rest, **numbers}
+
+    @classmethod
+    def from_dict(cls, body: Mapping[str, Any]) -> "Measured":
+        """Return the reading that `as_dict` wrote."""
+        fields: dict[str, Any] = dict(body)
+        fields.update({name: _number_from_dict(body.get(name)) for name in NUMBERS})
+        return cls(**fields)
+
+
+NUMBERS = ("before", "after", "reference", "paired", "change")
+
+
+def _number_to_dict(number: Number | None) -> dict[str, object] | None:
+    if number is None:
+        return None
+    if isinstance(number, Unmeasured):
+        return {"value": None, "reason": number.reason}
+    return {
+        "value": number.value,
+        "low": number.low,
+        "high": number.high,
+        "level": number.level,
+        "n": number.n,
+        "detail": dict(number.detail),
+    }
+
+
+def _number_from_dict(body: Mapping[str, Any] | None) -> Number | None:
+    if body is None:
+        return None
+    if body["value"] is None:
+        return Unmeasured(body["reason"])
+    return Reading(**body)

@@ -1,0 +1,165 @@
+"""Evaluation: every reading of a plan on the original, the unlearned and the retrained model.
+
+All randomness comes from the plan's evaluation seed and the reading's own name, so a reading does not depend on which others are taken.
+Each model's outputs on each set of records are computed once.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from services.learning.data import Batch, Split, Splits
+from services.learning.run import Run
+from services.learning.task import Task
+from services.verification.attack import ATTACKS
+from services.verification.metric import METRICS, Metric, Models
+from services.verification.outputs import NO_REFERENCE
+from services.verification.reading import Measured, Number, Reading, Unmeasured
+
+UTILITY = ("metric", "accuracy", "retain_test")
+
+
+class _CachedTask(Task):
+    """A task that remembers the outputs of each model on each set of records. The models are held, so that no identity is reused."""
+
+    def __init__(self, inner: Task, batch_size: int) -> None:
+        super().__init__(inner.outputs, label_smoothing=inner.label_smoothing)
+        self.name = inner.name
+        self.modalities = inner.modalities
+        self.loss_unit = inner.loss_unit
+        self._inner = inner
+        self._batch_size = batch_size
+        self._held: dict[tuple[int, tuple[str, ...]], tuple[nn.Module, Tensor]] = {}
+
+    def losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self._inner.losses(model, batch)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self._inner.loss(model, batch)
+
+    def predict(self, model: nn.Module, split: Split, *, batch_size: int = 1024) -> Tensor:  # noqa: ARG002  the plan's size is used
+        key = (id(model), split.ids)
+        if key not in self._held:
+            self._held[key] = (model, self._inner.predict(model, split, batch_size=self._batch_size))
+        return self._held[key][1]
+
+    def trivial_loss(self, split: Split) -> float:
+        return self._inner.trivial_loss(split)
+
+    def check(self, split: Split) -> None:
+        self._inner.check(split)
+
+
+class _EvaluationRun(Run):
+    """A run on the evaluation seed that builds each fresh model once and reports through the job's run."""
+
+    def __init__(self, outer: Run, seed: int) -> None:
+        super().__init__(seed=seed, device=outer.device, architecture=outer.architecture, recipe=outer.recipe, precision=outer.precision)
+        self._outer = outer
+        self._built: dict[str, nn.Module] = {}
+
+    def fresh_model(self, purpose: str) -> nn.Module:
+        """Return the newly initialised model of `purpose`, the same object at each call."""
+        if purpose not in self._built:
+            self._built[purpose] = super().fresh_model(purpose)
+        return self._built[purpose]
+
+    def report(self, step: int, of: int, *, stage: str = "", **values: float | Tensor) -> None:
+        """Report through the job's run, which may raise Cancelled or DeadlineExceeded."""
+        self._outer.report(step, of, stage=stage, **values)
+
+
+def discover() -> None:
+    """Import every metric and attack of this distribution."""
+    METRICS.discover("services.verification.metrics")
+    ATTACKS.discover("services.verification.attacks")
+
+
+def component_of(entry: Mapping[str, Any], level: float) -> Metric:
+    """Return the metric or attack that a plan's reading names, with its parameters.
+
+    Raises:
+        UnknownComponent: nothing has that name. ValidationError: a parameter is out of range.
+    """
+    component = METRICS[entry["name"]] if entry["kind"] == "metric" else ATTACKS[entry["name"]]
+    return component(component.Parameters(**{"level": level, **entry.get("parameters", {})}))
+
+
+def evaluate(plan: Mapping[str, Any], models: Models, data: Splits, task: Task, run: Run) -> list[Measured]:
+    """Return every reading of the plan, in its order, and retained accuracy last where the plan sets a utility floor without listing it.
+
+    A reading that cannot be taken (no records, no reference, another task) is Unmeasured with its reason.
+
+    Raises:
+        UnknownComponent: the plan names no known metric or attack. ParameterOutOfRange: a score seed is one that the method used.
+        Cancelled, DeadlineExceeded: through `run.report`.
+    """
+    discover()
+    entries = _entries(plan)
+    cached = _CachedTask(task, int(plan.get("batch_size", 1024)))
+    own_run = _EvaluationRun(run, int(plan["seeds"]["evaluate"]))
+    level = float(plan.get("level", 0.90))
+    found: list[Measured] = []
+    for step, entry in enumerate(entries):
+        own_run.report(step, len(entries), stage="evaluate")
+        found.append(_measured(entry, component_of(entry, level), models, data, cached, own_run))
+    own_run.report(len(entries), len(entries), stage="evaluate")
+    return found
+
+
+def _entries(plan: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the plan's readings, with retained accuracy where the utility floor needs it."""
+    entries: Sequence[Mapping[str, Any]] = plan["readings"]
+    listed = {(entry["kind"], entry["name"], entry.get("split")) for entry in entries}
+    if plan.get("utility") is None or UTILITY in listed:
+        return list(entries)
+    kind, name, split = UTILITY
+    return [*entries, {"kind": kind, "name": name, "split": split, "direction": "info", "gate": False}]
+
+
+def _measured(entry: Mapping[str, Any], component: Metric, models: Models, data: Splits, task: Task, run: Run) -> Measured:
+    """Return one reading in all its columns."""
+    split: str = entry.get("split") or component.splits[0]
+    gate = bool(entry.get("gate", False))
+    refused = _refused(component, task, split)
+
+    def taken_on(model: nn.Module | None) -> Number:
+        if refused is not None:
+            return refused
+        if model is None:
+            return NO_REFERENCE
+        return component.measure(models.judged_as(model), data, task, run, split=split)
+
+    def compared_to(model: nn.Module | None) -> Number | None:
+        if refused is not None or model is None:
+            return refused
+        return component.difference(models, data, task, run, split=split, versus=model)
+
+    reference = taken_on(models.retrained)
+    direction = entry.get("direction", component.direction)
+    twin = taken_on(models.retrained_twin) if direction == "band" and models.retrained_twin is not None else None
+    return Measured(
+        kind=entry["kind"],
+        name=entry["name"],
+        split=split,
+        before=taken_on(models.original),
+        after=taken_on(models.unlearned),
+        reference=reference,
+        paired=compared_to(models.retrained),
+        direction=direction,
+        epsilon=float(entry.get("epsilon") or 0.0),
+        gate=gate,
+        change=None if split.startswith("forget") else compared_to(models.original),
+        floor=abs(twin.value - reference.value) if isinstance(twin, Reading) and isinstance(reference, Reading) else None,
+        leak_side=component.leak_side,
+    )
+
+
+def _refused(component: Metric, task: Task, split: str) -> Unmeasured | None:
+    """Return why the component cannot be taken at all, or None."""
+    if task.name not in component.tasks:
+        return Unmeasured("task_not_supported")
+    if split not in component.splits:
+        return Unmeasured("split_not_supported")
+    return None

@@ -1,0 +1,76 @@
+"""The sentences of a verdict. They speak of tests and of what those would have noticed; they never claim more than was measured."""
+
+from collections.abc import Sequence
+
+REFERENCES = {
+    "retrained": "a model retrained without these records",
+    "none": "records that were never trained on",
+}
+
+PASSED = (
+    "In {tests}, the new model behaved like {reference} within the limits set {when}. "
+    "The tests would have noticed a difference larger than {detectable}. This is evidence, not proof of absence."
+)
+PASSED_EXACT = (
+    "{version} was computed from a fresh start (or from a state older than the records) without reading the {n} listed records. "
+    "Anyone holding the inputs can repeat the run on the named hardware and software and compare digests."
+)
+FAILED = "The new model was not published: {reason}. {step}"
+INCONCLUSIVE = "With {n} records the tests cannot tell the new model from, nor equate it with, one that never saw them. {step}"
+SUPPRESSION = "Its outputs were tested; the representation may still hold what was to be forgotten."
+NOT_DETECTED = "Not detected with this power: a difference of {detectable} would have been."
+NO_REFERENCE = "No retrained reference was available."
+INSENSITIVE = "The original model lies within the limits too, so these tests cannot show that anything was forgotten."
+
+REASONS = {
+    "leak": "the tests show that it still treats the listed records as records it was trained on",
+    "over_unlearned": "it treats the listed records as stranger than records it never saw, which is itself a trace of them",
+    "utility": "on what it should keep it lost more accuracy than the limit allows",
+    "retain_leak": "it exposes the remaining records to a membership attack more than the original did",
+    "integrity": "the run, its inputs or its weights could not be confirmed",
+}
+STEPS = {
+    "failed": "The next method of the policy is tried; the last is always a retrain.",
+    "integrity": "A person has to look into the run before anything else is tried.",
+    "utility": "The same method is tried once at reduced strength, then the next method of the policy.",
+    "inconclusive": "The next method of the policy is tried; the last is always a retrain.",
+    "cannot_pass": "The request goes to an exact retrain.",
+}
+
+
+def shown(number: float) -> str:
+    """Return a number for a sentence, with as many digits as it carries: 0.05, 0.0123."""
+    return f"{number:.4f}".rstrip("0").rstrip(".")
+
+
+def passed(*, tests: int, reference: str, set_on: str | None, detectable: float, suppression: bool) -> str:
+    """Return the sentence of a model that passed by tests."""
+    count = "1 test" if tests == 1 else f"{tests} tests"
+    when = f"on {set_on}" if set_on else "before the run"
+    named = REFERENCES.get(reference, REFERENCES["retrained"])
+    sentence = PASSED.format(tests=count, reference=named, when=when, detectable=shown(detectable))
+    return f"{sentence} {SUPPRESSION}" if suppression else sentence
+
+
+def passed_exact(*, version: str, n: int) -> str:
+    """Return the sentence of a model that was computed without the records."""
+    return PASSED_EXACT.format(version=f"Version {version}" if version else "The new version", n=n)
+
+
+def failed(codes: Sequence[str]) -> str:
+    """Return the sentence of a model that failed for `codes`."""
+    step = next((STEPS[code] for code in ("integrity",) if code in codes), STEPS["utility"] if tuple(codes) == ("utility",) else STEPS["failed"])
+    return FAILED.format(reason="; ".join(REASONS[code] for code in codes), step=step)
+
+
+def inconclusive(*, n: int, codes: Sequence[str], reasons: Sequence[str], detectable: float | None) -> str:
+    """Return the sentence of a model about which the tests say nothing."""
+    step = STEPS["cannot_pass"] if "cannot_pass" in codes else STEPS["inconclusive"]
+    parts = [INCONCLUSIVE.format(n=n, step=step)]
+    if "cannot_pass" in codes:
+        parts.append(INSENSITIVE)
+    if "no_retrained_reference" in reasons:
+        parts.append(NO_REFERENCE)
+    if detectable is not None:
+        parts.append(NOT_DETECTED.format(detectable=shown(detectable)))
+    return " ".join(parts)

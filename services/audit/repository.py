@@ -1,0 +1,84 @@
+"""SQL of audit events and audit reports."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, insert, select
+from sqlalchemy.orm import Session
+
+from services.db.tables import AuditEvent, AuditPayload, AuditReport
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event with the body it committed to. `number` is the event's id; ids of one object rise in causal order."""
+
+    number: int
+    object_id: UUID
+    type: str
+    at: datetime
+    commitment: bytes
+    salt: bytes
+    body: Mapping[str, Any]
+
+
+def insert_event(
+    session: Session, *, tenant_id: UUID, object_id: UUID, event_type: str, commitment: bytes, salt: bytes, body: Mapping[str, Any]
+) -> int:
+    """Insert event and payload; return the event's id."""
+    number = session.scalars(insert(AuditEvent).values(tenant_id=tenant_id, type=event_type, commitment=commitment).returning(AuditEvent.id)).one()
+    session.execute(insert(AuditPayload).values(event_id=number, tenant_id=tenant_id, object_id=object_id, salt=salt, body=dict(body)))
+    return number
+
+
+def events_of(session: Session, object_ids: Collection[UUID], after_id: int, limit: int) -> list[Event]:
+    """Return at most `limit` events about any of the objects with an id above `after_id`, in order. Events whose payload was erased are left out."""
+    rows = session.execute(
+        select(AuditEvent.id, AuditPayload.object_id, AuditEvent.type, AuditEvent.at, AuditEvent.commitment, AuditPayload.salt, AuditPayload.body)
+        .join(AuditPayload, AuditPayload.event_id == AuditEvent.id)
+        .where(AuditPayload.object_id.in_(object_ids), AuditPayload.event_id > after_id)
+        .order_by(AuditPayload.event_id)
+        .limit(limit)
+    )
+    return [Event(*row) for row in rows]
+
+
+def newest_event(session: Session, object_ids: Collection[UUID]) -> int:
+    """Return the highest event id about any of the objects, 0 where there is none."""
+    return session.scalar(select(func.max(AuditPayload.event_id)).where(AuditPayload.object_id.in_(object_ids))) or 0
+
+
+def insert_report(session: Session, *, report_id: UUID, tenant_id: UUID, request_id: UUID, digest: str, statement: Mapping[str, Any]) -> int:
+    """Insert the next revision of a request's report and return its number, from 1. A race of two writers is a unique violation.
+
+    Args:
+        session: in a transaction of the tenant.
+        report_id: a new id.
+        tenant_id: the transaction's tenant.
+        request_id: whose report it is.
+        digest: lower-case hex SHA-256 of the statement's canonical JSON.
+        statement: the report.
+    """
+    revision = (session.scalar(select(func.max(AuditReport.revision)).where(AuditReport.request_id == request_id)) or 0) + 1
+    session.execute(
+        insert(AuditReport).values(
+            id=report_id, tenant_id=tenant_id, request_id=request_id, revision=revision, digest=digest, statement=dict(statement)
+        )
+    )
+    return revision
+
+
+def report(session: Session, request_id: UUID, revision: int | None = None) -> AuditReport | None:
+    """Return one revision of a request's report, by default the newest."""
+    query = select(AuditReport).where(AuditReport.request_id == request_id)
+    query = query.order_by(AuditReport.revision.desc()).limit(1) if revision is None else query.where(AuditReport.revision == revision)
+    return session.scalar(query)
+
+
+def reports(session: Session, request_id: UUID) -> Sequence[tuple[int, str, datetime]]:
+    """Return revision, digest and time of each report of a request, oldest first; the statements are not read."""
+    columns = select(AuditReport.revision, AuditReport.digest, AuditReport.created_at).where(AuditReport.request_id == request_id)
+    return [(revision, digest, at) for revision, digest, at in session.execute(columns.order_by(AuditReport.revision))]

@@ -1,0 +1,128 @@
+"""The router: which method serves a request when the caller leaves it open, and why. Pure: it reads no database."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from services.tenants.policies import Rung
+
+Granularity = Literal["class", "records"]
+
+EQUIVALENCE_MINIMUM = 16
+"""With fewer records no test can show that an approximate result equals a retrained one."""
+
+TOO_FEW = "too few records for an equivalence test"
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What the catalogue says of one method. `available` says that a live worker offers it."""
+
+    name: str
+    tasks: frozenset[str]
+    granularities: frozenset[str]
+    needs: frozenset[str]
+    available: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The method of the first rung, its parameters, the reason, and all rungs in order. `skipped` says why other rungs were left out."""
+
+    method: str
+    reason: str
+    rungs: tuple[str, ...]
+    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    skipped: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the choice as the job stores it."""
+        return {"by": "router", "method": self.method, "reason": self.reason, "rungs": list(self.rungs), "skipped": dict(self.skipped)}
+
+
+def obstacle(offer: Offer, *, task: str, granularity: Granularity, held: Collection[str]) -> str | None:
+    """Return why a method cannot serve a request, or None if it can.
+
+    Args:
+        offer: the method.
+        task: of the model.
+        granularity: of the request.
+        held: what there is: `forget`, `retain` (records still held), `recipe` (how the model was trained).
+    """
+    if task not in offer.tasks:
+        return f"it does not work on task {task}"
+    if granularity not in offer.granularities:
+        return f"it does not forget {granularity}"
+    missing = sorted(need for need in offer.needs if need.removesuffix("_set") not in held)
+    return f"it needs {', '.join(missing)}, which is not held" if missing else None
+
+
+def choose(
+    *,
+    task: str,
+    granularity: Granularity,
+    ladder: Sequence[Rung],
+    records: int,
+    class_records: int | None,
+    held: Collection[str],
+    available: Mapping[str, Offer],
+) -> Choice | None:
+    """Return the first rung that can serve the request, with the rest of the ladder behind it; None if no rung can.
+
+    Args:
+        task: of the model.
+        granularity: `class` if the scope is whole classes.
+        ladder: the policy's, in order.
+        records: how many records are to be forgotten.
+        class_records: size of the smallest class in the scope, where known.
+        held: as for `obstacle`.
+        available: what the catalogue offers, by method. A method that no live worker offers is skipped while another rung is offered.
+    """
+    skipped: dict[str, str] = {}
+    fit: list[Rung] = []
+    for rung in ladder:
+        why = _why_not(rung, task=task, granularity=granularity, held=held, available=available)
+        if why is None:
+            fit.append(rung)
+        else:
+            skipped[rung.method] = why
+    few = granularity == "records" and records < EQUIVALENCE_MINIMUM
+    if few and any(rung.method == "retrain" for rung in fit):
+        skipped |= {rung.method: TOO_FEW for rung in fit if rung.method != "retrain"}
+        fit = [rung for rung in fit if rung.method == "retrain"]
+    if not fit:
+        return None
+    live = [rung for rung in fit if available[rung.method].available]
+    waiting = {rung.method: "no live worker offers it" for rung in fit if not available[rung.method].available}
+    order = tuple(live or fit)
+    if live:
+        skipped |= waiting
+    first = order[0]
+    return Choice(
+        method=first.method,
+        reason=_reason(
+            few=few, granularity=granularity, task=task, records=records, class_records=class_records, skipped=skipped, first=first.method
+        ),
+        rungs=tuple(rung.method for rung in order),
+        parameters=first.parameters,
+        skipped=skipped,
+    )
+
+
+def _why_not(rung: Rung, *, task: str, granularity: Granularity, held: Collection[str], available: Mapping[str, Offer]) -> str | None:
+    if granularity not in rung.granularities:
+        return f"the policy does not use it for requests of kind {granularity}"
+    offer = available.get(rung.method)
+    if offer is None:
+        return "no worker ever offered it"
+    return obstacle(offer, task=task, granularity=granularity, held=held)
+
+
+def _reason(
+    *, few: bool, granularity: Granularity, task: str, records: int, class_records: int | None, skipped: Mapping[str, str], first: str
+) -> str:
+    if few and first == "retrain":
+        return TOO_FEW
+    what = f"{records} records" if granularity == "records" else f"whole classes ({records} records, the smallest class {class_records or records})"
+    passed = "; ".join(f"{method}: {why}" for method, why in skipped.items())
+    return f"first rung of the policy that serves {what} on task {task}" + (f" ({passed})" if passed else "")

@@ -1,0 +1,155 @@
+"""The catalogue: what live workers can run, as they published it. The gateway lists and validates from here and never imports torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sqlalchemy.orm import Session
+
+from services.catalogue import repository
+from services.catalogue.router import Offer
+from services.catalogue.schema import problems, with_defaults
+from services.db.tables import CatalogueEntry
+from services.errors import ParameterOutOfRange, UnknownComponent
+
+Kind = Literal["method", "metric", "attack", "task", "architecture", "dataset_adapter"]
+KINDS: tuple[Kind, ...] = ("method", "metric", "attack", "task", "architecture", "dataset_adapter")
+
+LIVE_S = 600.0
+"""An entry is available if a worker offered it within this many seconds; workers renew theirs each minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class EntryIn:
+    """One component as a worker publishes it.
+
+    Args:
+        kind: what it is.
+        name: its name in the registry.
+        version: raised when its results change.
+        schema: JSON Schema of its parameters.
+        guarantee: methods only.
+        needs: methods: `forget_set`, `retain_set`, `recipe`.
+        facts: whatever else the kind says of itself (tasks, granularities, modality, splits, unit, bounds, cost); JSON.
+        error: why it could not be loaded; such an entry is listed and never available.
+    """
+
+    kind: Kind
+    name: str
+    version: str = "1"
+    schema: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    guarantee: str | None = None
+    needs: Sequence[str] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EntryView:
+    """One component as it is listed. `available` says that a live worker offers it."""
+
+    kind: Kind
+    name: str
+    version: str
+    guarantee: str | None
+    schema: Mapping[str, Any]
+    needs: tuple[str, ...]
+    facts: Mapping[str, Any]
+    error: str | None
+    queue: str
+    available: bool
+
+
+def publish(session: Session, entries: Sequence[EntryIn], *, worker: str, queue: str) -> None:
+    """Write what a worker can run, and take back what it offered before and does not any more. For the worker's role."""
+    rows: list[dict[str, Any]] = [
+        {
+            "kind": entry.kind,
+            "name": entry.name,
+            "version": entry.version,
+            "guarantee": entry.guarantee,
+            "schema": dict(entry.schema),
+            "needs": list(entry.needs),
+            "facts": dict(entry.facts),
+            "error": entry.error,
+            "queue": queue,
+            "published_by": worker,
+        }
+        for entry in entries
+    ]
+    repository.upsert(session, rows)
+    repository.forget_versions(session, worker, {(entry.kind, entry.name, entry.version) for entry in entries})
+
+
+def renew(session: Session, *, worker: str) -> int:
+    """Say that a worker still lives; return how many entries are its."""
+    return repository.seen(session, worker)
+
+
+def view(row: CatalogueEntry, age_s: float) -> EntryView:
+    """Return a row as it is listed."""
+    return EntryView(
+        kind=row.kind,  # pyright: ignore[reportArgumentType]  the CHECK of the column holds it to the kinds
+        name=row.name,
+        version=row.version,
+        guarantee=row.guarantee,
+        schema=row.schema,
+        needs=tuple(row.needs),
+        facts=row.facts,
+        error=row.error,
+        queue=row.queue,
+        available=row.error is None and age_s <= LIVE_S,
+    )
+
+
+def listing(session: Session, kind: Kind) -> list[EntryView]:
+    """Return the components of a kind by name; of several versions of one name, the available one seen last."""
+    chosen: dict[str, EntryView] = {}
+    for row, age_s in repository.entries(session, kind):
+        found = view(row, age_s)
+        if found.name not in chosen or (found.available and not chosen[found.name].available):
+            chosen[found.name] = found
+    return list(chosen.values())
+
+
+def entry(session: Session, kind: Kind, name: str) -> EntryView | None:
+    """Return one component, or None where no worker ever published it."""
+    found = [view(row, age_s) for row, age_s in repository.entries(session, kind, name)]
+    return next((one for one in found if one.available), found[0] if found else None)
+
+
+def require(session: Session, kind: Kind, name: str) -> EntryView:
+    """Return one component. Raises UnknownComponent with the names there are."""
+    found = entry(session, kind, name)
+    if found is None:
+        raise UnknownComponent(kind=kind, name=name, known=", ".join(one.name for one in listing(session, kind)) or "none")
+    return found
+
+
+def offers(session: Session) -> dict[str, Offer]:
+    """Return every method as the router takes them; `facts` of a method hold the lists `tasks` and `granularities`."""
+    return {
+        one.name: Offer(
+            name=one.name,
+            tasks=frozenset(one.facts.get("tasks", ())),
+            granularities=frozenset(one.facts.get("granularities", ())),
+            needs=frozenset(one.needs),
+            available=one.available,
+        )
+        for one in listing(session, "method")
+        if one.error is None
+    }
+
+
+def validate_parameters(component: EntryView | CatalogueEntry, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters with the schema's defaults filled in.
+
+    Raises:
+        ParameterOutOfRange: with the facts `pointer` (JSON pointer inside the parameters), `name` and `detail` of the first problem, and
+            `problems`, the list of all as (pointer, detail).
+    """
+    found = list(problems(component.schema, dict(params)))
+    if found:
+        pointer, detail = found[0]
+        raise ParameterOutOfRange(name=pointer.lstrip("/") or component.name, detail=detail, pointer=pointer, problems=found)
+    return with_defaults(component.schema, params)

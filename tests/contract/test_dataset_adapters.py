@@ -1,0 +1,178 @@
+"""One oracle for every registered dataset adapter, then what each does with its columns."""
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from services.errors import InvalidInput, MissingLabels, NonFinite
+from services.learning.dataset import DATASETS
+from services.learning.datasets.image import Image
+from services.learning.datasets.tabular import Tabular
+from services.learning.datasets.text import Text
+
+torch.set_num_threads(1)
+DATASETS.discover("services.learning.datasets")
+
+
+def objects(*values: object) -> np.ndarray:
+    column = np.empty(len(values), dtype=object)
+    column[:] = values
+    return column
+
+
+CASES = {
+    "image": ({"height": 2, "width": 3, "channels": 2}, {"pixels": objects(bytes(range(12)), bytes(range(12, 24)))}),
+    "tabular": (
+        {"numeric": [{"name": "age", "mean": 10, "std": 2}], "categorical": [{"name": "colour", "values": ["red", "green"]}]},
+        {"age": np.array([12, 8]), "colour": objects("green", "red")},
+    ),
+    "text": ({"vocab_size": 100, "max_length": 4}, {"text": objects("One two, three four", "")}),
+}
+LABEL = {"label": np.array([1, 0])}
+
+
+def build(name: str, **more: object):
+    return DATASETS[name](DATASETS[name].Parameters.model_validate({**CASES[name][0], **more}))
+
+
+def test_every_adapter_file_registers_and_is_covered_here():
+    assert DATASETS.broken == {}
+    assert set(DATASETS) == set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rows_become_tensors_in_order(name):
+    adapter = build(name)
+    x, y = adapter.decode({**CASES[name][1], **LABEL})
+    prepared = adapter.prepare()(x)
+    assert len(x) == 2
+    assert y.dtype == torch.int64
+    assert y.tolist() == [1, 0]
+    assert prepared.shape[0] == 2
+    assert prepared.dtype == (torch.int64 if adapter.modality == "text" else torch.float32)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_record_at_all_is_an_empty_tensor_of_the_same_form(name):
+    adapter = build(name)
+    whole, _ = adapter.decode({**CASES[name][1], **LABEL})
+    x, y = adapter.decode({key: values[:0] for key, values in {**CASES[name][1], **LABEL}.items()})
+    assert x.shape == (0, *whole.shape[1:])
+    assert x.dtype == whole.dtype
+    assert y.shape == (0,)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_records_without_labels_are_refused(name):
+    with pytest.raises(MissingLabels, match="label"):
+        build(name).decode(CASES[name][1])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_missing_column_is_named(name):
+    with pytest.raises(InvalidInput, match="is missing"):
+        build(name).decode(LABEL)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_named_labels_take_their_place_among_the_classes(name):
+    _, y = build(name, classes=["cat", "dog"]).decode({**CASES[name][1], "label": objects("dog", "cat")})
+    assert y.tolist() == [1, 0]
+    with pytest.raises(InvalidInput, match="cow"):
+        build(name, classes=["cat", "dog"]).decode({**CASES[name][1], "label": objects("dog", "cow")})
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("labels", [np.array([1.5, 0.0]), np.array([np.nan, 0.0]), objects("dog", "cat"), objects(None, None)])
+def test_labels_that_are_no_whole_numbers_are_refused(name, labels):
+    with pytest.raises(InvalidInput, match="label"):
+        build(name).decode({**CASES[name][1], "label": labels})
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_another_label_column_can_be_named(name):
+    _, y = build(name, label_column="kind").decode({**CASES[name][1], "kind": np.array([0, 1])})
+    assert y.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parameters_have_descriptions_and_refuse_what_they_do_not_know(name):
+    assert all("description" in field for field in DATASETS[name].Parameters.model_json_schema()["properties"].values())
+    with pytest.raises(ValidationError):
+        DATASETS[name].Parameters.model_validate({**CASES[name][0], "surprise": 1})
+
+
+def test_pixels_are_read_by_height_width_and_channel():
+    x, _ = build("image").decode({**CASES["image"][1], **LABEL})
+    assert x.dtype == torch.uint8
+    assert x.shape == (2, 2, 2, 3)
+    assert x[0, 1].tolist() == [[1, 3, 5], [7, 9, 11]]
+
+
+def test_lists_of_numbers_are_the_same_image_as_bytes():
+    adapter = build("image")
+    from_lists, _ = adapter.decode({"pixels": np.arange(24).reshape(2, 12), **LABEL})
+    from_bytes, _ = adapter.decode({**CASES["image"][1], **LABEL})
+    assert torch.equal(from_lists, from_bytes)
+
+
+def test_images_are_scaled_per_channel():
+    adapter = Image(Image.Parameters(height=1, width=1, channels=2, mean=(0.5, 0.0), std=(0.25, 1.0)))
+    prepared = adapter.prepare()(torch.tensor([[[[255]], [[51]]]], dtype=torch.uint8))
+    assert prepared.flatten().tolist() == pytest.approx([(1 - 0.5) / 0.25, 0.2])
+
+
+@pytest.mark.parametrize("pixels", [objects(b"short", bytes(12)), objects(None, bytes(12)), np.zeros((2, 11), np.uint8), np.full((2, 12), 256)])
+def test_images_of_another_size_or_range_are_refused(pixels):
+    with pytest.raises(InvalidInput, match="pixels"):
+        build("image").decode({"pixels": pixels, **LABEL})
+
+
+def test_a_scale_per_channel_is_asked_for():
+    with pytest.raises(ValidationError, match="per channel"):
+        Image.Parameters(height=1, width=1, channels=3, mean=(0.5,))
+
+
+def test_numbers_are_scaled_and_names_become_one_hot():
+    x, _ = build("tabular").decode({**CASES["tabular"][1], **LABEL})
+    assert x.tolist() == [[1, 0, 1], [-1, 1, 0]]
+
+
+def test_missing_numbers_and_unknown_names_are_refused():
+    with pytest.raises(NonFinite, match="age"):
+        build("tabular").decode({**CASES["tabular"][1], "age": np.array([np.nan, 1]), **LABEL})
+    with pytest.raises(InvalidInput, match="blue"):
+        build("tabular").decode({**CASES["tabular"][1], "colour": objects("blue", "red"), **LABEL})
+    with pytest.raises(InvalidInput, match="numbers"):
+        build("tabular").decode({**CASES["tabular"][1], "age": objects("old", "young"), **LABEL})
+
+
+def test_a_table_names_each_column_once_and_never_its_label():
+    for columns in ([], [{"name": "age"}, {"name": "age"}], [{"name": "label"}]):
+        with pytest.raises(ValidationError):
+            Tabular.Parameters.model_validate({"numeric": columns})
+
+
+def test_words_keep_their_id_wherever_they_stand():
+    adapter = Text(Text.Parameters(vocab_size=100_000, max_length=3))
+    x, _ = adapter.decode({"text": objects("Blue sky", "sky, blue sea"), **LABEL})
+    blue, sky = x[0, :2].tolist()
+    assert x[0, 2] == 0
+    assert x[1, 0] == sky
+    assert x[1, 2] == blue
+    assert blue != sky
+    assert 1 <= int(x[x > 0].min()) <= int(x.max()) < 100_000
+
+
+def test_bytes_are_their_value_plus_one():
+    adapter = Text(Text.Parameters(tokens="bytes", vocab_size=257, max_length=4))
+    x, _ = adapter.decode({"text": objects("Aé", "x" * 9), **LABEL})
+    assert x.tolist() == [[66, 0xC3 + 1, 0xA9 + 1, 0], [121] * 4]
+    with pytest.raises(ValidationError, match="257"):
+        Text.Parameters(tokens="bytes", vocab_size=256)
+
+
+def test_a_missing_text_is_refused():
+    with pytest.raises(InvalidInput, match="text"):
+        build("text").decode({"text": objects(None, "x"), **LABEL})

@@ -84,10 +84,11 @@ def regular_file(path: Path) -> Generator[BufferedReader]:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise Refused("file-refused", f"it cannot be opened as a plain file ({os.strerror(error.errno or 0)})") from error
+    facts = os.fstat(descriptor)
+    if not stat.S_ISREG(facts.st_mode):
+        os.close(descriptor)
+        raise Refused("file-refused", "it is not a regular file")
     with os.fdopen(descriptor, "rb") as file:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise Refused("file-refused", "it is not a regular file")
         if facts.st_size and os.lseek(descriptor, 0, os.SEEK_HOLE) < facts.st_size:
             raise Refused("file-refused", "it is sparse")
         file.seek(0)

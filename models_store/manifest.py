@@ -5,7 +5,8 @@ It holds no time and no address, so equal content has an equal digest. Digests a
 
 import hashlib
 import re
-from typing import Annotated, Any, Literal
+from math import isfinite
+from typing import Annotated, Any, Literal, cast
 
 import rfc8785
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -21,6 +22,29 @@ SAFE_INTEGER = 2**53 - 1  # RFC 8785 writes numbers as ECMAScript does; beyond t
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 FilePath = Annotated[str, Field(max_length=200), AfterValidator(checked_key)]
 WholeNumber = Annotated[int, Field(ge=0, le=SAFE_INTEGER)]
+
+
+def writable(value: Any) -> Any:
+    """Return `value` if RFC 8785 writes it in a form that reads back as the same value.
+
+    Raises:
+        ValueError: it holds a number that is not finite or not exact, or something that is not JSON.
+    """
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int | float):
+        # ECMAScript writes whole floats under 1e21 without a point: past 2**53 they would read back as integers that lose digits
+        if not isfinite(value) or (abs(value) > SAFE_INTEGER and (isinstance(value, int) or abs(value) < 1e21)):
+            raise ValueError("a number is not finite or has more than 53 bits")
+        return value
+    if isinstance(value, list | tuple):
+        return [writable(item) for item in cast("list[Any]", value)]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in cast("dict[Any, Any]", value)):
+        return {key: writable(item) for key, item in cast("dict[str, Any]", value).items()}
+    raise ValueError("a value is not JSON")
+
+
+Parameters = Annotated[dict[str, Any], AfterValidator(writable)]
 
 
 class _Part(BaseModel):
@@ -42,7 +66,7 @@ class Component(_Part):
     """A registered thing by name, with the parameters it was given."""
 
     name: Annotated[str, Field(min_length=1, max_length=128)]
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: Parameters = Field(default_factory=dict)
 
 
 class ParentVersion(_Part):
@@ -72,7 +96,7 @@ class Manifest(_Part):
     fresh_start: bool = False
     dataset_version: DatasetVersion | None = None
     method: Component | None = None
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: Parameters = Field(default_factory=dict)
     seeds: dict[str, WholeNumber] = Field(default_factory=dict)
     code_digest: Digest | None = None
     image_digest: Digest | None = None
@@ -91,11 +115,11 @@ def canonical(manifest: Manifest) -> bytes:
     """Return the manifest as canonical JSON.
 
     Raises:
-        Refused: gate `manifest-malformed`; a number is not finite or too large to be written exactly.
+        Refused: gate `manifest-malformed`; a text in it is not Unicode.
     """
     try:
         return rfc8785.dumps(manifest.model_dump(mode="json"))
-    except rfc8785.CanonicalizationError as error:
+    except (rfc8785.CanonicalizationError, UnicodeError) as error:
         raise Refused("manifest-malformed", f"it has no canonical form ({error})") from error
 
 

@@ -80,6 +80,7 @@ class App:
         self.rows = Rows()
 
     async def __call__(self, scope: dict[str, Any], receive: Callable[[], Awaitable[dict[str, Any]]], send: Send) -> None:
+        """Answer one call, or live through start and stop."""
         if scope["type"] == "lifespan":
             await self._live(receive, send)
             return

@@ -8,7 +8,7 @@ from sqlalchemy import func, insert, select, text, tuple_, update
 from sqlalchemy.orm import Session
 
 from services.datasets.forms import FileForm, Hit, Key, TrainedModel
-from services.db.tables import Base, CatalogueEntry, Dataset, DatasetFile, DatasetVersion, ObjectRef, SubjectRecord
+from services.db.tables import Base, CatalogueEntry, Dataset, DatasetFile, DatasetVersion, Job, ObjectRef, SubjectRecord
 
 FRESH = {"populate_existing": True}
 
@@ -157,6 +157,11 @@ def set_version(session: Session, version_id: UUID, **values: Any) -> None:
     session.execute(update(DatasetVersion).where(DatasetVersion.id == version_id).values(**values), execution_options={"synchronize_session": False})
 
 
+def version_of_job(session: Session, job_id: UUID) -> UUID | None:
+    """Return the dataset version that a job works from."""
+    return session.scalar(select(Job.dataset_version_id).where(Job.id == job_id))
+
+
 def absent(session: Session, dataset_id: UUID, number: int, ids: Sequence[str]) -> int:
     """Return how many of the named records a version does not hold."""
     statement = text("""
@@ -195,13 +200,13 @@ def hits_of_subject(session: Session, digests: Sequence[bytes]) -> list[Hit]:
 
 def hits_of_records(session: Session, dataset_id: UUID, ids: Sequence[str]) -> list[Hit]:
     """Return the named records of a dataset that any version holds or held."""
-    statement = text(f"{_HIT} WHERE r.dataset_id = :dataset AND r.record_id = ANY(:ids) ORDER BY r.record_id")  # noqa: S608
+    statement = text(f"{_HIT} WHERE r.dataset_id = :dataset AND r.record_id = ANY(:ids) ORDER BY r.record_id")
     return _hits(session, statement, {"dataset": dataset_id, "ids": list(ids)})
 
 
 def hits_of_labels(session: Session, dataset_id: UUID, labels: Sequence[str]) -> list[Hit]:
     """Return the records of a dataset with one of these labels that any version holds or held."""
-    statement = text(f"{_HIT} WHERE r.dataset_id = :dataset AND r.label = ANY(:labels) ORDER BY r.record_id")  # noqa: S608
+    statement = text(f"{_HIT} WHERE r.dataset_id = :dataset AND r.label = ANY(:labels) ORDER BY r.record_id")
     return _hits(session, statement, {"dataset": dataset_id, "labels": list(labels)})
 
 

@@ -207,7 +207,6 @@ def erase(
     dataset_id: UUID,
     record_ids: Sequence[str],
     *,
-    base_version_id: UUID,
     files: Sequence[FileForm],
     manifest_digest: str,
     job_id: UUID,
@@ -215,12 +214,12 @@ def erase(
 ) -> DatasetVersionView:
     """Open the next version without the records, `ready` at once, and end the records' presence there.
 
-    `files` were written from `base_version_id` without the records and are in the store. Where no named record is present any more,
+    `files` were written from the job's dataset version without the records and are in the store. Where no named record is present any more,
     nothing is written and the newest ready version is returned.
 
     Raises:
         NotFound: there is no such dataset.
-        ParentMoved: the newest ready version is not `base_version_id` any more; write the files again from it.
+        ParentMoved: the newest ready version is not the job's dataset version any more; write the files again from it.
     """
     found = _dataset(session, dataset_id, lock=True)
     latest = repository.latest_ready(session, [dataset_id]).get(dataset_id)
@@ -229,7 +228,7 @@ def erase(
     gone = repository.present_now(session, dataset_id, record_ids)
     if gone == 0:
         return read_version_by_id(session, latest.id)
-    if latest.id != base_version_id:
+    if latest.id != repository.version_of_job(session, job_id):
         raise ParentMoved(job=job_id)
     version_id = uuid7(clock)
     number = repository.next_number(session, dataset_id)

@@ -67,6 +67,16 @@ def tainted_by_labels(session: Session, dataset_id: UUID, labels: Sequence[str])
     return session.execute(text(_TAINTED.format(hit=_BY_LABELS)), {"dataset": dataset_id, "labels": list(labels)}).all()
 
 
+def datasets_behind(session: Session, version_ids: Sequence[UUID]) -> set[UUID]:
+    """Return the datasets that versions, or what they were made from, learned from."""
+    statement = text("""
+        WITH RECURSIVE up AS (SELECT id, parent_id, fresh_start FROM model_version WHERE id = ANY(:ids)
+            UNION SELECT p.id, p.parent_id, p.fresh_start FROM model_version p JOIN up ON p.id = up.parent_id WHERE NOT up.fresh_start)
+        SELECT DISTINCT d.dataset_id FROM up JOIN training_input t ON t.model_version_id = up.id JOIN dataset_version d ON d.id = t.dataset_version_id
+        """)
+    return set(session.scalars(statement, {"ids": list(version_ids)}))
+
+
 def holding_forgotten(session: Session, version_ids: Sequence[UUID]) -> set[UUID]:
     """Return which of these versions hold forgotten records.
 

@@ -1,0 +1,302 @@
+"""Taking a request in: what it names is located, checked and written in one transaction."""
+
+import hashlib
+import hmac
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import rfc8785
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from services.audit import log as audit
+from services.clock import Clock, uuid7
+from services.datasets import repository as datasets
+from services.db import outbox
+from services.db.tables import DeletionRequest, Policy, Target
+from services.errors import DuplicateExternalId, LetheError
+from services.model_versions import repository as models
+from services.requests import clocks, planning, repository, subjects
+from services.requests.forms import NewRequest
+from services.requests.states import REQUEST, following
+from services.requests.subjects import Located, Tainted
+from services.requests.views import DryRun, PlannedModel, Problem
+from services.tenants.caller import Caller
+from services.tenants.keys import KeyRing, tenant_key
+from services.tenants.policies import body_of, current_policy
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """A request, checked and ready to be written. `seen` is the request that this external_id and body made before."""
+
+    body: NewRequest
+    body_digest: bytes
+    located: Located
+    policy: Policy
+    parameters: dict[str, Any]
+    plans: dict[UUID, planning.MethodPlan]
+    received_at: datetime
+    deadlines: clocks.Deadlines
+    review: str | None
+    seen: UUID | None = None
+
+
+def digest_of(body: NewRequest, key: bytes) -> bytes:
+    """Return HMAC-SHA256 over the canonical JSON of a body: equal for equal bodies, and it tells nothing without the key."""
+    plain = asdict(body) | {"received_at": body.received_at.isoformat() if body.received_at else None}
+    return hmac.digest(key, b"body\x00" + rfc8785.dumps(_plain(plain)), hashlib.sha256)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _plain(member) for name, member in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(member) for member in value]
+    return str(value) if isinstance(value, UUID) else value
+
+
+def prepare(session: Session, body: NewRequest, *, caller: Caller, clock: Clock, keys: KeyRing) -> Intake:
+    """Locate and check everything. Raises what `service.create` names."""
+    key = tenant_key(session, caller.tenant_id, keys.kek)
+    digest = digest_of(body, key)
+    seen = _seen(session, body, digest, caller.tenant_id)
+    policy = current_policy(session, caller.tenant_id, body.policy)
+    tenant = repository.tenant(session, caller.tenant_id)
+    received = body.received_at or clock.now()
+    free = clocks.free_days(tenant.holiday_calendar)
+    due = clocks.deadlines(body.regulation, received, zone=ZoneInfo(tenant.time_zone), free=free)
+    parameters = planning.named(session, body.method, body.parameters)
+    located = subjects.locate(session, body, key)
+    plans = {} if seen is not None else _plans(session, body, policy, parameters, located)
+    review = _review(session, policy, located)
+    return Intake(body, digest, located, policy, parameters, plans, received, due, review, seen)
+
+
+def _seen(session: Session, body: NewRequest, digest: bytes, tenant_id: UUID) -> UUID | None:
+    if body.external_id is None:
+        return None
+    held = repository.by_external_id(session, tenant_id, body.external_id)
+    if held is None:
+        return None
+    if not hmac.compare_digest(held.body_digest, digest):
+        raise DuplicateExternalId(external_id=body.external_id)
+    return held.id
+
+
+def _plans(session: Session, body: NewRequest, policy: Policy, parameters: dict[str, Any], located: Located) -> dict[UUID, planning.MethodPlan]:
+    granularity: Literal["class", "records"] = "class" if located.kind == "class_labels" else "records"
+    plans: dict[UUID, planning.MethodPlan] = {}
+    for tainted in located.tainted:
+        if tainted.current_version_id not in tainted.versions:
+            continue
+        base = models.version_by_id(session, tainted.current_version_id) if tainted.current_version_id else None
+        plans[tainted.model_id] = planning.plan(
+            session, task=tainted.task, base=base, policy=policy, granularity=granularity, records=len(located.hits),
+            class_records=_smallest_class(located), method=body.method, parameters=parameters,
+        )  # fmt: skip
+    return plans
+
+
+def _smallest_class(located: Located) -> int | None:
+    counts = [sum(1 for hit in located.hits if hit.label == label) for label in located.labels]
+    return min(counts) if counts else None
+
+
+def _review(session: Session, policy: Policy, located: Located) -> str | None:
+    """Return why a person must decide, or None."""
+    body = body_of(policy)
+    if body.flags.require_review:
+        return "policy"
+    for dataset_id, version in datasets.latest_ready(session, sorted(located.digests)).items():
+        present = [hit for hit in located.hits if hit.dataset_id == dataset_id and subjects.holds(hit, version.number)]
+        cap = body.limits.records_share
+        if cap is not None and version.records and len(present) > cap * version.records:
+            return "records-share"
+        cap = body.limits.class_share
+        if cap is None or not present:
+            continue
+        whole = datasets.label_counts(session, dataset_id, version.number)
+        named: dict[str, int] = {}
+        for hit in present:
+            if hit.label is not None:
+                named[hit.label] = named.get(hit.label, 0) + 1
+        if any(count > cap * whole[label] for label, count in named.items()):
+            return "class-share"
+    return None
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------------------------
+
+
+def insert(session: Session, intake: Intake, *, caller: Caller, clock: Clock) -> tuple[UUID, bool]:
+    """Write the request and return its id, and whether another transaction had written it already (same external_id and body)."""
+    request_id = uuid7(clock)
+    leading = repository.open_with_scope(session, caller.tenant_id, intake.located.scope_hmac)
+    if leading is None:
+        try:
+            with session.begin_nested():
+                _row(session, intake, request_id, caller, clock, leading=None)
+        except IntegrityError as error:
+            raced = _raced(session, intake, caller, error)
+            if raced is not None:
+                return raced, True
+            leading = repository.open_with_scope(session, caller.tenant_id, intake.located.scope_hmac)
+            if leading is None:
+                raise
+    if leading is not None:
+        _row(session, intake, request_id, caller, clock, leading=leading)
+        repository.hasten(session, leading.id, intake.deadlines.due_at)
+    _record(session, intake, request_id, caller, leading)
+    if leading is None:
+        _targets(session, intake, request_id, caller, clock)
+        if intake.review is None:
+            outbox.ring(session, tenant_id=caller.tenant_id, topic="request.advance", ref=request_id)
+    return request_id, False
+
+
+def _raced(session: Session, intake: Intake, caller: Caller, error: IntegrityError) -> UUID | None:
+    """Return the request that another transaction wrote under this external_id between our look and our insert."""
+    if "external_id" not in str(error.orig):
+        return None
+    return _seen(session, intake.body, intake.body_digest, caller.tenant_id)
+
+
+def _state(intake: Intake) -> str:
+    """Return the state a fresh request stands in when its transaction ends."""
+    state = following(REQUEST, "received", "identity_asserted", thing="request")
+    return state if intake.review is not None else following(REQUEST, state, "approve", thing="request")
+
+
+def _row(session: Session, intake: Intake, request_id: UUID, caller: Caller, clock: Clock, *, leading: DeletionRequest | None) -> None:
+    body, located, now = intake.body, intake.located, clock.now()
+    state = _state(intake) if leading is None else following(REQUEST, "received", "duplicate_found", thing="request")
+    scope = {
+        "kind": located.kind,
+        "records": len(located.hits),
+        "records_commitment": located.commitment,
+        "datasets": [{"dataset": one.dataset, "dataset_id": str(one.dataset_id), "versions": list(one.versions)} for one in located.datasets],
+        "labels": list(located.labels),
+    }
+    details = {
+        "metadata": dict(body.metadata),
+        "note": body.note,
+        "tainted": {str(one.model_id): [str(version) for version in one.versions] for one in located.tainted},
+        "ends": _ends(located),
+    }
+    attention = {"code": "review-needed", "detail": intake.review} if leading is None and intake.review is not None else None
+    repository.add(
+        session, DeletionRequest, id=request_id, tenant_id=caller.tenant_id, external_id=body.external_id, regulation=body.regulation,
+        manner=body.manner, ground=body.ground, state=state, policy_id=intake.policy.id, method=body.method, params=intake.parameters,
+        duplicate_of=leading.id if leading is not None else None, scope=scope, scope_hmac=located.scope_hmac if leading is None else None,
+        body_digest=intake.body_digest, identity={"mode": body.identity.mode, "evidence_ref": body.identity.evidence_ref}, details=details,
+        received_at=intake.received_at, acknowledged_at=now, due_at=intake.deadlines.due_at, original_due_at=intake.deadlines.due_at,
+        ack_due_at=intake.deadlines.ack_due_at, created_by=caller.principal, attention=attention, closed_at=now if leading is not None else None,
+    )  # fmt: skip
+
+
+def _ends(located: Located) -> dict[str, int]:
+    """Return, per dataset, the first version number at which one of the records was already gone."""
+    ends: dict[str, int] = {}
+    for hit in located.hits:
+        if hit.end is not None:
+            ends[str(hit.dataset_id)] = min(hit.end, ends.get(str(hit.dataset_id), hit.end))
+    return ends
+
+
+def _record(session: Session, intake: Intake, request_id: UUID, caller: Caller, leading: DeletionRequest | None) -> None:
+    facts = {
+        "regulation": intake.body.regulation,
+        "kind": intake.located.kind,
+        "records": len(intake.located.hits),
+        "records_commitment": intake.located.commitment,
+        "received_at": intake.received_at.isoformat(),
+        "due_at": intake.deadlines.due_at.isoformat(),
+        "by": caller.principal,
+    }
+    audit.record(session, tenant_id=caller.tenant_id, object_id=request_id, type="request.received", body=facts)
+    if leading is not None:
+        body = {"duplicate_of": leading.id.hex}
+        audit.record(session, tenant_id=caller.tenant_id, object_id=request_id, type="request.duplicate", body=body)
+    elif intake.review is not None:
+        audit.record(session, tenant_id=caller.tenant_id, object_id=request_id, type="request.pending_review", body={"reason": intake.review})
+    else:
+        body = {"by": "policy", "policy": intake.policy.key, "version": intake.policy.version}
+        audit.record(session, tenant_id=caller.tenant_id, object_id=request_id, type="request.approved", body=body)
+
+
+def _targets(session: Session, intake: Intake, request_id: UUID, caller: Caller, clock: Clock) -> None:
+    """Write one target for each model, or one without a model where there is nothing to unlearn."""
+    located = intake.located
+    values: dict[str, Any] = {"tenant_id": caller.tenant_id, "request_id": request_id, "due_at": intake.deadlines.due_at}
+    if not located.tainted:
+        outcome = "no_model_learned" if located.hits else "not_identifiable"
+        found: dict[str, Any] = {"records": len(located.hits), "records_commitment": located.commitment}
+        repository.add(session, Target, id=uuid7(clock), state="not_found", outcome=outcome, **found, **values)
+        return
+    for one in located.tainted:
+        target_id = uuid7(clock)
+        held = _digests_of(session, located, one)
+        count = sum(len(digests) for digests in held.values())
+        repository.add(
+            session, Target, id=target_id, state="located", model_id=one.model_id, base_version_id=one.current_version_id,
+            records=count, records_commitment=subjects.commitment(held), **values,
+        )  # fmt: skip
+        repository.add_target_records(session, caller.tenant_id, target_id, held)
+
+
+def _digests_of(session: Session, located: Located, one: Tainted) -> dict[UUID, list[bytes]]:
+    """Return the digests of the records in the datasets that this model's tainted versions, or what they were made from, learned from."""
+    if len(located.digests) == 1:
+        return located.digests
+    learned = models.datasets_behind(session, one.versions)
+    return {dataset_id: digests for dataset_id, digests in located.digests.items() if dataset_id in learned}
+
+
+# --- dry run ---------------------------------------------------------------------------------------------------------------------------
+
+
+def rehearse(
+    session: Session, body: NewRequest, *, caller: Caller, clock: Clock, keys: KeyRing, check: Callable[[NewRequest, Clock], None]
+) -> DryRun:
+    """Return what taking the request in would come to; nothing is written."""
+    try:
+        check(body, clock)
+        intake = prepare(session, body, caller=caller, clock=clock, keys=keys)
+    except LetheError as error:
+        pointer = error.facts.get("pointer")
+        problem = Problem(error.code, str(error), str(pointer) if pointer else None)
+        return DryRun(would_accept=False, problems=(problem,), records=0, datasets=(), models=(), due_at=None)
+    leading = repository.open_with_scope(session, caller.tenant_id, intake.located.scope_hmac)
+    return DryRun(
+        would_accept=True,
+        problems=(),
+        records=len(intake.located.hits),
+        datasets=intake.located.datasets,
+        models=tuple(_planned(session, intake, one) for one in intake.located.tainted),
+        due_at=intake.deadlines.due_at,
+        duplicate_of=leading.id if leading is not None else None,
+        needs_review=intake.review is not None,
+    )
+
+
+def _planned(session: Session, intake: Intake, one: Tainted) -> PlannedModel:
+    plan = intake.plans.get(one.model_id)
+    numbers = dict(zip(one.versions, one.numbers, strict=True))
+    base = numbers.get(one.current_version_id) if one.current_version_id is not None else None
+    return PlannedModel(
+        model=one.model,
+        base_version=base,
+        method=plan.method if plan else "none",
+        reason=plan.reason if plan else "the current version has not learned from the records; older versions are quarantined",
+        guarantee=plan.guarantee if plan else None,
+        rungs=plan.rungs if plan else (),
+        queue_position=repository.queued_before(session, one.model_id),
+        estimate_s=repository.estimate_s(session, one.model_id),
+        gpu_memory_bytes=None,
+        would_purge=one.numbers,
+    )

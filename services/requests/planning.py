@@ -1,0 +1,90 @@
+"""Which method a model gets: the router's choice from the policy's ladder, or the one that the caller named, and the rungs behind it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy.orm import Session
+
+from services.catalogue import router
+from services.catalogue import service as catalogue
+from services.db.tables import ModelVersion, Policy
+from services.errors import InvalidInput, MethodNotApplicable
+from services.tenants.policies import Rung
+
+
+@dataclass(frozen=True, slots=True)
+class MethodPlan:
+    """The first method with its parameters and version, the choice as the job stores it, and the queue of the workers that offer it."""
+
+    method: str
+    version: str
+    parameters: dict[str, Any]
+    choice: dict[str, Any]
+    rungs: tuple[str, ...]
+    reason: str
+    guarantee: str | None
+    queue: str
+
+
+def named(session: Session, method: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a named method's parameters with defaults. Raises UnknownComponent, ParameterOutOfRange, InvalidInput for parameters without a method."""
+    if method == "auto":
+        if parameters:
+            raise InvalidInput(detail="parameters belong to a named method; with method auto the policy's ladder has them.")
+        return {}
+    return catalogue.validate_parameters(catalogue.require(session, "method", method), parameters)
+
+
+def plan(
+    session: Session,
+    *,
+    task: str,
+    base: ModelVersion | None,
+    policy: Policy,
+    granularity: Literal["class", "records"],
+    records: int,
+    class_records: int | None,
+    method: str,
+    parameters: Mapping[str, Any],
+) -> MethodPlan:
+    """Return what a model gets. Raises MethodNotApplicable where the named method, or every rung of the ladder, cannot serve the request."""
+    offers = catalogue.offers(session)
+    held = {"forget", "retain"} | ({"recipe"} if base is not None and base.recipe is not None else set())
+    could = sorted(name for name, offer in offers.items() if router.obstacle(offer, task=task, granularity=granularity, held=held) is None)
+    ladder = [Rung.model_validate(rung) for rung in policy.ladder]
+    if method != "auto":
+        offer = offers.get(method)
+        why = router.obstacle(offer, task=task, granularity=granularity, held=held) if offer else "no worker can load it"
+        if why is not None:
+            raise MethodNotApplicable(method=method, detail=why, could=", ".join(could) or "none")
+        ladder = [rung for rung in ladder if rung.method != method]
+    choice = router.choose(
+        task=task, granularity=granularity, ladder=ladder, records=records, class_records=class_records, held=held, available=offers
+    )
+    if choice is None and method == "auto":
+        raise MethodNotApplicable(method="auto", detail=f"no rung of policy {policy.key} serves task {task}", could=", ".join(could) or "none")
+    return _plan(session, ladder, choice, method, parameters)
+
+
+def _plan(session: Session, ladder: list[Rung], choice: router.Choice | None, method: str, parameters: Mapping[str, Any]) -> MethodPlan:
+    behind = {rung.method: rung.parameters for rung in ladder}
+    rungs = [{"method": name, "parameters": dict(behind[name])} for name in (choice.rungs if choice else ())]
+    if method != "auto":
+        later = [] if method == "retrain" else rungs
+        rungs = [{"method": method, "parameters": dict(parameters)}, *later]
+        stored: dict[str, Any] = {"by": "caller", "reason": "the request names it"}
+    else:
+        stored = choice.as_json() if choice else {}
+    first = rungs[0]
+    entry = catalogue.require(session, "method", str(first["method"]))
+    return MethodPlan(
+        method=entry.name,
+        version=entry.version,
+        parameters=catalogue.validate_parameters(entry, dict(first["parameters"])),
+        choice={**stored, "rungs": rungs},
+        rungs=tuple(str(rung["method"]) for rung in rungs),
+        reason=str(stored["reason"]),
+        guarantee=entry.guarantee,
+        queue=entry.queue,
+    )

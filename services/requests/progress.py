@@ -1,0 +1,116 @@
+"""Moving a request on: start it, hand its targets to the batches, and close it when every target is final and its report is stored."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import structlog
+from sqlalchemy.orm import Session
+
+from services.audit import log as audit
+from services.clock import Clock
+from services.db import outbox
+from services.db.tables import DeletionRequest, Target
+from services.errors import NotFound
+from services.model_versions import repository as models
+from services.requests import repository
+from services.requests.coalescing import coalesce
+from services.requests.states import REQUEST, TARGET, following
+from services.tenants.policies import body_of
+
+log = structlog.get_logger()
+DAY_S = 86_400.0
+
+
+def advance(session: Session, request_id: UUID, clock: Clock) -> str:
+    """Move a request on as far as it goes (start, finish, stuck) and return its state; safe to call at any time, any number of times.
+
+    The transaction has entered the request's tenant. When every target is final and no report is stored, the outbox asks for one; whoever stores
+    it calls this again. Raises NotFound.
+    """
+    held = repository.request(session, request_id, lock=True)
+    if held is None:
+        raise NotFound
+    if held.state == "approved":
+        _start(session, held)
+    if held.state in {"in_progress", "approved"}:
+        _close(session, held, clock)
+    if held.state == "in_progress":
+        coalesce(session, clock, tenant_id=held.tenant_id)
+    return held.state
+
+
+def _start(session: Session, held: DeletionRequest) -> None:
+    """Put the targets in line; those whose records the model has forgotten already, and those of clean models, are done at once."""
+    waiting: list[UUID] = []
+    for target in repository.targets(session, held.id, lock=True):
+        if target.state != "located":
+            continue
+        covering = repository.covering_version(session, target.id)
+        if covering is not None:
+            _settle(session, target, "already_forgotten", covering)
+        elif not _current_is_tainted(held, target):
+            _quarantine(session, held, target)
+        else:
+            waiting.append(target.id)
+    if waiting:
+        repository.queue_targets(session, waiting)
+        _move(session, held, "start", {"targets": len(waiting)})
+
+
+def _current_is_tainted(held: DeletionRequest, target: Target) -> bool:
+    return str(target.base_version_id) in held.details.get("tainted", {}).get(str(target.model_id), [])
+
+
+def _quarantine(session: Session, held: DeletionRequest, target: Target) -> None:
+    """Put away older versions that learned from the records; the current one has not."""
+    days = body_of(repository.policies(session, [held.policy_id])[held.policy_id]).flags.purge_after_days()
+    versions = [UUID(one) for one in held.details["tainted"][str(target.model_id)]]
+    gone = models.quarantine(session, versions, None if days is None else days * DAY_S)
+    body = {"model": str(target.model_id), "versions": [one.hex for one in gone]}
+    audit.record(session, tenant_id=held.tenant_id, object_id=held.id, type="model_version.quarantined", body=body)
+    _settle(session, target, "quarantined", target.base_version_id)
+
+
+def _settle(session: Session, target: Target, outcome: str, version_id: UUID | None) -> None:
+    state = following(TARGET, target.state, "covered", thing="target")
+    repository.set_targets(session, [target.id], state=state, outcome=outcome, published_version_id=version_id)
+
+
+def _close(session: Session, held: DeletionRequest, clock: Clock) -> None:
+    """Finish, or hand to a person what is stuck, or ask for the report that finishing needs."""
+    targets = repository.targets(session, held.id)
+    states = {target.state for target in targets}
+    if states <= set(repository.FINAL_TARGET):
+        if not repository.reports(session, [held.id]):
+            outbox.ring(session, tenant_id=held.tenant_id, topic="report.build", ref=held.id)
+            return
+        whole = states == {"published"}
+        _move(session, held, "finish" if whole else "finish_partial", _outcomes(targets), closed_at=clock.now(), attention=None)
+    elif held.state == "in_progress" and "stuck" in states and not states & {"located", "queued", "running"}:
+        stopped = [target for target in targets if target.state == "stuck"]
+        _move(session, held, "stuck", _outcomes(targets), attention=_attention(session, stopped))
+
+
+def _outcomes(targets: Sequence[Target]) -> dict[str, Any]:
+    return {"targets": {target.id.hex: target.outcome or target.state for target in targets}}
+
+
+def _attention(session: Session, stopped: Sequence[Target]) -> dict[str, Any]:
+    """Return what a person needs to know: the code and detail of the last job's error, or why none could be opened."""
+    found = repository.target_errors(session, [target.id for target in stopped])
+    if found is None:
+        code = stopped[0].outcome or "no-method"
+        return {"code": code, "rung": 1, "detail": "No job could be opened for these records."}
+    error = found["error"] or {}
+    code = error.get("code") or found["attention"] or "job-cancelled"
+    return {"code": code, "rung": found["rung"], "detail": error.get("detail") or "The job ended without a verdict that allows publishing."}
+
+
+def _move(session: Session, held: DeletionRequest, event: str, body: dict[str, Any], **values: Any) -> None:
+    before = held.state
+    state = following(REQUEST, before, event, thing="request", resume=held.resume_state)
+    repository.set_request(session, held.id, state=state, **values)
+    session.refresh(held)
+    audit.record(session, tenant_id=held.tenant_id, object_id=held.id, type=f"request.{state}", body={"from": before, **body})
+    log.info("request.moved", request_id=str(held.id), event_name=event, state=state)

@@ -1,0 +1,465 @@
+"""SQL of requests, targets and the jobs they open. Every statement runs inside the caller's transaction.
+
+Control's role sees requests, targets and jobs of every tenant, so statements that are not keyed by an id name the tenant.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import and_, func, insert, select, text, tuple_, update
+from sqlalchemy.orm import Session
+
+from services.db.tables import (
+    TERMINAL_REQUEST,
+    AuditEvent,
+    AuditPayload,
+    AuditReport,
+    Base,
+    DeletionRequest,
+    Job,
+    JobAttempt,
+    JobStep,
+    JobTarget,
+    Model,
+    ModelVersion,
+    Policy,
+    Target,
+    TargetRecord,
+    Tenant,
+)
+from services.requests.forms import JobFilters, Key, RequestFilters
+
+FRESH = {"populate_existing": True}
+QUIET = {"synchronize_session": False}
+FINAL_TARGET = ("published", "exempt", "not_found", "cancelled")
+
+
+# --- requests --------------------------------------------------------------------------------------------------------------------------
+
+
+def add(session: Session, table: type[Base], **values: Any) -> None:
+    """Insert one row."""
+    session.execute(insert(table).values(**values))
+
+
+def request(session: Session, request_id: UUID, *, lock: bool = False) -> DeletionRequest | None:
+    """Return a request."""
+    query = select(DeletionRequest).where(DeletionRequest.id == request_id).execution_options(**FRESH)
+    return session.scalars(query.with_for_update() if lock else query).one_or_none()
+
+
+def by_external_id(session: Session, tenant_id: UUID, external_id: str) -> DeletionRequest | None:
+    """Return the request with an external_id."""
+    query = select(DeletionRequest).where(DeletionRequest.tenant_id == tenant_id, DeletionRequest.external_id == external_id)
+    return session.scalars(query.execution_options(**FRESH)).one_or_none()
+
+
+def open_with_scope(session: Session, tenant_id: UUID, scope_hmac: bytes) -> DeletionRequest | None:
+    """Return the open request with a scope, locked."""
+    query = select(DeletionRequest).where(
+        DeletionRequest.tenant_id == tenant_id, DeletionRequest.scope_hmac == scope_hmac, DeletionRequest.closed_at.is_(None)
+    )
+    return session.scalars(query.with_for_update().execution_options(**FRESH)).one_or_none()
+
+
+def set_request(session: Session, request_id: UUID, **values: Any) -> None:
+    """Write columns of a request; its version rises by one."""
+    statement = update(DeletionRequest).where(DeletionRequest.id == request_id).values(version=DeletionRequest.version + 1, **values)
+    session.execute(statement, execution_options=QUIET)
+
+
+def page(session: Session, filters: RequestFilters, limit: int, after: Key | None, *, newest_first: bool) -> list[DeletionRequest]:
+    """Return at most `limit` requests by creation time."""
+    key = tuple_(DeletionRequest.created_at, DeletionRequest.id)
+    query = select(DeletionRequest)
+    tests = {
+        "state": DeletionRequest.state == filters.state,
+        "regulation": DeletionRequest.regulation == filters.regulation,
+        "due_before": DeletionRequest.due_at < filters.due_before,
+        "created_from": DeletionRequest.created_at >= filters.created_from,
+        "created_to": DeletionRequest.created_at < filters.created_to,
+    }
+    query = query.where(*[test for name, test in tests.items() if getattr(filters, name) is not None])
+    if filters.overdue is not None:
+        late = and_(DeletionRequest.closed_at.is_(None), DeletionRequest.due_at < func.clock_timestamp())
+        query = query.where(late if filters.overdue else ~late)
+    if filters.model is not None:
+        named = Model.id == filters.model if isinstance(filters.model, UUID) else Model.name == filters.model
+        query = query.where(select(Target.id).join(Model, Model.id == Target.model_id).where(Target.request_id == DeletionRequest.id, named).exists())
+    if after is not None:
+        query = query.where(key < tuple_(*after) if newest_first else key > tuple_(*after))
+    order = (DeletionRequest.created_at, DeletionRequest.id)
+    return list(session.scalars(query.order_by(*(column.desc() if newest_first else column for column in order)).limit(limit)))
+
+
+def due_before(session: Session, before: datetime) -> list[UUID]:
+    """Return the open requests due before a moment, earliest first."""
+    query = select(DeletionRequest.id).where(DeletionRequest.closed_at.is_(None), DeletionRequest.due_at < before)
+    return list(session.scalars(query.order_by(DeletionRequest.due_at)))
+
+
+def hasten(session: Session, request_id: UUID, due_at: datetime) -> None:
+    """Give an open request and its targets an earlier due date: that of a duplicate."""
+    session.execute(
+        update(DeletionRequest).where(DeletionRequest.id == request_id, DeletionRequest.due_at > due_at).values(due_at=due_at),
+        execution_options=QUIET,
+    )
+    session.execute(update(Target).where(Target.request_id == request_id, Target.due_at > due_at).values(due_at=due_at), execution_options=QUIET)
+    session.execute(
+        text("""UPDATE job SET due_at = :due WHERE due_at > :due AND finished_at IS NULL AND id IN
+            (SELECT jt.job_id FROM job_target jt JOIN target t ON t.id = jt.target_id WHERE t.request_id = :request AND jt.active)"""),
+        {"due": due_at, "request": request_id},
+    )
+
+
+def tenant(session: Session, tenant_id: UUID) -> Tenant:
+    """Return a tenant."""
+    return session.scalars(select(Tenant).where(Tenant.id == tenant_id)).one()
+
+
+def policies(session: Session, policy_ids: Sequence[UUID]) -> dict[UUID, Policy]:
+    """Return policy versions by id."""
+    return {row.id: row for row in session.scalars(select(Policy).where(Policy.id.in_(policy_ids)))}
+
+
+def receipts(session: Session, tenant_id: UUID, request_ids: Sequence[UUID]) -> dict[UUID, tuple[int, str]]:
+    """Return the audit event of each request's receipt and its commitment (hex)."""
+    query = (
+        select(AuditPayload.object_id, AuditEvent.id, AuditEvent.commitment)
+        .join(AuditEvent, AuditEvent.id == AuditPayload.event_id)
+        .where(AuditPayload.tenant_id == tenant_id, AuditPayload.object_id.in_(request_ids), AuditEvent.type == "request.received")
+    )
+    return {row[0]: (row[1], row[2].hex()) for row in session.execute(query)}
+
+
+def reports(session: Session, request_ids: Sequence[UUID]) -> dict[UUID, tuple[int, str]]:
+    """Return the newest stored report of each request: revision and digest."""
+    query = select(AuditReport.request_id, AuditReport.revision, AuditReport.digest).where(AuditReport.request_id.in_(request_ids))
+    return {row.request_id: (row.revision, row.digest) for row in session.execute(query.order_by(AuditReport.revision))}
+
+
+# --- targets ---------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TargetLine:
+    """A target with the names that a client knows."""
+
+    target: Target
+    model: str | None
+    base: int | None
+    published: int | None
+    published_digest: str | None
+
+
+def target_lines(session: Session, request_ids: Sequence[UUID]) -> dict[UUID, list[TargetLine]]:
+    """Return the targets of requests, by model name."""
+    base, new = ModelVersion.__table__.alias("base"), ModelVersion.__table__.alias("new")
+    query = (
+        select(Target, Model.name, base.c.number, new.c.number, new.c.manifest_digest)
+        .outerjoin(Model, Model.id == Target.model_id)
+        .outerjoin(base, base.c.id == Target.base_version_id)
+        .outerjoin(new, new.c.id == Target.published_version_id)
+        .where(Target.request_id.in_(request_ids))
+        .order_by(Model.name, Target.id)
+        .execution_options(**FRESH)
+    )
+    lines: dict[UUID, list[TargetLine]] = {request_id: [] for request_id in request_ids}
+    for row in session.execute(query):
+        lines[row[0].request_id].append(TargetLine(*row))
+    return lines
+
+
+def targets(session: Session, request_id: UUID, *, lock: bool = False) -> list[Target]:
+    """Return the targets of a request by id."""
+    query = select(Target).where(Target.request_id == request_id).order_by(Target.id).execution_options(**FRESH)
+    return list(session.scalars(query.with_for_update() if lock else query))
+
+
+def target_jobs(session: Session, target_ids: Sequence[UUID]) -> dict[UUID, list[UUID]]:
+    """Return the jobs of targets, newest first."""
+    jobs: dict[UUID, list[UUID]] = {target_id: [] for target_id in target_ids}
+    query = select(JobTarget.target_id, JobTarget.job_id).where(JobTarget.target_id.in_(target_ids)).order_by(JobTarget.job_id.desc())
+    for row in session.execute(query):
+        jobs[row.target_id].append(row.job_id)
+    return jobs
+
+
+def add_target_records(session: Session, tenant_id: UUID, target_id: UUID, digests: Mapping[UUID, Sequence[bytes]]) -> None:
+    """Enter the keyed digests of a target's records."""
+    statement = text("""INSERT INTO target_record (tenant_id, target_id, dataset_id, record_hmac)
+        SELECT CAST(:tenant AS uuid), CAST(:target AS uuid), CAST(:dataset AS uuid), x.d FROM unnest(CAST(:digests AS bytea[])) AS x(d)""")
+    for dataset_id, held in digests.items():
+        session.execute(statement, {"tenant": tenant_id, "target": target_id, "dataset": dataset_id, "digests": list(held)})
+
+
+def set_targets(session: Session, target_ids: Sequence[UUID], **values: Any) -> None:
+    """Write columns of targets."""
+    session.execute(update(Target).where(Target.id.in_(target_ids)).values(**values), execution_options=QUIET)
+
+
+def queue_targets(session: Session, target_ids: Sequence[UUID]) -> None:
+    """Put targets in line, by the database's clock."""
+    session.execute(update(Target).where(Target.id.in_(target_ids)).values(state="queued", queued_at=func.clock_timestamp()), execution_options=QUIET)
+
+
+def covering_version(session: Session, target_id: UUID) -> UUID | None:
+    """Return the version that completed the forgetting of a target's records, if the model's current version stands at or below all of them.
+
+    None when a record is not in the model's ledger, or was forgotten on another branch.
+    """
+    statement = text("""
+        WITH RECURSIVE line AS (
+            SELECT v.id, v.parent_id FROM target t JOIN model m ON m.id = t.model_id JOIN model_version v ON v.id = m.current_version_id WHERE t.id = :id
+            UNION SELECT p.id, p.parent_id FROM model_version p JOIN line ON p.id = line.parent_id)
+        SELECT count(*) AS records, count(line.id) AS covered, (array_agg(f.version_id ORDER BY f.at DESC) FILTER (WHERE line.id IS NOT NULL))[1] AS version
+          FROM target_record r JOIN target t ON t.id = r.target_id
+          LEFT JOIN forget_ledger f ON f.tenant_id = r.tenant_id AND f.model_id = t.model_id AND f.dataset_id = r.dataset_id AND f.record_hmac = r.record_hmac
+          LEFT JOIN line ON line.id = f.version_id
+         WHERE r.target_id = :id
+        """)
+    row = session.execute(statement, {"id": target_id}).one()
+    return row.version if row.records and row.records == row.covered else None
+
+
+def base_of(session: Session, model_id: UUID) -> ModelVersion | None:
+    """Return the current version of a model."""
+    return session.scalars(select(ModelVersion).join(Model, Model.current_version_id == ModelVersion.id).where(Model.id == model_id)).one_or_none()
+
+
+def target_errors(session: Session, target_ids: Sequence[UUID]) -> dict[str, Any] | None:
+    """Return what stopped the newest job of these targets."""
+    query = select(Job.rung, Job.error, Job.attention).join(JobTarget, JobTarget.job_id == Job.id).where(JobTarget.target_id.in_(target_ids))
+    row = session.execute(query.order_by(Job.created_at.desc(), Job.id.desc()).limit(1)).one_or_none()
+    return None if row is None else {"rung": row.rung, "error": row.error, "attention": row.attention}
+
+
+def erased_datasets(session: Session, dataset_ids: Sequence[UUID], version_ids: Sequence[UUID]) -> list[tuple[str, int]]:
+    """Return (dataset, number) of the dataset versions that published versions learned from: those without the records."""
+    statement = text("""
+        SELECT DISTINCT d.name, v.number FROM training_input t JOIN dataset_version v ON v.id = t.dataset_version_id JOIN dataset d ON d.id = v.dataset_id
+         WHERE t.model_version_id = ANY(:versions) AND d.id = ANY(:datasets) ORDER BY d.name, v.number
+        """)
+    rows = session.execute(statement, {"versions": list(version_ids), "datasets": list(dataset_ids)})
+    return [(row.name, row.number) for row in rows]
+
+
+def superseded(session: Session, tainted: Sequence[UUID], made: Sequence[UUID]) -> list[tuple[str, int, str, datetime | None]]:
+    """Return (model, number, status, destroy_by) of versions that had learned from the records, at the request's start or when one was published."""
+    statement = text("""
+        SELECT m.name, v.number, v.status, v.destroy_by FROM model_version v JOIN model m ON m.id = v.model_id
+         WHERE v.status IN ('quarantined','destroyed')
+           AND (v.id = ANY(:tainted) OR v.id IN (SELECT parent_id FROM model_version WHERE id = ANY(:made))) ORDER BY m.name, v.number
+        """)
+    rows = session.execute(statement, {"tainted": list(tainted), "made": list(made)})
+    return [(row.name, row.number, row.status, row.destroy_by) for row in rows]
+
+
+# --- jobs ------------------------------------------------------------------------------------------------------------------------------
+
+
+def jobs_of_request(session: Session, request_id: UUID) -> list[Job]:
+    """Return the jobs that serve a request now, locked in the order of their ids."""
+    wanted = select(JobTarget.job_id).join(Target, Target.id == JobTarget.target_id).where(Target.request_id == request_id, JobTarget.active)
+    return list(session.scalars(select(Job).where(Job.id.in_(wanted)).order_by(Job.id).with_for_update().execution_options(**FRESH)))
+
+
+def leave_job(session: Session, job_id: UUID, target_ids: Sequence[UUID]) -> int:
+    """Take targets out of a job; return how many active ones it has left."""
+    statement = update(JobTarget).where(JobTarget.job_id == job_id, JobTarget.target_id.in_(target_ids)).values(active=False)
+    session.execute(statement, execution_options=QUIET)
+    return session.execute(select(func.count()).select_from(JobTarget).where(JobTarget.job_id == job_id, JobTarget.active)).scalar_one()
+
+
+def active_targets_of_job(session: Session, job_id: UUID) -> list[Target]:
+    """Return the targets that a job serves now."""
+    query = select(Target).join(JobTarget, JobTarget.target_id == Target.id).where(JobTarget.job_id == job_id, JobTarget.active)
+    return list(session.scalars(query.order_by(Target.id).execution_options(**FRESH)))
+
+
+def cancel_job(session: Session, job_id: UUID) -> None:
+    """End a job that nobody runs."""
+    statement = update(Job).where(Job.id == job_id)
+    session.execute(statement.values(state="cancelled", attention=None, finished_at=func.clock_timestamp()), execution_options=QUIET)
+
+
+def ask_to_stop(session: Session, job_id: UUID) -> None:
+    """Ask the runner of a job to stop."""
+    statement = update(Job).where(Job.id == job_id).values(cancel_requested_at=func.coalesce(Job.cancel_requested_at, func.clock_timestamp()))
+    session.execute(statement, execution_options=QUIET)
+
+
+def job(session: Session, job_id: UUID, *, lock: bool = False) -> Job | None:
+    """Return a job."""
+    query = select(Job).where(Job.id == job_id).execution_options(**FRESH)
+    return session.scalars(query.with_for_update() if lock else query).one_or_none()
+
+
+def job_page(session: Session, filters: JobFilters, limit: int, after: Key | None, *, newest_first: bool) -> list[Job]:
+    """Return at most `limit` jobs by creation time."""
+    query = select(Job)
+    if filters.request_id is not None:
+        served = select(JobTarget.job_id).join(Target, Target.id == JobTarget.target_id).where(Target.request_id == filters.request_id)
+        query = query.where(Job.id.in_(served))
+    if filters.model is not None:
+        named = Model.id == filters.model if isinstance(filters.model, UUID) else Model.name == filters.model
+        query = query.where(select(Model.id).where(Model.id == Job.model_id, named).exists())
+    if filters.kind is not None:
+        query = query.where(Job.kind == filters.kind)
+    if filters.state is not None:
+        query = query.where(Job.state == filters.state)
+    if after is not None:
+        key = tuple_(Job.created_at, Job.id)
+        query = query.where(key < tuple_(*after) if newest_first else key > tuple_(*after))
+    order = (Job.created_at, Job.id)
+    return list(session.scalars(query.order_by(*(column.desc() if newest_first else column for column in order)).limit(limit)))
+
+
+def job_names(session: Session, jobs: Sequence[Job]) -> tuple[dict[UUID, str], dict[UUID, int], dict[UUID, list[tuple[UUID, UUID]]]]:
+    """Return, for jobs, model names by id, version numbers by id, and (target, request) pairs by job."""
+    models = {row.id: row.name for row in session.execute(select(Model.id, Model.name).where(Model.id.in_([one.model_id for one in jobs])))}
+    bases = [one.base_version_id for one in jobs if one.base_version_id is not None]
+    numbers = {row.id: row.number for row in session.execute(select(ModelVersion.id, ModelVersion.number).where(ModelVersion.id.in_(bases)))}
+    served: dict[UUID, list[tuple[UUID, UUID]]] = {one.id: [] for one in jobs}
+    query = select(JobTarget.job_id, Target.id, Target.request_id).join(Target, Target.id == JobTarget.target_id)
+    for row in session.execute(query.where(JobTarget.job_id.in_(list(served))).order_by(Target.id)):
+        served[row[0]].append((row[1], row[2]))
+    return models, numbers, served
+
+
+def queue_position(session: Session, one: Job) -> int:
+    """Return how many queued jobs of the tenant stand before a queued job in its queue."""
+    before = text("""
+        SELECT count(*) FROM job WHERE tenant_id = :tenant AND queue = :queue AND state = 'queued' AND id <> :id
+           AND (priority, COALESCE(due_at, 'infinity'), run_after, id) < (:priority, COALESCE(CAST(:due AS timestamptz), 'infinity'), :run_after, :id)
+        """)
+    values = {"tenant": one.tenant_id, "queue": one.queue, "id": one.id, "priority": one.priority, "due": one.due_at, "run_after": one.run_after}
+    return session.execute(before, values).scalar_one()
+
+
+def queued_before(session: Session, model_id: UUID) -> int:
+    """Return how many jobs of a model wait or run."""
+    query = select(func.count()).select_from(Job).where(Job.model_id == model_id, Job.finished_at.is_(None))
+    return session.execute(query).scalar_one()
+
+
+def attempts(session: Session, job_id: UUID) -> list[JobAttempt]:
+    """Return the claims of a job, oldest first."""
+    return list(session.scalars(select(JobAttempt).where(JobAttempt.job_id == job_id).order_by(JobAttempt.attempt).execution_options(**FRESH)))
+
+
+def steps(session: Session, job_id: UUID) -> list[JobStep]:
+    """Return the steps of a job, oldest first."""
+    query = select(JobStep).where(JobStep.job_id == job_id).order_by(JobStep.started_at, JobStep.attempt).execution_options(**FRESH)
+    return list(session.scalars(query))
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------------------------
+
+_ESTIMATE = """COALESCE((SELECT percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM a.ended_at - a.started_at))
+     FROM job_attempt a JOIN job j ON j.id = a.job_id WHERE j.model_id = {model} AND j.kind = 'unlearn' AND a.outcome = 'succeeded'
+    HAVING count(*) >= 3), 60)"""
+_DUE = f"""
+WITH due AS (
+    SELECT t.tenant_id, t.model_id, r.method, r.params, (r.scope->>'kind' = 'class_labels') AS by_class, min(t.queued_at) AS first_at,
+           min(t.due_at) AS first_due, count(*) AS n, p.id AS policy_id, p.batch_window AS w, p.min_subjects AS mn, p.max_batch AS mx,
+           make_interval(secs => CAST({_ESTIMATE.format(model="t.model_id")} AS float)) AS estimate
+      FROM target t JOIN deletion_request r ON r.id = t.request_id JOIN policy p ON p.id = r.policy_id
+     WHERE t.tenant_id = :tenant AND t.state = 'queued' AND r.state = 'in_progress'
+       AND NOT EXISTS (SELECT 1 FROM job_target x WHERE x.target_id = t.id AND x.active)
+     GROUP BY t.tenant_id, t.model_id, r.method, r.params, by_class, p.id)
+SELECT * FROM due WHERE (n >= mx OR (n >= mn AND clock_timestamp() >= first_at + w) OR clock_timestamp() >= first_due - 3 * estimate - interval '2 days')
+   AND NOT EXISTS (SELECT 1 FROM job j WHERE j.model_id = due.model_id AND j.kind IN ('train','unlearn')
+        AND (j.state IN ('queued','running','verifying','publishing') OR j.attention = 'awaiting_release'))
+ ORDER BY first_due, model_id, by_class DESC
+"""  # noqa: S608  no value is formatted in
+
+
+def due_batches(session: Session, tenant_id: UUID) -> Sequence[Any]:
+    """Return the batches of a tenant whose window has closed, on models that no job holds."""
+    return session.execute(text(_DUE), {"tenant": tenant_id}).all()
+
+
+def lock_model(session: Session, model_id: UUID) -> Model:
+    """Return a model, locked: only one transaction at a time opens a job on it."""
+    return session.scalars(select(Model).where(Model.id == model_id).with_for_update().execution_options(**FRESH)).one()
+
+
+def model_is_busy(session: Session, model_id: UUID) -> bool:
+    """Say whether a job on a model is open."""
+    statement = text("""SELECT EXISTS (SELECT 1 FROM job j WHERE j.model_id = :model AND j.kind IN ('train','unlearn')
+        AND (j.state IN ('queued','running','verifying','publishing') OR j.attention = 'awaiting_release'))""")
+    return session.execute(statement, {"model": model_id}).scalar_one()
+
+
+def take_targets(session: Session, batch: Any, limit: int) -> list[Target]:
+    """Return queued targets of a batch, earliest due first, locked; those that another transaction holds are left to it."""
+    free = text("NOT EXISTS (SELECT 1 FROM job_target x WHERE x.target_id = target.id AND x.active)")
+    is_class = DeletionRequest.scope["kind"].astext == "class_labels"
+    query = (
+        select(Target)
+        .join(DeletionRequest, DeletionRequest.id == Target.request_id)
+        .where(
+            Target.tenant_id == batch.tenant_id,
+            Target.model_id == batch.model_id,
+            Target.state == "queued",
+            DeletionRequest.state == "in_progress",
+            DeletionRequest.method == batch.method,
+            DeletionRequest.params == batch.params,
+            DeletionRequest.policy_id == batch.policy_id,
+            is_class if batch.by_class else ~is_class,
+            free,
+        )
+        .order_by(Target.due_at, Target.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True, of=Target)
+        .execution_options(**FRESH)
+    )
+    return list(session.scalars(query))
+
+
+def sources(session: Session, target_ids: Sequence[UUID]) -> dict[UUID, UUID]:
+    """Return, per target, the newest ready dataset version that holds all its records, of the dataset with most of them.
+
+    A record is gone from the version on that the job which forgot it elsewhere, or an upload, has closed; that is read from the ledger and
+    from the request's own note (`details.ends`).
+    """
+    statement = text("""
+        WITH part AS (SELECT r.target_id, r.dataset_id, count(DISTINCT r.record_hmac) AS n, min(e.number) AS erased
+              FROM target_record r
+              LEFT JOIN forget_ledger f ON f.tenant_id = r.tenant_id AND f.dataset_id = r.dataset_id AND f.record_hmac = r.record_hmac
+              LEFT JOIN model_version v ON v.id = f.version_id
+              LEFT JOIN dataset_version e ON e.produced_by_job_id = v.job_id AND e.dataset_id = r.dataset_id
+             WHERE r.target_id = ANY(:ids) GROUP BY r.target_id, r.dataset_id)
+        SELECT DISTINCT ON (p.target_id) p.target_id, d.id
+          FROM part p JOIN target t ON t.id = p.target_id JOIN deletion_request q ON q.id = t.request_id
+          JOIN dataset_version d ON d.dataset_id = p.dataset_id AND d.status = 'ready'
+           AND d.number < COALESCE(p.erased, 2147483647)
+           AND d.number < COALESCE((q.details->'ends'->>CAST(p.dataset_id AS text))::int, 2147483647)
+         ORDER BY p.target_id, p.n DESC, d.number DESC
+        """)
+    return {row.target_id: row.id for row in session.execute(statement, {"ids": list(target_ids)})}
+
+
+def batch_records(session: Session, target_ids: Sequence[UUID]) -> int:
+    """Return how many distinct records targets name."""
+    query = select(func.count(func.distinct(TargetRecord.record_hmac))).where(TargetRecord.target_id.in_(target_ids))
+    return session.execute(query).scalar_one()
+
+
+def estimate_s(session: Session, model_id: UUID) -> float:
+    """Return the 95th percentile of a model's past unlearning attempts in seconds, 60 with fewer than three."""
+    return float(session.execute(text(f"SELECT {_ESTIMATE.format(model=':model')}"), {"model": model_id}).scalar_one())  # noqa: S608  a bound name
+
+
+def tenants_waiting(session: Session) -> list[UUID]:
+    """Return the tenants with queued targets; for control, which sees all."""
+    return list(session.scalars(select(Target.tenant_id).where(Target.state == "queued").distinct()))
+
+
+def is_terminal(state: str) -> bool:
+    """Say whether a request in this state is closed."""
+    return state in TERMINAL_REQUEST

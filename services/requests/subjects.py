@@ -1,0 +1,209 @@
+"""From the scope of a request to the records it names and the model versions that learned from them."""
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import rfc8785
+from sqlalchemy.orm import Session
+
+from services.datasets import repository as datasets
+from services.datasets.forms import Hit
+from services.datasets.identifiers import record_digest, subject_digest
+from services.errors import EmptyForgetSet, ForgetSetIsEverything, InvalidInput, RecordsNotFound, UnknownDataset, UnknownModel
+from services.model_versions import repository as models
+from services.requests.forms import ClassScope, NewRequest, OtherScope, RecordsScope, SubjectScope
+from services.requests.views import DatasetHit
+
+_OTHER = {
+    "target_range": "it needs a model of task regression, which no worker of this deployment offers",
+    "entity": "it needs a model of a generative or recommendation task, which no worker of this deployment offers",
+    "manifest": "uploads of record lists are not offered by this deployment; name up to 10 000 records with scope kind records",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tainted:
+    """A model and the versions of it, still held, that learned from the records."""
+
+    model_id: UUID
+    model: str
+    task: str
+    current_version_id: UUID | None
+    versions: tuple[UUID, ...]
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """What a scope comes to. `digests` are the keyed digests of the records by dataset; `scope_hmac` is equal for equal scopes of one tenant."""
+
+    kind: str
+    hits: tuple[Hit, ...] = field(repr=False)
+    labels: tuple[str, ...]
+    tainted: tuple[Tainted, ...]
+    digests: dict[UUID, list[bytes]] = field(repr=False)
+    datasets: tuple[DatasetHit, ...]
+    commitment: str
+    scope_hmac: bytes = field(repr=False)
+
+    @property
+    def granularity(self) -> str:
+        """`class` or `records`, as the router and the policy call it."""
+        return "class" if self.kind == "class_labels" else "records"
+
+
+def locate(session: Session, body: NewRequest, key: bytes) -> Located:
+    """Resolve the scope of a request under K_tenant.
+
+    Raises: UnknownDataset, UnknownModel, RecordsNotFound, EmptyForgetSet, ForgetSetIsEverything; InvalidInput for a kind not offered here.
+    A person whom no dataset knows is no error: the result holds no record.
+    """
+    scope = body.scope
+    if isinstance(scope, OtherScope):
+        raise InvalidInput(detail=f"scope kind {scope.kind} cannot be served: {_OTHER[scope.kind]}.")
+    if isinstance(scope, SubjectScope):
+        hits, rows, identity = _subject(session, scope, key)
+        labels: tuple[str, ...] = ()
+    elif isinstance(scope, RecordsScope):
+        hits, rows, identity = _records(session, scope, key)
+        labels = ()
+    else:
+        hits, rows, identity = _classes(session, scope)
+        labels = tuple(sorted(set(scope.labels)))
+    tainted = _narrow(session, body, _merge(rows))
+    _refuse_everything(session, hits)
+    digests: dict[UUID, list[bytes]] = {}
+    for hit in hits:
+        digests.setdefault(hit.dataset_id, []).append(record_digest(key, hit.dataset_id, hit.record_id))
+    named = {"kind": scope.kind, "identity": identity, "models": sorted(str(one) for one in body.models) if body.models is not None else None}
+    return Located(
+        kind=scope.kind,
+        hits=tuple(hits),
+        labels=labels,
+        tainted=tainted,
+        digests=digests,
+        datasets=_dataset_hits(session, hits),
+        commitment=commitment(digests),
+        scope_hmac=hmac.digest(key, b"scope\x00" + rfc8785.dumps(named), hashlib.sha256),
+    )
+
+
+def commitment(digests: dict[UUID, list[bytes]]) -> str:
+    """Return the SHA-256 (hex) over the sorted pairs of dataset id and keyed digest."""
+    total = hashlib.sha256()
+    for dataset_id in sorted(digests):
+        for digest in sorted(digests[dataset_id]):
+            total.update(dataset_id.bytes + digest)
+    return total.hexdigest()
+
+
+def _subject(session: Session, scope: SubjectScope, key: bytes) -> tuple[list[Hit], Sequence[Any], Any]:
+    if not scope.identifiers:
+        raise InvalidInput(detail="a subject needs at least one identifier.")
+    digests = sorted({subject_digest(key, one) for one in scope.identifiers})
+    return datasets.hits_of_subject(session, digests), models.tainted_by_subject(session, digests), [one.hex() for one in digests]
+
+
+def _records(session: Session, scope: RecordsScope, key: bytes) -> tuple[list[Hit], Sequence[Any], Any]:
+    dataset_id, name = _dataset(session, scope.dataset)
+    ids = sorted(set(scope.ids))
+    if not ids:
+        raise EmptyForgetSet(dataset=name)
+    hits = datasets.hits_of_records(session, dataset_id, ids)
+    if len(hits) != len(ids):
+        raise RecordsNotFound(count=len(ids) - len(hits), dataset=name)
+    identity = [dataset_id.hex, hashlib.sha256(b"".join(sorted(record_digest(key, dataset_id, one) for one in ids))).hexdigest()]
+    return hits, models.tainted_by_records(session, dataset_id, ids), identity
+
+
+def _classes(session: Session, scope: ClassScope) -> tuple[list[Hit], list[Any], Any]:
+    labels = sorted(set(scope.labels))
+    held = [_dataset(session, scope.dataset)] if scope.dataset is not None else _datasets_of_model(session, scope.model)
+    if not labels:
+        raise EmptyForgetSet(dataset=held[0][1])
+    hits: list[Hit] = []
+    rows: list[Any] = []
+    for dataset_id, _ in held:
+        hits += datasets.hits_of_labels(session, dataset_id, labels)
+        rows += models.tainted_by_labels(session, dataset_id, labels)
+    missing = len(labels) - len({hit.label for hit in hits})
+    if missing:
+        raise RecordsNotFound(count=missing, dataset=held[0][1])
+    return hits, rows, [sorted(dataset_id.hex for dataset_id, _ in held), labels]
+
+
+def _dataset(session: Session, dataset: str | UUID) -> tuple[UUID, str]:
+    found = datasets.find(session, dataset)
+    if found is None:
+        raise UnknownDataset(dataset=str(dataset))
+    return found.id, found.name
+
+
+def _datasets_of_model(session: Session, model: str | UUID | None) -> list[tuple[UUID, str]]:
+    if model is None:
+        raise InvalidInput(detail="scope kind class_labels needs a dataset or a model.")
+    found = models.find(session, model)
+    if found is None:
+        raise UnknownModel(model=str(model))
+    learned = models.learned_from(session, [found.current_version_id])[found.current_version_id] if found.current_version_id else []
+    if not learned:
+        raise InvalidInput(detail="this deployment holds no data of that model; a class request needs the dataset it learned from.")
+    return sorted({(one.dataset_id, one.dataset) for one in learned})
+
+
+def _merge(rows: Sequence[Any]) -> list[Tainted]:
+    merged: dict[UUID, Tainted] = {}
+    for row in rows:
+        pairs = dict(zip(row.versions, row.numbers, strict=True))
+        if row.model_id in merged:
+            pairs |= dict(zip(merged[row.model_id].versions, merged[row.model_id].numbers, strict=True))
+        ordered = sorted(pairs, key=lambda version: pairs[version])
+        numbers = tuple(pairs[version] for version in ordered)
+        merged[row.model_id] = Tainted(row.model_id, row.model, row.task, row.current_version_id, tuple(ordered), numbers)
+    return sorted(merged.values(), key=lambda one: one.model)
+
+
+def _narrow(session: Session, body: NewRequest, tainted: list[Tainted]) -> tuple[Tainted, ...]:
+    """Keep the models that the caller named; the caller says why in `note`."""
+    if body.models is None:
+        return tuple(tainted)
+    if not body.note:
+        raise InvalidInput(detail="narrowing a request to some models needs the member note with the reason.")
+    wanted: set[UUID] = set()
+    for name in body.models:
+        found = models.find(session, name)
+        if found is None:
+            raise UnknownModel(model=str(name))
+        wanted.add(found.id)
+    return tuple(one for one in tainted if one.model_id in wanted)
+
+
+def _refuse_everything(session: Session, hits: Sequence[Hit]) -> None:
+    latest = datasets.latest_ready(session, sorted({hit.dataset_id for hit in hits}))
+    for dataset_id, version in latest.items():
+        present = sum(1 for hit in hits if hit.dataset_id == dataset_id and holds(hit, version.number))
+        if present and present == version.records:
+            found = datasets.find(session, dataset_id)
+            raise ForgetSetIsEverything(dataset=found.name if found else str(dataset_id))
+
+
+def holds(hit: Hit, number: int) -> bool:
+    """Say whether a version number holds a record."""
+    return hit.first <= number and (hit.end is None or number < hit.end)
+
+
+def _dataset_hits(session: Session, hits: Sequence[Hit]) -> tuple[DatasetHit, ...]:
+    spans: dict[UUID, set[tuple[int, int | None]]] = {}
+    for hit in hits:
+        spans.setdefault(hit.dataset_id, set()).add((hit.first, hit.end))
+    numbers: dict[UUID, list[int]] = {dataset_id: [] for dataset_id in spans}
+    for dataset_id, number in datasets.ready_numbers(session, sorted(spans)):
+        if any(first <= number and (end is None or number < end) for first, end in spans[dataset_id]):
+            numbers[dataset_id].append(number)
+    found = {dataset_id: datasets.find(session, dataset_id) for dataset_id in spans}
+    named = [DatasetHit(row.name, dataset_id, tuple(numbers[dataset_id])) for dataset_id, row in found.items() if row is not None]
+    return tuple(sorted(named, key=lambda one: one.dataset))

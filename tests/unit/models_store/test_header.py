@@ -3,6 +3,7 @@ import os
 import pickle
 import struct
 import zipfile
+from math import prod
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 
 from models_store.errors import Refused
-from models_store.header import HEADER_BYTES, TENSORS, TensorSpec, check_header
+from models_store.header import HEADER_BYTES, ITEM_BYTES, TENSORS, TensorSpec, check_header
 from models_store.sandbox import check_header_apart
 
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -276,3 +277,31 @@ def test_any_bytes_are_either_refused_or_read_as_the_library_reads_them(path, he
     except SafetensorError:
         pytest.fail("our gate let a file through that the library refuses")
     assert specs == sorted(read)
+
+
+@st.composite
+def tiling_headers(draw):
+    """Headers whose spans tile the data, the entries in any order."""
+    named = draw(
+        st.dictionaries(st.from_regex(r"[A-Za-z0-9_.-]{1,6}", fullmatch=True), st.tuples(st.sampled_from(sorted(ITEM_BYTES)), dimensions), max_size=5)
+    )
+    header, at = {}, 0
+    for name, (dtype, shape) in named.items():
+        end = at + prod(shape) * ITEM_BYTES[dtype]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, end]}
+        at = end
+    return dict(draw(st.permutations(list(header.items())))), at
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@given(tiling=tiling_headers(), surplus=st.integers(-1, 1))
+def test_a_header_that_tiles_its_file_is_read_and_one_byte_more_or_less_is_refused(path, tiling, surplus):
+    header, data_bytes = tiling
+    file_of(path, header, bytes(max(0, data_bytes + surplus)))
+
+    if surplus and data_bytes + surplus >= 0:
+        assert gate_of(path) == "layout-refused"
+        return
+    assert check_header(path, None) == sorted(TensorSpec(name, entry["dtype"], tuple(entry["shape"])) for name, entry in header.items())
+    with safe_open(path, "numpy") as library:
+        assert sorted(library.keys()) == sorted(header)

@@ -25,9 +25,9 @@ class _CachedTask(Task):
 
     def __init__(self, inner: Task, batch_size: int) -> None:
         super().__init__(inner.outputs, label_smoothing=inner.label_smoothing)
-        self.name = inner.name
-        self.modalities = inner.modalities
-        self.loss_unit = inner.loss_unit
+        self.name = inner.name  # pyright: ignore[reportAttributeAccessIssue]  the wrapper speaks for the task it wraps
+        self.modalities = inner.modalities  # pyright: ignore[reportAttributeAccessIssue]  the wrapper speaks for the task it wraps
+        self.loss_unit = inner.loss_unit  # pyright: ignore[reportAttributeAccessIssue]  the wrapper speaks for the task it wraps
         self._inner = inner
         self._batch_size = batch_size
         self._held: dict[tuple[int, tuple[str, ...]], tuple[nn.Module, Tensor]] = {}

@@ -13,6 +13,7 @@ from services.verification.statistics.intervals import Interval, clopper_pearson
 from services.verification.statistics.scores import Floats
 
 CELLS = 4_000_000
+EDGE = 1e-9  # at areas of 0 and 1 the equation of the score interval has a second, trivial root
 
 
 def _normalised(weights: ArrayLike | None, count: int) -> Floats:
@@ -65,8 +66,8 @@ def _score_interval(area: float, m: float, n: float, z: float) -> Interval:
         variance = theta * (1 - theta) * (1 + half * (1 - theta) / (2 - theta) + half * theta / (1 + theta)) / (m * n)
         return theta - area + sign * z * float(np.sqrt(max(variance, 0.0)))
 
-    low = 0.0 if area <= 0 else root(lambda t: gap(t, 1.0), 0.0, area)
-    high = 1.0 if area >= 1 else root(lambda t: gap(t, -1.0), area, 1.0)
+    low = 0.0 if area <= 0 else root(lambda t: gap(t, 1.0), 0.0, min(area, 1.0 - EDGE))
+    high = 1.0 if area >= 1 else root(lambda t: gap(t, -1.0), max(area, EDGE), 1.0)
     return Interval(low, high)
 
 

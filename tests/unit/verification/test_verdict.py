@@ -1,0 +1,323 @@
+"""The verdict on readings that are written by hand, and on readings of models whose outputs are known."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from services.learning.run import Run
+from services.verification import wording
+from services.verification.evaluation import evaluate
+from services.verification.metric import Models
+from services.verification.reading import Measured, Reading, Unmeasured
+from services.verification.verdict import IntegrityFacts, judge
+from tests.unit.verification.worlds import TASK, FixedLogits, logits_for, split_of, splits_of
+
+torch.set_num_threads(1)
+
+SOUND = IntegrityFacts(finite=True, differs_from_parent=True, plan_precedes_run=True, fresh_start=False, forget_read=True, guarantee="approximate")
+EXACT = dataclasses.replace(SOUND, guarantee="exact", fresh_start=True, forget_read=False, version="7", records=10)
+ACCURACY = {"kind": "metric", "name": "accuracy", "split": "forget_train", "direction": "band", "epsilon": 0.05, "gate": True}
+ATTACK = {"kind": "attack", "name": "mia_v2", "split": "forget_train", "direction": "band", "epsilon": 0.05, "gate": True}
+RETAINED = {"kind": "attack", "name": "mia_v2", "split": "retain_train", "direction": "max", "epsilon": 0.02, "gate": True}
+
+
+def plan_of(*entries, **more):
+    return {
+        "reference": "retrained",
+        "level": 0.9,
+        "alpha": 0.05,
+        "readings": list(entries),
+        "seeds": {"train": 1, "unlearn": 2, "evaluate": 3},
+        **more,
+    }
+
+
+def number(value, half=0.01, n=500, detail=None):
+    return Reading(value, value - half, value + half, 0.9, n, detail or {})
+
+
+def measured(entry, *, before=0.95, after=0.51, reference=0.5, half=0.01, n=500, **more):
+    paired = more.pop("paired", number(after - reference, half, n))
+    return Measured(
+        entry["kind"], entry["name"], entry["split"], number(before), number(after), number(reference), paired, "band", entry["epsilon"], **more
+    )
+
+
+def utility(drop, *, half=0.004, classes=None):
+    change = Reading(-drop, -drop - half, -drop + half, 0.9, 2000, {"per_class": classes or {}})
+    return Measured("metric", "accuracy", "retain_test", number(0.9), number(0.9 - drop), number(0.9), number(0.0), change=change)
+
+
+def test_a_model_inside_its_band_passes_and_the_sentence_says_what_would_have_been_noticed():
+    found = judge(plan_of(ACCURACY, ATTACK, set_on="2026-03-01"), [measured(ACCURACY), measured(ATTACK)], SOUND)
+
+    assert found.verdict == "passed"
+    assert found.sentence == (
+        "In 2 tests, the new model behaved like a model retrained without these records within the limits set on 2026-03-01. "
+        "The tests would have noticed a difference larger than 0.05. This is evidence, not proof of absence."
+    )
+    assert [state.state for state in found.states] == ["inside", "inside"]
+    assert found.detectable == 0.05
+
+
+def test_a_reading_above_the_band_fails_as_a_leak():
+    found = judge(plan_of(ACCURACY), [measured(ACCURACY, after=0.7)], SOUND)
+
+    assert (found.verdict, found.codes) == ("failed", ("leak",))
+    assert found.sentence.startswith("The new model was not published: the tests show that it still treats")
+
+
+def test_an_attack_far_below_the_reference_fails_as_over_unlearned_however_private_it_looks():
+    found = judge(plan_of(ACCURACY, ATTACK), [measured(ACCURACY), measured(ATTACK, after=1e-5)], SOUND)
+
+    assert (found.verdict, found.codes) == ("failed", ("over_unlearned",))
+
+
+def test_leaks_and_over_forgetting_are_not_averaged_away():
+    found = judge(plan_of(ACCURACY, ATTACK), [measured(ACCURACY, after=0.7), measured(ATTACK, after=0.3)], SOUND)
+
+    assert found.codes == ("leak", "over_unlearned")
+
+
+def test_a_low_score_of_a_metric_that_rises_with_forgetting_is_a_leak():
+    entry = {**ACCURACY, "name": "zrf"}
+
+    found = judge(plan_of(entry), [measured(entry, before=0.2, after=0.2, leak_side="below")], SOUND)
+
+    assert found.codes == ("leak",)
+
+
+def test_a_distance_takes_its_meaning_from_the_readings_that_have_a_sign():
+    entry = {"kind": "metric", "name": "js_divergence", "split": "forget_train", "direction": "max", "epsilon": 0.05, "gate": True}
+    distance = measured(entry, before=0.8, after=0.4, reference=0.05, leak_side="unsigned")
+
+    over = judge(plan_of(entry), [distance, measured(ATTACK, after=0.3)], SOUND)
+    leak = judge(plan_of(entry), [distance, measured(ATTACK, after=0.7)], SOUND)
+
+    assert (over.codes, leak.codes) == (("over_unlearned",), ("leak",))
+
+
+def test_a_small_distance_passes_because_only_its_upper_side_is_bounded():
+    entry = {"kind": "metric", "name": "js_divergence", "split": "forget_train", "direction": "max", "epsilon": 0.05, "gate": True}
+
+    found = judge(plan_of(entry), [measured(entry, before=0.8, after=0.0, reference=0.3, leak_side="unsigned")], SOUND)
+
+    assert found.verdict == "passed"
+
+
+def test_an_interval_that_straddles_an_edge_is_inconclusive():
+    found = judge(plan_of(ACCURACY), [measured(ACCURACY, after=0.54, half=0.03)], SOUND)
+
+    assert (found.verdict, found.states[0].state) == ("inconclusive", "undecided")
+    assert "cannot tell the new model from, nor equate it with" in found.sentence
+    assert "Not detected with this power" in found.sentence
+
+
+def test_failing_is_corrected_for_the_number_of_tests_and_passing_is_not():
+    barely = measured(ACCURACY, after=0.5705, half=0.02)
+    others = [{**ATTACK, "name": f"attack_{i}"} for i in range(9)]
+    calm = [measured(entry) for entry in others]
+
+    alone = judge(plan_of(ACCURACY), [barely], SOUND)
+    among_ten = judge(plan_of(ACCURACY, *others), [barely, *calm], SOUND)
+    at_the_second_look = judge(plan_of(ACCURACY, looks=2), [barely], SOUND)
+
+    assert (alone.verdict, among_ten.verdict, at_the_second_look.verdict) == ("failed", "inconclusive", "inconclusive")
+
+
+def test_a_reading_whose_band_holds_the_original_does_not_count():
+    blind = measured(ATTACK, before=0.52)
+
+    alone = judge(plan_of(ATTACK), [blind], SOUND)
+    beside = judge(plan_of(ATTACK, ACCURACY), [blind, measured(ACCURACY)], SOUND)
+
+    assert (alone.verdict, alone.codes, alone.states[0].state) == ("inconclusive", ("cannot_pass",), "insensitive")
+    assert "The request goes to an exact retrain." in alone.sentence
+    assert beside.verdict == "passed"
+    assert beside.sentence.startswith("In 1 test,")
+
+
+def test_an_insensitive_reading_can_still_fail():
+    found = judge(plan_of(ATTACK), [measured(ATTACK, before=0.52, after=0.2)], SOUND)
+
+    assert found.codes == ("over_unlearned",)
+
+
+def test_a_plan_without_a_gate_on_forgotten_records_cannot_pass():
+    found = judge(plan_of({**ACCURACY, "gate": False}), [measured(ACCURACY)], SOUND)
+
+    assert (found.verdict, found.codes) == ("inconclusive", ("cannot_pass",))
+
+
+def test_fewer_than_sixteen_records_never_pass():
+    found = judge(plan_of(ACCURACY), [measured(ACCURACY, n=10, half=0.0, after=0.5)], SOUND)
+
+    assert (found.verdict, found.states[0].reason) == ("inconclusive", "too_few_records")
+
+
+def test_without_a_reference_a_gate_is_null_with_its_reason():
+    reading = dataclasses.replace(measured(ACCURACY), reference=Unmeasured("no_retrained_reference"), paired=None)
+
+    found = judge(plan_of(ACCURACY), [reading], SOUND)
+
+    assert (found.verdict, found.states[0].state, found.states[0].reason) == ("inconclusive", "null", "no_retrained_reference")
+    assert "No retrained reference was available." in found.sentence
+
+
+def test_a_reading_on_another_split_does_not_stand_in_for_the_planned_one():
+    elsewhere = dataclasses.replace(measured(ACCURACY), split="forget_test")
+
+    found = judge(plan_of(ACCURACY), [elsewhere], SOUND)
+
+    assert (found.verdict, found.states[0].reason) == ("inconclusive", "not_measured")
+
+
+def test_the_band_is_the_plans_even_where_a_reading_claims_a_wider_one():
+    found = judge(plan_of(ACCURACY), [dataclasses.replace(measured(ACCURACY, after=0.7), epsilon=0.5, gate=False)], SOUND)
+
+    assert found.verdict == "failed"
+
+
+def test_the_band_is_never_narrower_than_two_retrained_models_differ():
+    reading = measured(ACCURACY, after=0.57, floor=0.1)
+
+    assert judge(plan_of(ACCURACY), [reading], SOUND).states[0].epsilon == 0.1
+    assert judge(plan_of(ACCURACY), [dataclasses.replace(reading, floor=0.4)], SOUND).states[0].epsilon == 0.15
+
+
+def test_a_drop_on_retained_classes_fails_only_when_it_is_shown_to_exceed_the_floor():
+    plan = plan_of(ACCURACY, utility={"total": 0.01, "worst_class": 0.03})
+
+    assert judge(plan, [measured(ACCURACY), utility(0.03)], SOUND).codes == ("utility",)
+    assert judge(plan, [measured(ACCURACY), utility(0.012)], SOUND).verdict == "passed"
+    assert judge(plan, [measured(ACCURACY)], SOUND).verdict == "inconclusive"
+
+
+def test_one_ruined_class_fails_though_the_total_holds():
+    plan = plan_of(ACCURACY, utility={"total": 0.01, "worst_class": 0.03})
+    classes = {"3": {"value": -0.3, "low": -0.36, "high": -0.24, "n": 100}, "4": {"value": 0.0, "low": -0.02, "high": 0.02, "n": 100}}
+
+    assert judge(plan, [measured(ACCURACY), utility(0.0, classes=classes)], SOUND).codes == ("utility",)
+
+
+def test_a_rise_of_the_attack_on_retained_records_fails_as_a_retain_leak():
+    rising = Measured("attack", "mia_v2", "retain_train", number(0.5), number(0.6), number(0.5), change=number(0.1))
+    falling = dataclasses.replace(rising, change=number(-0.1))
+
+    assert judge(plan_of(ACCURACY, RETAINED), [measured(ACCURACY), rising], SOUND).codes == ("retain_leak",)
+    assert judge(plan_of(ACCURACY, RETAINED), [measured(ACCURACY), falling], SOUND).verdict == "passed"
+
+
+@pytest.mark.parametrize("fact", [{"finite": False}, {"differs_from_parent": False}, {"plan_precedes_run": False}])
+def test_a_run_that_cannot_be_confirmed_fails_whatever_the_readings_say(fact):
+    found = judge(plan_of(ACCURACY), [measured(ACCURACY)], dataclasses.replace(SOUND, **fact))
+
+    assert (found.verdict, found.codes) == ("failed", ("integrity",))
+    assert "A person has to look" in found.sentence
+
+
+def test_an_exact_run_passes_on_its_process_and_prints_the_other_readings():
+    found = judge(plan_of(ACCURACY), [measured(ACCURACY, after=0.7)], EXACT)
+
+    assert found.verdict == "passed"
+    assert found.sentence.startswith("Version 7 was computed from a fresh start")
+    assert "without reading the 10 listed records" in found.sentence
+    assert found.states[0].state == "outside"
+
+
+@pytest.mark.parametrize("fact", [{"fresh_start": False}, {"forget_read": True}])
+def test_an_exact_claim_without_its_process_fails(fact):
+    assert judge(plan_of(ACCURACY), [measured(ACCURACY)], dataclasses.replace(EXACT, **fact)).codes == ("integrity",)
+
+
+def test_an_exact_run_fails_on_utility():
+    plan = plan_of(ACCURACY, utility={"total": 0.01, "worst_class": 0.03})
+
+    assert judge(plan, [measured(ACCURACY), utility(0.2)], EXACT).codes == ("utility",)
+
+
+def test_suppression_says_that_the_representation_may_hold_it():
+    found = judge(plan_of(ACCURACY), [measured(ACCURACY)], dataclasses.replace(SOUND, guarantee="suppression"))
+
+    assert "representation may still hold" in found.sentence
+
+
+def test_no_sentence_claims_more_than_was_measured():
+    constants = [value for name, value in vars(wording).items() if name.isupper()]
+    texts = [text for value in constants for text in (value.values() if isinstance(value, dict) else [value])]
+
+    assert len(texts) > 15
+    for text in texts:
+        assert not re.search(r"data is gone|removed from the model|\bsafe\b|guarantee", text, re.IGNORECASE), text
+
+
+def test_a_reading_survives_its_json_form():
+    reading = dataclasses.replace(measured(ACCURACY), reference=Unmeasured("no_retrained_reference"), paired=None, floor=0.02)
+
+    assert Measured.from_dict(reading.as_dict()) == reading
+
+
+def world(n, rng, *, classes=10):
+    """A population on which the original knows the forget set and retrained models do not."""
+    labels = {name: np.arange(count) % classes for name, count in (("forget", n), ("attack", 1200), ("held", 600))}
+    every = np.concatenate([labels["forget"], labels["attack"], labels["held"]])
+
+    def model(forget_accuracy, confidence, base):
+        z = logits_for(every, right=0.8, rng=np.random.default_rng(77), confidence=3.0)
+        z[:n] = logits_for(labels["forget"], right=forget_accuracy, rng=np.random.default_rng(78), confidence=confidence)
+        return FixedLogits(z + 0.15 * np.random.default_rng(base).normal(size=z.shape))
+
+    data = splits_of(
+        forget=split_of("f", labels["forget"]),
+        attack=split_of("a", labels["attack"], first=n),
+        verification=split_of("v", labels["held"], first=n + 1200),
+    )
+    return data, model
+
+
+def verdict_on(data, models):
+    plan = plan_of(ACCURACY, ATTACK, utility={"total": 0.01, "worst_class": 0.03})
+    return judge(plan, evaluate(plan, models, data, TASK, Run(seed=0)), SOUND)
+
+
+def test_retrained_against_retrained_passes():
+    data, model = world(400, np.random.default_rng(0))
+    models = Models(model(1.0, 6.0, 1), model(0.8, 3.0, 2), model(0.8, 3.0, 3), model(0.8, 3.0, 4))
+
+    found = verdict_on(data, models)
+
+    assert (found.verdict, found.codes) == ("passed", ())
+
+
+def test_original_against_retrained_fails_as_a_leak():
+    data, model = world(400, np.random.default_rng(0))
+    models = Models(model(1.0, 6.0, 1), model(1.0, 6.0, 1), model(0.8, 3.0, 3))
+
+    assert verdict_on(data, models).codes == ("leak",)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.25, 0.5, 1.0])
+def test_the_original_never_passes_however_little_it_learned(strength):
+    data, model = world(200, np.random.default_rng(0))
+    original = model(0.8 + 0.2 * strength, 3.0 + 3.0 * strength, 1)
+
+    found = verdict_on(data, Models(original, model(0.8 + 0.2 * strength, 3.0 + 3.0 * strength, 5), model(0.8, 3.0, 3)))
+
+    assert found.verdict != "passed"
+
+
+def test_a_destroyed_model_fails_as_over_unlearned():
+    data, model = world(400, np.random.default_rng(0))
+    models = Models(model(1.0, 6.0, 1), model(0.0, 8.0, 2), model(0.8, 3.0, 3))
+
+    assert verdict_on(data, models).codes == ("over_unlearned",)
+
+
+def test_ten_records_are_inconclusive_for_an_approximate_method():
+    data, model = world(10, np.random.default_rng(0))
+    models = Models(model(1.0, 6.0, 1), model(0.8, 3.0, 2), model(0.8, 3.0, 3))
+
+    assert verdict_on(data, models).verdict == "inconclusive"

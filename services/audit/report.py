@@ -1,0 +1,314 @@
+"""The audit report as a statement: what was asked, what was done, what was measured, and what that does not show.
+
+A pure function of rows. Every metric is a decimal string, so that no float drifts between languages; its digest is the SHA-256 of its
+canonical JSON (RFC 8785). It holds no identifier of a person and no record id.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import rfc8785
+
+from services.db.tables import (
+    DeletionRequest,
+    Job,
+    JobAttempt,
+    Model,
+    ModelVersion,
+    Policy,
+    ReadingRow,
+    Target,
+    VerdictRow,
+    VerificationPlan,
+)
+
+VERSION = "1"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "https://lethe.dev/verification/v1"
+SMALL_BATCH = 16
+
+LIMITATIONS = {
+    "no_retrained_reference": "No retrained reference was available; the readings are compared with nothing that never saw the records.",
+    "power_too_low": "With {n} forgotten records the tests cannot notice a small difference.",
+    "attacks_not_run": "Only the attacks listed here were run; a stronger one may see more.",
+    "few_seeds": "Each model stands for one seed; another seed would give other numbers.",
+    "sample_level": "The attacks are on records of a batch, not on one person.",
+    "suppression_only": "The outputs no longer show the class; the representation may still hold it.",
+    "reconstruction": "Whoever holds both the old and the new version may reconstruct part of what was forgotten (batch of {batch} requests).",
+    "other_people": "The effect of this removal on the privacy of other people was not proved.",
+    "poisoned_requests": "Whether the request was crafted to damage the model was tested only by the utility floor.",
+    "copies": "Backups, and copies held by recipients, are outside what this service can see.",
+    "storage": "Reclaiming storage media is the operator's; superseded versions are quarantined, not yet destroyed.",
+    "log_without_copy": "The audit log has no outside copy: without one the operator could rewrite it.",
+    "not_signed": "This report is identified by its digest and is not signed.",
+    "process": "The process is attested; absence is not provable.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One job of the request with what it measured; `version` is what it published, if it did."""
+
+    job: Job
+    attempts: Sequence[JobAttempt]
+    plan: VerificationPlan | None
+    readings: Sequence[ReadingRow]
+    verdict: VerdictRow | None
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A target with its model and the versions it touches: the base, the published one, and those superseded."""
+
+    target: Target
+    model: Model | None
+    base: ModelVersion | None
+    published: ModelVersion | None
+    superseded: Sequence[ModelVersion]
+
+
+def build(
+    request: DeletionRequest, subjects: Sequence[Subject], runs: Sequence[Run], policy: Policy, *, tenant_ref: str, revision: int, at: datetime,
+    supersedes: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the statement. `tenant_ref` is a keyed digest of the tenant, `at` the database's time, `supersedes` the digest before it."""
+    published = [subject for subject in subjects if subject.published is not None]
+    return {
+        "_type": STATEMENT_TYPE,
+        "subject": [
+            {
+                "name": f"{subject.model.name}@{subject.published.number}" if subject.model and subject.published else "",
+                "digest": {"sha256": (subject.published.manifest_digest or "") if subject.published else ""},
+            }
+            for subject in published
+        ],
+        "predicateType": PREDICATE_TYPE,
+        "predicate": {
+            "report_version": VERSION,
+            "revision": revision,
+            "supersedes": supersedes,
+            "request": f"dr_{request.id.hex}",
+            "tenant_ref": tenant_ref,
+            **_head(runs, subjects),
+            "clock": _clock(request, at),
+            "identity": {"mode": request.identity.get("mode"), "evidence_ref": request.identity.get("evidence_ref")},
+            "decision": _decision(request),
+            "scope": _scope(request, subjects, runs),
+            "processing": [_processing(run) for run in runs],
+            "verification": [_verification(run, policy) for run in runs if run.plan is not None],
+            "artifacts": [_artifacts(subject) for subject in subjects],
+            "recipients": [],
+            "figures": [],
+            "not_tested": ["linear probe", "relearning time", "likelihood-ratio attacks with shadow models", "backdoor canaries"],
+            "limitations": _limitations(request, runs),
+            "residual_risk": LIMITATIONS["process"],
+        },
+    }
+
+
+def digest(statement: Mapping[str, Any]) -> str:
+    """Return the SHA-256 (hex) of the statement's canonical JSON."""
+    return hashlib.sha256(rfc8785.dumps(dict(statement))).hexdigest()
+
+
+def _head(runs: Sequence[Run], subjects: Sequence[Subject]) -> dict[str, Any]:
+    """Return the verdict over all targets: the last run of each decides, and the weakest of them is the report's."""
+    last = [run.verdict for run in _deciding(runs) if run.verdict is not None]
+    order = ("failed", "inconclusive", "passed")
+    worst = min(last, key=lambda verdict: order.index(verdict.verdict), default=None)
+    if worst is None:
+        found = any(subject.target.state != "not_found" for subject in subjects)
+        sentence = "No model was changed." if found else "No record of this person was found; no model was changed."
+        return {"verdict": None, "sentence": sentence, "failure_codes": []}
+    return {"verdict": worst.verdict, "sentence": worst.sentence, "failure_codes": sorted({code for verdict in last for code in verdict.codes})}
+
+
+def _deciding(runs: Sequence[Run]) -> list[Run]:
+    """Return the last run of each model."""
+    newest: dict[Any, Run] = {}
+    for run in sorted(runs, key=lambda run: (run.job.rung, run.job.created_at)):
+        newest[run.job.model_id] = run
+    return list(newest.values())
+
+
+def _clock(request: DeletionRequest, at: datetime) -> dict[str, Any]:
+    return {
+        "regulation": request.regulation,
+        "received": stamp(request.received_at),
+        "acknowledged": stamp(request.acknowledged_at),
+        "pauses": [],
+        "extensions": [],
+        "due": stamp(request.due_at),
+        "completed": stamp(at),
+        "on_time": at <= request.due_at,
+    }
+
+
+def _decision(request: DeletionRequest) -> dict[str, Any]:
+    return {
+        "ground": request.ground,
+        "exemption": request.exemption,
+        "by": request.decided_by,
+        "at": stamp(request.decided_at),
+    }
+
+
+def _scope(request: DeletionRequest, subjects: Sequence[Subject], runs: Sequence[Run]) -> dict[str, Any]:
+    return {
+        "kind": request.scope.get("kind"),
+        "labels": request.scope.get("labels", []),
+        "targets": [
+            {
+                "target": f"tgt_{subject.target.id.hex}",
+                "model": subject.model.name if subject.model else None,
+                "state": subject.target.state,
+                "outcome": subject.target.outcome,
+                "samples_count": subject.target.records,
+                "samples_commitment": subject.target.records_commitment,
+            }
+            for subject in subjects
+        ],
+        "samples_count": max((subject.target.records for subject in subjects), default=0),
+        "located_by": request.scope.get("kind"),
+        "batch_size": max((run.batch for run in runs), default=1),
+    }
+
+
+def _processing(run: Run) -> dict[str, Any]:
+    """Return how one job ran."""
+    steps = (run.job.step_state or {}).get("steps", {})
+    made = (steps.get("unlearn") or {}).get("run", {})
+    evaluated = (steps.get("evaluate") or {}).get("run", {})
+    started = min((attempt.started_at for attempt in run.attempts), default=None)
+    return {
+        "job": f"job_{run.job.id.hex}",
+        "state": run.job.state,
+        "method": run.job.method,
+        "method_version": made.get("method_version") or run.job.method_version,
+        "guarantee": made.get("guarantee"),
+        "params": texts(made.get("parameters") or run.job.params),
+        "effective": texts(made.get("notes") or {}),
+        "choice": texts(run.job.choice or {}),
+        "effective_batch": run.batch,
+        "seeds": {name: str(seed) for name, seed in run.job.seeds.items()},
+        "code_digest": made.get("code_digest"),
+        "image_digest": None,
+        "hardware": texts((run.attempts[-1].device if run.attempts else None) or {}),
+        "versions": made.get("versions", {}),
+        "started": stamp(started),
+        "ended": stamp(run.job.finished_at),
+        "method_seconds": seconds(made.get("method_seconds")),
+        "evaluation_seconds": seconds(evaluated.get("evaluation_seconds")),
+        "retrain_seconds": seconds(evaluated.get("retrain_seconds")),
+        "attempts": len(run.attempts),
+        "rung": run.job.rung,
+    }
+
+
+def _verification(run: Run, policy: Policy) -> dict[str, Any]:
+    """Return plan, readings and verdict of one job."""
+    plan = run.plan
+    body = plan.body if plan is not None else {}
+    rows = sorted(run.readings, key=lambda row: (row.kind, row.name, row.split))
+    return {
+        "job": f"job_{run.job.id.hex}",
+        "round": run.job.round,
+        "plan": {"digest": plan.digest if plan else None, "frozen_at": stamp(plan.created_at) if plan else None,
+                 "policy": {"key": policy.key, "version": policy.version}, "body": body},
+        "reference": {"mode": body.get("reference"), "models": 2 if body.get("reference") == "retrained" else 0},
+        "metrics": [_reading(row) for row in rows if row.kind == "metric"],
+        "attacks": [_reading(row) for row in rows if row.kind == "attack"],
+        "verdict": run.verdict.verdict if run.verdict else None,
+        "sentence": run.verdict.sentence if run.verdict else None,
+        "failure_codes": list(run.verdict.codes) if run.verdict else [],
+    }  # fmt: skip
+
+
+def _reading(row: ReadingRow) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "split": row.split,
+        "before": row.before,
+        "after": row.after,
+        "reference": row.reference,
+        "interval": [row.ci_low, row.ci_high],
+        "level": row.level,
+        "n": row.n,
+        "band": row.band,
+        "direction": row.direction,
+        "state": row.state,
+        "reason": row.reason,
+        "detail": texts(row.detail or {}),
+    }
+
+
+def _artifacts(subject: Subject) -> dict[str, Any]:
+    """Return which version stood before, which stands now, and what became of those that learned from the records."""
+    return {
+        "model": subject.model.name if subject.model else None,
+        "base": _version(subject.base),
+        "published": _version(subject.published),
+        "superseded": [
+            {"version": version.number, "disposition": version.status, "purge_at": stamp(version.destroy_by)} for version in subject.superseded
+        ],
+        "derived": [{"kind": "retrained reference", "disposition": "deleted with the job's scratch folder"}],
+    }
+
+
+def _version(version: ModelVersion | None) -> dict[str, Any] | None:
+    if version is None:
+        return None
+    return {"version": version.number, "manifest_digest": version.manifest_digest, "guarantee": version.guarantee, "fresh_start": version.fresh_start}
+
+
+def _limitations(request: DeletionRequest, runs: Sequence[Run]) -> list[dict[str, str]]:
+    """Return the limitations that hold, each with its code and text; the catalogue is closed."""
+    codes = [
+        "attacks_not_run",
+        "few_seeds",
+        "sample_level",
+        "other_people",
+        "poisoned_requests",
+        "copies",
+        "storage",
+        "log_without_copy",
+        "not_signed",
+    ]
+    records = int(request.scope.get("records", 0) or 0)
+    batch = max((run.batch for run in runs), default=1)
+    if any(run.plan is not None and run.plan.body.get("reference") != "retrained" for run in runs):
+        codes.insert(0, "no_retrained_reference")
+    if records < SMALL_BATCH:
+        codes.append("power_too_low")
+    if batch < SMALL_BATCH:
+        codes.append("reconstruction")
+    if any(run.plan is not None and run.plan.body.get("guarantee") == "suppression" for run in runs):
+        codes.append("suppression_only")
+    return [{"code": code, "text": LIMITATIONS[code].format(n=records, batch=batch)} for code in codes]
+
+
+def stamp(moment: datetime | None) -> str | None:
+    """Return a time as ISO 8601 in UTC."""
+    return None if moment is None else moment.isoformat()
+
+
+def seconds(value: float | None) -> str | None:
+    """Return a duration as a decimal string with milliseconds."""
+    return None if value is None else f"{float(value):.3f}"
+
+
+def texts(body: Any) -> Any:
+    """Return JSON-able `body` with floats, and integers beyond 2**53, as strings."""
+    if isinstance(body, Mapping):
+        return {str(key): texts(value) for key, value in body.items()}
+    if isinstance(body, list | tuple):
+        return [texts(value) for value in body]
+    if isinstance(body, float):
+        return f"{body:.6g}"
+    if isinstance(body, int) and not isinstance(body, bool) and abs(body) > 2**53:
+        return str(body)
+    return body

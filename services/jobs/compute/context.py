@@ -1,0 +1,147 @@
+"""The bench a job is worked on: its folder, data on the device, models from files, and a Run whose reports climb the pipe."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models_store import tensors
+from services.errors import InvalidInput, NonFinite, UnsafeCheckpoint, UnsupportedTask
+from services.jobs.messages import RECORDS_FILE, RUN_FILE, SPEC_FILE, JobSpec, ProgressFrame
+from services.jobs.records import columns
+from services.learning.architecture import ARCHITECTURES, Architecture
+from services.learning.data import Split, Splits
+from services.learning.dataset import DATASETS
+from services.learning.recipe import Recipe
+from services.learning.run import Progress, Run
+from services.learning.task import TASKS, Task
+
+PARTS = ("forget", "retain", "analysis", "verification", "attack")
+
+
+@dataclass
+class Bench:
+    """One job in the runner. `send` takes progress frames, `cancelled` says whether to stop."""
+
+    folder: Path
+    spec: JobSpec
+    device: torch.device
+    architecture: Architecture
+    recipe: Recipe | None
+    task: Task
+    splits: Splits
+    send: Callable[[ProgressFrame], None]
+    cancelled: Callable[[], bool]
+
+    def run(self, name: str, seed: int) -> Run:
+        """Return a Run of the pipeline's step `name`; its reports become progress frames."""
+        return Run(
+            seed=seed,
+            device=self.device,
+            architecture=self.architecture,
+            recipe=self.recipe,
+            on_progress=lambda progress: self.send(_frame(name, progress)),
+            cancelled=self.cancelled,
+            deadline_s=self.spec.deadline_s,
+        )
+
+    def model(self, file: str) -> nn.Module:
+        """Return the model whose weights lie in `file` of the folder, on the device.
+
+        Raises:
+            UnsafeCheckpoint: a name, shape or dtype is not the architecture's, or a value is not finite.
+        """
+        built = self.architecture.fresh(0)
+        state = tensors.load(self.folder / file)
+        check_fits(built.state_dict(), state, name=file)
+        built.load_state_dict(state)
+        return built.to(self.device)
+
+    def save(self, model: nn.Module, file: str) -> None:
+        """Write the model's weights. Raises NonFinite when one is not a finite number."""
+        state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+        for name, value in state.items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise NonFinite(what=f"the tensor {name} of the result")
+        tensors.save(state, self.folder / file)
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to `run.json`."""
+        path = self.folder / RUN_FILE
+        known = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps({**known, **facts}))
+
+
+def check_fits(expected: dict[str, Tensor], state: dict[str, Tensor], *, name: str) -> None:
+    """Raise UnsafeCheckpoint unless `state` has the names, shapes and dtypes of `expected` exactly."""
+    if set(expected) != set(state):
+        odd = sorted(set(expected) ^ set(state))[:3]
+        raise UnsafeCheckpoint(name=name, gate="architecture-mismatch", detail=f"tensors missing or unknown: {', '.join(odd)}")
+    for key, tensor in expected.items():
+        if tensor.shape != state[key].shape or tensor.dtype != state[key].dtype:
+            detail = f"{key} is {state[key].dtype} {tuple(state[key].shape)}, not {tensor.dtype} {tuple(tensor.shape)}"
+            raise UnsafeCheckpoint(name=name, gate="architecture-mismatch", detail=detail)
+
+
+def open_bench(folder: Path, *, send: Callable[[ProgressFrame], None], cancelled: Callable[[], bool]) -> Bench:
+    """Return the bench of the job that lies in `folder`: specification checked, records decoded and moved to the device.
+
+    Raises:
+        UnknownComponent: a name is in no registry. UnsupportedTask, InvalidInput: the parts do not fit together.
+    """
+    spec = JobSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
+    device = torch.device(spec.device)
+    recipe = _recipe(spec)
+    family = ARCHITECTURES[spec.architecture]
+    architecture = family(family.Parameters.model_validate(spec.architecture_params))
+    if spec.task not in family.tasks:
+        raise UnsupportedTask(component=spec.architecture, task=spec.task, tasks=", ".join(sorted(family.tasks)))
+    task = TASKS[spec.task](architecture.parameters.outputs, label_smoothing=recipe.label_smoothing if recipe else 0.0)
+    splits = _splits(folder, spec, device)
+    for part in PARTS:
+        task.check(getattr(splits, part))
+    return Bench(folder, spec, device, architecture, recipe, task, splits, send, cancelled)
+
+
+def _recipe(spec: JobSpec) -> Recipe | None:
+    if spec.recipe is None:
+        return None
+    recipe = Recipe.model_validate(spec.recipe)
+    return recipe.model_copy(update={"batch_size": max(1, recipe.batch_size // 2)}) if spec.halved else recipe
+
+
+def _splits(folder: Path, spec: JobSpec, device: torch.device) -> Splits:
+    adapter_class = DATASETS[spec.adapter]
+    if spec.task not in adapter_class.tasks:
+        raise UnsupportedTask(component=spec.adapter, task=spec.task, tasks=", ".join(sorted(adapter_class.tasks)))
+    adapter = adapter_class(adapter_class.Parameters.model_validate(spec.adapter_params))
+    rows, ids, roles = columns(folder / RECORDS_FILE)
+    x, y = adapter.decode(rows)
+    if len(x) != len(ids):
+        raise InvalidInput(detail=f"the adapter returned {len(x)} records of {len(ids)}")
+    whole = Split(x, y, tuple(ids), adapter.prepare())
+    role = np.asarray(roles)
+    parts = {part: whole.take(torch.from_numpy(np.flatnonzero(role == part))).to(device) for part in PARTS}
+    classes = tuple(sorted({int(label) for label in parts["forget"].y.tolist()})) if spec.request_kind == "class" else ()
+    return Splits(**parts, kind=spec.request_kind, classes=classes)
+
+
+def withheld(splits: Splits, *, forget: bool, retain: bool) -> Splits:
+    """Return what a method may see: never verification and attack rows, and of forget and retain only what it needs."""
+    seen = splits.for_method()
+    nothing = torch.zeros(0, dtype=torch.int64)
+    if not forget:
+        seen = replace(seen, forget=seen.forget.take(nothing))
+    if not retain:
+        seen = replace(seen, retain=seen.retain.take(nothing))
+    return seen
+
+
+def _frame(name: str, progress: Progress) -> ProgressFrame:
+    values = {key: value if np.isfinite(value) else None for key, value in progress.values.items()}
+    return ProgressFrame(name=name, stage=progress.stage, step=progress.step, of=progress.of, values=values)

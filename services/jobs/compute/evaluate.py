@@ -1,0 +1,80 @@
+"""The step `evaluate`: train the reference, then take every reading of the plan on original, unlearned and retrained model.
+
+For a training job the step is `measure`: loss and accuracy on training and held-out records, as information.
+"""
+
+import json
+import time
+from typing import Any
+
+import torch
+from torch import nn
+
+from services.errors import MethodNotApplicable
+from services.jobs.compute.context import Bench, withheld
+from services.jobs.messages import BASE_FILE, CANDIDATE_FILE, READINGS_FILE, REFERENCE_FILE, TWIN_FILE
+from services.learning.data import Split
+from services.learning.run import derived_seed
+from services.learning.task import evaluating
+from services.unlearning.method import METHODS
+from services.verification import evaluation
+from services.verification.metric import Models
+
+REFERENCES = {"reference": REFERENCE_FILE, "reference_twin": TWIN_FILE}
+
+
+def evaluate(bench: Bench) -> None:
+    """Write `readings.json`, and the reference models that the plan asks for."""
+    original, unlearned = bench.model(BASE_FILE), bench.model(CANDIDATE_FILE)
+    references: dict[str, nn.Module] = {}
+    if bench.spec.plan["reference"] == "retrained":
+        references = {purpose: _retrained(bench, purpose, file) for purpose, file in REFERENCES.items()}
+    models = Models(original, unlearned, references.get("reference"), references.get("reference_twin"))
+    started = time.perf_counter()
+    run = bench.run("evaluate", bench.spec.seeds.evaluate)
+    measured = evaluation.evaluate(bench.spec.plan, models, bench.splits, bench.task, run)
+    (bench.folder / READINGS_FILE).write_text(json.dumps([reading.as_dict() for reading in measured]))
+    bench.note(evaluation_seconds=time.perf_counter() - started, metrics={})
+
+
+def _retrained(bench: Bench, purpose: str, file: str) -> nn.Module:
+    """Return a model trained from nothing on the retain set, under a seed that no other step uses; kept in `file`."""
+    if bench.recipe is None:
+        raise MethodNotApplicable(method="retrain", detail="the base version has no recipe", could="none")
+    if (bench.folder / file).exists():
+        return bench.model(file)
+    family = METHODS["retrain"]
+    run = bench.run(purpose, derived_seed(bench.spec.seeds.evaluate, purpose))
+    started = time.perf_counter()
+    model = family(family.Parameters()).unlearn(bench.model(BASE_FILE), withheld(bench.splits, forget=False, retain=True), bench.task, run)
+    seconds = time.perf_counter() - started
+    bench.save(model, file)
+    if purpose == "reference":
+        bench.note(retrain_seconds=seconds)
+    return model
+
+
+def measure(bench: Bench) -> None:
+    """Write loss and accuracy of a first version on its training and on its held-out records."""
+    model = bench.model(CANDIDATE_FILE)
+    started = time.perf_counter()
+    found = {"train": _score(bench, model, bench.splits.retain)}
+    if bench.splits.verification is not None:
+        found["test"] = _score(bench, model, bench.splits.verification)
+    (bench.folder / READINGS_FILE).write_text(json.dumps(found))
+    bench.note(evaluation_seconds=time.perf_counter() - started, metrics=found)
+
+
+def _score(bench: Bench, model: nn.Module, split: Split) -> dict[str, Any]:
+    """Return n, the mean loss, and for classification the share of right answers, as decimal strings."""
+    if len(split) == 0:
+        return {"n": 0, "loss": None}
+    total = 0.0
+    with torch.inference_mode(), evaluating(model):
+        for batch in split.batches(1024):
+            total += float(bench.task.losses(model, batch).double().sum())
+    found: dict[str, Any] = {"n": len(split), "loss": f"{total / len(split):.4f}"}
+    if bench.task.name == "classification":
+        right = bench.task.predict(model, split).argmax(dim=1) == split.y.cpu()
+        found["accuracy"] = f"{right.double().mean().item():.4f}"
+    return found

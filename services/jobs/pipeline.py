@@ -1,0 +1,200 @@
+"""The order of a job's steps. Each is resumable: what it put out is recorded, and a later claim starts at the first that is missing.
+
+```
+unlearn   materialize -> plan -> unlearn -> evaluate -> verify -> publish
+train     materialize -> train -> measure -> publish
+```
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from services.audit import log as audit
+from services.errors import IntegrityBroken, LeaseLost, LetheError
+from services.jobs import outcomes, repository
+from services.jobs.messages import CANDIDATE_FILE, READINGS_FILE, RUN_FILE, VERDICT_FILE
+from services.jobs.repository import Work
+from services.jobs.steps.materialize import materialize, write_spec
+from services.jobs.steps.plan import freeze
+from services.jobs.steps.publish import publish
+from services.jobs.workshop import Workshop
+
+log = structlog.get_logger()
+
+ORDER = {
+    "train": ("materialize", "train", "measure", "publish"),
+    "unlearn": ("materialize", "plan", "unlearn", "evaluate", "verify", "publish"),
+}
+
+
+class Pipeline:
+    """One claimed job, from where it stands to its end or its next state. `done` maps finished steps to their outputs."""
+
+    def __init__(self, shop: Workshop) -> None:
+        self.shop = shop
+        self.work = self._current()
+        self.done: dict[str, Any] = dict((self.work.job.step_state or {}).get("steps", {}))
+        self.plan: dict[str, Any] = {}
+        self._opened = False
+
+    def run(self) -> str:
+        """Do the remaining steps and return the job's last state. Raises what a step raised; `settle` is the supervisor's to call."""
+        order = ORDER[self.work.job.kind]
+        if self._may_publish():
+            return self._publish()
+        self._materialize()
+        if self.work.job.kind == "unlearn":
+            self.plan = freeze(self.shop, self.work, roles=self.done["materialize"]["metrics"]["roles"])
+        for name in order:
+            if name in {"materialize", "plan", "publish"} or (name in self.done and name != "verify"):
+                continue
+            if self._compute(name) is not None:
+                return self.state
+        return self._publish()
+
+    @property
+    def state(self) -> str:
+        """The job's state as last read."""
+        return self.work.job.state
+
+    def _current(self) -> Work:
+        """Read the job; one that starts on a parent that is no longer current is pointed at the current one first."""
+        with self.shop.effect() as session:
+            job = repository.job_row(session, self.shop.lease.job_id)
+            current = repository.current_version_id(session, job.model_id)
+            if current != job.base_version_id:
+                repository.rebase(session, job, current)
+            targets = repository.active_targets(session, job.id)
+            repository.move_targets(session, targets, "claim")
+            return repository.load(session, job.id)
+
+    def _may_publish(self) -> bool:
+        """Say whether everything before publish is done, and step to it if so."""
+        if self.work.job.kind == "train":
+            ready = "measure" in self.done
+        else:
+            with self.shop.effect() as session:
+                job = repository.job_row(session, self.work.job.id)
+                verdict = repository.verdict_of(session, job)
+                held = _needs_release(self.work)
+                ready = (verdict == "passed" and not held) or repository.released(session, job)
+        if ready:
+            self._move("resume_publish")
+        return ready
+
+    def _move(self, event: str) -> None:
+        with self.shop.effect() as session:
+            job = repository.job_row(session, self.work.job.id)
+            repository.move(session, job, event)
+        self.work = self.shop.work()
+
+    def _start(self, name: str) -> None:
+        log.info("step.started", job_id=str(self.work.job.id), step=name, attempt=self.work.job.attempt)
+        with self.shop.effect() as session:
+            repository.start_step(session, repository.job_row(session, self.work.job.id), name)
+
+    def _finish(self, name: str, output: Mapping[str, Any], *, output_digest: str | None = None) -> None:
+        with self.shop.effect() as session:
+            job = repository.job_row(session, self.work.job.id)
+            repository.finish_step(session, job, name, output, output_digest=output_digest)
+        self.done[name] = dict(output)
+        log.info("step.done", job_id=str(self.work.job.id), step=name)
+
+    def _materialize(self) -> None:
+        """Fill the folder; on a re-claim as well, since the folder of another worker is not here."""
+        self._start("materialize")
+        output = materialize(self.shop, self.work)
+        self._finish("materialize", output, output_digest=output.get("next", {}).get("digest"))
+
+    def _compute(self, name: str) -> str | None:
+        """Run a step in the runner and keep its files; return the new state when the job ends here."""
+        self._open()
+        self._start(name)
+        if name == "verify" and self.state == "running":
+            self._move("evaluated")
+        seconds = self.shop.compute.step(name)
+        if name in {"train", "unlearn"}:
+            kept = self.shop.keep(self.shop.folder / CANDIDATE_FILE)
+            if kept["digest"] == self.done["materialize"].get("base_digest"):
+                raise IntegrityBroken(detail="the method returned the original model unchanged")
+            self._finish(name, {"candidate": kept, "run": self._run_facts(), "seconds": seconds}, output_digest=kept["digest"])
+        elif name in {"evaluate", "measure"}:
+            kept = self.shop.keep(self.shop.folder / READINGS_FILE)
+            facts = self._run_facts()
+            output = {"readings": kept, "run": facts, "seconds": facts.get("evaluation_seconds", seconds), "metrics": facts.get("metrics") or {}}
+            self._finish(name, output, output_digest=kept["digest"])
+        else:
+            return self._verdict()
+        return None
+
+    def _open(self) -> None:
+        """Hand the folder to the runner, once; outputs of earlier attempts are brought back first."""
+        if self._opened:
+            return
+        made = self.done.get("train") or self.done.get("unlearn")
+        if made is not None:
+            self.shop.fetch(made["candidate"]["digest"], CANDIDATE_FILE)
+            (self.shop.folder / RUN_FILE).write_text(json.dumps(made["run"]))
+        measured = self.done.get("evaluate") or self.done.get("measure")
+        if measured is not None:
+            self.shop.fetch(measured["readings"]["digest"], READINGS_FILE)
+        write_spec(self.shop, self.work, self.plan)
+        self.shop.compute.open(self.shop.folder)
+        self._opened = True
+
+    def _run_facts(self) -> dict[str, Any]:
+        path = self.shop.folder / RUN_FILE
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def _verdict(self) -> str | None:
+        """Store readings and verdict and act on it, in one transaction; None means: publish."""
+        document = json.loads((self.shop.folder / VERDICT_FILE).read_text())
+        verdict = document["verdict"]
+        with self.shop.effect() as session:
+            job = repository.job_row(session, self.work.job.id)
+            repository.save_readings(session, job, document["readings"])
+            repository.save_verdict(session, job, verdict=verdict["verdict"], codes=verdict["codes"], sentence=verdict["sentence"])
+            repository.finish_step(session, job, "verify", {"verdict": verdict["verdict"]}, output_digest=None)
+            facts = {"verdict": verdict["verdict"], "codes": verdict["codes"], "readings_digest": self.done["evaluate"]["readings"]["digest"]}
+            audit.record(session, tenant_id=job.tenant_id, object_id=job.id, type="job.verdict", body=facts)
+            if verdict["verdict"] != "passed":
+                ended = outcomes.not_passed(session, self.work, job, verdict, clock=self.shop.clock)
+            elif _needs_release(self.work):
+                ended = outcomes.release_needed(session, job)
+            else:
+                repository.move(session, job, "passed")
+                ended = None
+        log.info("job.verdict", job_id=str(self.work.job.id), verdict=verdict["verdict"], codes=verdict["codes"])
+        if ended is not None:
+            self.work.job.state = ended
+            return ended
+        self.work = self.shop.work()
+        self.done["verify"] = {"verdict": "passed"}
+        return None
+
+    def _publish(self) -> str:
+        if self.state == "running":
+            self._move("resume_publish")
+        self._start("publish")
+        version = publish(self.shop, self.work, self.done)
+        log.info("job.published", job_id=str(self.work.job.id), version_id=str(version))
+        return "succeeded"
+
+
+def _needs_release(work: Work) -> bool:
+    return work.policy is not None and bool(work.policy.flags.get("require_release"))
+
+
+def settle(shop: Workshop, error: BaseException) -> str:
+    """Record how the attempt ended and return the job's new state. Raises LeaseLost when the job is no longer ours: then nothing is written."""
+    if isinstance(error, LeaseLost):
+        raise error
+    with shop.effect() as session:
+        job = repository.job_row(session, shop.lease.job_id)
+        state = outcomes.settle(session, job, error)
+    code = error.code if isinstance(error, LetheError) else type(error).__name__
+    log.warning("job.interrupted", job_id=str(shop.lease.job_id), code=code, state=state)
+    return state

@@ -1,0 +1,167 @@
+"""Parquet to columns, and the role of every record in a job.
+
+Roles are given in the pool child, which holds the tenant's key; the runner reads them as the column `_role` and learns no key.
+"""
+
+import hashlib
+import hmac
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from services.errors import InvalidInput, RecordsNotFound
+
+ROLE = "_role"
+RECORD_ID = "record_id"
+SPLIT = "split"
+NEVER_READ = frozenset({"subject_id"})
+HELD_OUT_ROLES = ("analysis", "verification", "attack")
+FIXED_MAX_DIGESTS = 2**64
+
+Kind = Literal["class", "records"]
+
+
+def draw(key: bytes, purpose: str, record_id: str) -> float:
+    """Return a number in [0, 1) that depends on `key`, `purpose` and the record alone."""
+    digest = hmac.new(key, purpose.encode() + b"\x00" + record_id.encode(), hashlib.sha256).digest()
+    return int.from_bytes(digest[:8], "big") / FIXED_MAX_DIGESTS
+
+
+def held_out_role(key: bytes, record_id: str) -> str:
+    """Return `analysis`, `verification` or `attack`: HMAC(K_dataset, record_id) mod 3, stable across requests and versions."""
+    digest = hmac.new(key, record_id.encode(), hashlib.sha256).digest()
+    return HELD_OUT_ROLES[int.from_bytes(digest, "big") % 3]
+
+
+def role_of(record_id: str, split: str | None, *, forgotten: bool, kind: Kind, key: bytes, holdout: float = 0.2) -> str:
+    """Return the role of one record.
+
+    A training record is `forget` or `retain`. A held-out record has its drawn role; one that a record request names is `excluded`, one of a
+    forgotten class keeps its role, so that forgetting can be measured on it. Without a column `split`, a record is held out by a keyed draw.
+    """
+    held_out = split == "test" if split is not None else draw(key, "holdout", record_id) < holdout
+    if not held_out:
+        return "forget" if forgotten else "retain"
+    if forgotten and kind == "records":
+        return "excluded"
+    return held_out_role(key, record_id)
+
+
+def read_table(paths: Sequence[Path]) -> pa.Table:
+    """Return the rows of the parquet files, in order, without the columns that the service never reads. Raises InvalidInput."""
+    tables: list[pa.Table] = []
+    for path in paths:
+        try:
+            schema = pq.read_schema(path)
+            columns = [name for name in schema.names if name not in NEVER_READ]
+            tables.append(pq.ParquetFile(path).read(columns=columns))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InvalidInput(detail=f"{path.name} is not a readable parquet file") from error
+    table = pa.concat_tables(tables, promote_options="default") if len(tables) != 1 else tables[0]
+    if RECORD_ID not in table.column_names:
+        raise InvalidInput(detail="the column record_id is missing")
+    return table
+
+
+def record_ids(table: pa.Table) -> list[str]:
+    """Return the record ids, row by row, as strings."""
+    return [str(value) for value in table.column(RECORD_ID).to_pylist()]
+
+
+def with_roles(table: pa.Table, *, forgotten: Callable[[str], bool], kind: Kind, key: bytes) -> pa.Table:
+    """Return the table with the column `_role`."""
+    ids = record_ids(table)
+    splits = table.column(SPLIT).to_pylist() if SPLIT in table.column_names else [None] * len(ids)
+    roles = [role_of(rid, split, forgotten=forgotten(rid), kind=kind, key=key) for rid, split in zip(ids, splits, strict=True)]
+    return table.append_column(ROLE, pa.array(roles, pa.string()))
+
+
+def role_counts(table: pa.Table, *, forgotten: Callable[[str], bool]) -> dict[str, int]:
+    """Return how many records have each role; `forget_test` are the verification records among the forgotten (class requests only)."""
+    roles = [str(role) for role in table.column(ROLE).to_pylist()]
+    of_class = sum(role == "verification" and forgotten(rid) for role, rid in zip(roles, record_ids(table), strict=True))
+    return {**Counter(roles), "forget_test": of_class}
+
+
+def without(table: pa.Table, forgotten: Callable[[str], bool]) -> pa.Table:
+    """Return the table without the forgotten records."""
+    keep = pa.array([not forgotten(rid) for rid in record_ids(table)], pa.bool_())
+    return table.filter(keep)
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write the table as parquet, the same bytes for the same rows."""
+    pq.write_table(table, path, compression="zstd", write_statistics=False, store_schema=True)
+
+
+def columns(path: Path) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
+    """Return the columns of a job's records as arrays, the record ids and the roles, row by row.
+
+    A list column of equal lengths becomes a matrix (n, k); an image column of the form {bytes, path} gives its bytes.
+    """
+    table = pq.ParquetFile(path).read()
+    roles = [str(role) for role in table.column(ROLE).to_pylist()]
+    ids = record_ids(table)
+    names = [name for name in table.column_names if name not in {ROLE, RECORD_ID, SPLIT}]
+    return {name: _array(table.column(name)) for name in names}, ids, roles
+
+
+def _array(column: pa.ChunkedArray) -> np.ndarray:
+    kind = column.type
+    if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _matrix(column)
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        return np.asarray([row["bytes"] if row is not None else None for row in column.to_pylist()], dtype=object)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return np.asarray(column.to_pylist(), dtype=object)
+    return column.to_numpy()
+
+
+def _matrix(column: pa.ChunkedArray) -> np.ndarray:
+    """Return a list column as (n, *shape) when every row has one shape, else as an object array of rows."""
+    lengths = pc.unique(pc.list_value_length(column)).to_pylist()
+    depth, inner = [], column.combine_chunks()
+    rows = len(inner)
+    if len(lengths) != 1 or inner.null_count:
+        return np.asarray([np.asarray(row) for row in column.to_pylist()], dtype=object)
+    while pa.types.is_list(inner.type) or pa.types.is_large_list(inner.type) or pa.types.is_fixed_size_list(inner.type):
+        widths = pc.unique(pc.list_value_length(inner)).to_pylist()
+        if len(widths) != 1:
+            return np.asarray([np.asarray(row) for row in column.to_pylist()], dtype=object)
+        depth.append(int(widths[0]))
+        inner = inner.flatten()
+    return inner.to_numpy(zero_copy_only=False).reshape(rows, *depth)
+
+
+def check_roles(counts: Mapping[str, int], *, kind: str, dataset: object) -> None:
+    """Raise RecordsNotFound when a job that must forget has nothing to forget."""
+    if kind == "unlearn" and not counts.get("forget"):
+        raise RecordsNotFound(count="all", dataset=dataset)
+
+
+def inspect(path: Path, *, label_column: str | None) -> dict[str, Any]:
+    """Return the records and labels of an uploaded parquet file, after bounds on footer, row groups and column types. Raises InvalidInput.
+
+    Keys: `record_ids` (list of str), `labels` (list of str or None), `columns` (name -> type).
+    """
+    file = pq.ParquetFile(path)
+    schema = file.schema_arrow
+    if RECORD_ID not in schema.names:
+        raise InvalidInput(detail="the column record_id is missing")
+    if label_column is not None and label_column not in schema.names:
+        raise InvalidInput(detail=f"the label column {label_column} is missing")
+    wanted = [RECORD_ID] + ([label_column] if label_column else [])
+    table = file.read(columns=wanted)
+    ids = table.column(RECORD_ID)
+    if ids.null_count or len(pc.unique(ids)) != len(ids):
+        raise InvalidInput(detail="record_id must be unique and never null")
+    if label_column and table.column(label_column).null_count:
+        raise InvalidInput(detail=f"the label column {label_column} holds nulls")
+    labels = [str(value) for value in table.column(label_column).to_pylist()] if label_column else [None] * len(ids)
+    return {"record_ids": record_ids(table), "labels": labels, "columns": {field.name: str(field.type) for field in schema}}

@@ -1,0 +1,356 @@
+"""The rows of a job: what it needs, what it records. Every function takes the session of a transaction that has fenced the job."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.orm import Session
+
+from services.audit.report import Run, Subject
+from services.db.tables import (
+    Dataset,
+    DatasetFile,
+    DatasetRecord,
+    DatasetVersion,
+    DeletionRequest,
+    Job,
+    JobAttempt,
+    JobStep,
+    JobTarget,
+    Model,
+    ModelFile,
+    ModelVersion,
+    ObjectPin,
+    Policy,
+    ReadingRow,
+    ReleaseRow,
+    StoredObject,
+    Target,
+    TargetRecord,
+    TrainingInput,
+    VerdictRow,
+    VerificationPlan,
+)
+from services.errors import NotFound, VersionNotReady
+from services.requests.states import JOB, TARGET, following
+
+PIN_FOR = timedelta(days=7)
+LEASED = ("running", "verifying", "publishing")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A claimed job and everything it needs to know, read in one transaction. Rows are detached: nothing written to them reaches the database."""
+
+    job: Job
+    model: Model
+    dataset: Dataset
+    dataset_version: DatasetVersion
+    dataset_files: Sequence[DatasetFile]
+    base: ModelVersion | None
+    base_files: Sequence[ModelFile]
+    policy: Policy | None
+    targets: Sequence[Target]
+    requests: Sequence[DeletionRequest]
+
+    @property
+    def request_kind(self) -> str:
+        """`class` when every request of the batch forgets whole classes, else `records`."""
+        kinds = {str(request.scope.get("kind")) for request in self.requests}
+        return "class" if kinds == {"class_labels"} else "records"
+
+
+def job_row(session: Session, job_id: UUID) -> Job:
+    """Return the job. Raises NotFound."""
+    job = session.get(Job, (job_id,), populate_existing=True)
+    if job is None:
+        raise NotFound
+    return job
+
+
+def current_version_id(session: Session, model_id: UUID) -> UUID | None:
+    """Return the model's current version."""
+    return session.scalar(select(Model.current_version_id).where(Model.id == model_id))
+
+
+def load(session: Session, job_id: UUID) -> Work:
+    """Return the job with all it needs. Raises NotFound, VersionNotReady when its dataset version was retired or never ready."""
+    job = job_row(session, job_id)
+    model = session.scalars(select(Model).where(Model.id == job.model_id)).one()
+    base = session.scalars(select(ModelVersion).where(ModelVersion.id == job.base_version_id)).first() if job.base_version_id else None
+    version_id = job.dataset_version_id or _learned_from(session, base)
+    version = session.scalars(select(DatasetVersion).where(DatasetVersion.id == version_id)).first()
+    if version is None:
+        raise NotFound
+    if version.status != "ready":
+        raise VersionNotReady(version=version.number, status=version.status)
+    dataset = session.scalars(select(Dataset).where(Dataset.id == version.dataset_id)).one()
+    files = session.scalars(select(DatasetFile).where(DatasetFile.version_id == version.id).order_by(DatasetFile.path)).all()
+    base_files = session.scalars(select(ModelFile).where(ModelFile.version_id == base.id)).all() if base else []
+    policy = session.scalars(select(Policy).where(Policy.id == job.policy_id)).first() if job.policy_id else None
+    targets = active_targets(session, job.id)
+    wanted = [target.request_id for target in targets]
+    requests = session.scalars(select(DeletionRequest).where(DeletionRequest.id.in_(wanted)).order_by(DeletionRequest.id)).all()
+    return Work(job, model, dataset, version, files, base, base_files, policy, targets, requests)
+
+
+def _learned_from(session: Session, base: ModelVersion | None) -> UUID | None:
+    if base is None:
+        return None
+    query = select(TrainingInput.dataset_version_id).where(TrainingInput.model_version_id == base.id)
+    return session.scalar(query.order_by(TrainingInput.role != "train", TrainingInput.role).limit(1))
+
+
+def newest_version(session: Session, dataset_id: UUID) -> tuple[DatasetVersion, Sequence[DatasetFile]]:
+    """Return the newest ready version of a dataset and its files: the one an erasure is written from. Raises NotFound."""
+    query = select(DatasetVersion).where(DatasetVersion.dataset_id == dataset_id, DatasetVersion.status == "ready")
+    version = session.scalars(query.order_by(DatasetVersion.number.desc()).limit(1)).first()
+    if version is None:
+        raise NotFound
+    return version, session.scalars(select(DatasetFile).where(DatasetFile.version_id == version.id).order_by(DatasetFile.path)).all()
+
+
+def work_from(session: Session, job: Job, dataset_version_id: UUID) -> None:
+    """Note from which dataset version the job has written the next one."""
+    session.execute(update(Job).where(Job.id == job.id).values(dataset_version_id=dataset_version_id))
+
+
+def active_targets(session: Session, job_id: UUID) -> Sequence[Target]:
+    """Return the targets that the job serves now, by id."""
+    query = select(Target).join(JobTarget, JobTarget.target_id == Target.id).where(JobTarget.job_id == job_id, JobTarget.active)
+    return session.scalars(query.order_by(Target.id)).all()
+
+
+def record_ids(session: Session, version: DatasetVersion) -> list[str]:
+    """Return the ids of the records that the dataset version holds, sorted."""
+    query = select(DatasetRecord.record_id).where(DatasetRecord.dataset_id == version.dataset_id, DatasetRecord.present.contains(version.number))
+    return list(session.scalars(query.order_by(DatasetRecord.record_id)))
+
+
+def forgotten_digests(session: Session, targets: Iterable[Target], dataset_id: UUID) -> frozenset[bytes]:
+    """Return the keyed digests of the records that the targets forget in the dataset."""
+    query = select(TargetRecord.record_hmac).where(
+        TargetRecord.target_id.in_([target.id for target in targets]), TargetRecord.dataset_id == dataset_id
+    )
+    return frozenset(session.scalars(query))
+
+
+def move(session: Session, job: Job, event: str, **values: Any) -> str:
+    """Apply an event to the job and return its new state; a state that holds no lease loses it. Raises IllegalTransition."""
+    after = following(JOB, job.state, event, thing="job")
+    if after not in LEASED:
+        values |= {"lease_owner": None, "lease_until": None}
+    if after in {"succeeded", "failed", "cancelled"}:
+        values |= {"finished_at": func.clock_timestamp()}
+    session.execute(update(Job).where(Job.id == job.id).values(state=after, **values))
+    session.refresh(job)
+    return after
+
+
+def move_targets(session: Session, targets: Iterable[Target], event: str, **values: Any) -> None:
+    """Apply an event to every target that takes it; one that a request took back meanwhile is left as it is."""
+    for target in targets:
+        if event in TARGET[target.state]:
+            after = following(TARGET, target.state, event, thing="target")
+            session.execute(update(Target).where(Target.id == target.id).values(state=after, **values))
+
+
+def release_targets(session: Session, job_id: UUID) -> None:
+    """Let the job's targets be taken by another job."""
+    session.execute(update(JobTarget).where(JobTarget.job_id == job_id, JobTarget.active).values(active=False))
+
+
+def start_attempt(session: Session, job: Job, *, worker: str, device: Mapping[str, Any]) -> None:
+    """Record a claim; the one before it, if it never ended, is closed as lost."""
+    session.execute(
+        update(JobAttempt).where(JobAttempt.job_id == job.id, JobAttempt.ended_at.is_(None)).values(ended_at=func.clock_timestamp(), outcome="lost")
+    )
+    session.execute(
+        insert(JobAttempt).values(
+            tenant_id=job.tenant_id, job_id=job.id, attempt=job.attempt, lease_epoch=job.lease_epoch, worker=worker, device=dict(device)
+        )
+    )
+
+
+def end_attempt(session: Session, job: Job, *, outcome: str, error: Mapping[str, Any] | None = None) -> None:
+    """Close the running attempt."""
+    session.execute(
+        update(JobAttempt)
+        .where(JobAttempt.job_id == job.id, JobAttempt.attempt == job.attempt)
+        .values(ended_at=func.clock_timestamp(), outcome=outcome, error=dict(error) if error is not None else None)
+    )
+
+
+def start_step(session: Session, job: Job, name: str, *, input_digest: str | None = None) -> None:
+    """Record that a step of this attempt began; it is shown as the job's step."""
+    row = {"tenant_id": job.tenant_id, "job_id": job.id, "name": name, "attempt": job.attempt, "state": "running", "input_digest": input_digest}
+    session.execute(upsert(JobStep).values(row).on_conflict_do_update(index_elements=_STEP_KEY, set_={"state": "running", "ended_at": None}))
+    session.execute(update(Job).where(Job.id == job.id).values(step=name, progress={"step": name, "done": 0, "total": None}))
+
+
+_STEP_KEY = ["tenant_id", "job_id", "name", "attempt"]
+
+
+def finish_step(session: Session, job: Job, name: str, output: Mapping[str, Any], *, output_digest: str | None) -> None:
+    """Record what a step put out, in its own row and in the job's step_state, from which a re-claim resumes."""
+    session.execute(
+        update(JobStep)
+        .where(JobStep.job_id == job.id, JobStep.name == name, JobStep.attempt == job.attempt)
+        .values(state="done", output_digest=output_digest, metrics=output.get("metrics"), ended_at=func.clock_timestamp())
+    )
+    state = dict(job.step_state or {})
+    state["steps"] = {**state.get("steps", {}), name: dict(output)}
+    session.execute(update(Job).where(Job.id == job.id).values(step_state=state))
+    session.refresh(job)
+
+
+def fail_step(session: Session, job: Job) -> None:
+    """Record that the running step of this attempt did not end."""
+    session.execute(
+        update(JobStep)
+        .where(JobStep.job_id == job.id, JobStep.attempt == job.attempt, JobStep.state == "running")
+        .values(state="failed", ended_at=func.clock_timestamp())
+    )
+
+
+def pin(session: Session, job_id: UUID, digest: str, size_bytes: int) -> None:
+    """Announce a blob before it is put, so that no collector takes it while the job runs."""
+    session.execute(upsert(StoredObject).values(digest=digest, size_bytes=size_bytes).on_conflict_do_nothing())
+    until = func.clock_timestamp() + PIN_FOR
+    row = upsert(ObjectPin).values(digest=digest, job_id=job_id, until=until)
+    session.execute(row.on_conflict_do_update(index_elements=["digest", "job_id"], set_={"until": until}))
+
+
+def plan_digest(session: Session, job: Job) -> str | None:
+    """Return the digest of this round's plan, if it is frozen already."""
+    return session.scalar(select(VerificationPlan.digest).where(VerificationPlan.job_id == job.id, VerificationPlan.round == job.round))
+
+
+def plan_body(session: Session, job: Job) -> dict[str, Any]:
+    """Return the frozen plan of this round. Raises NotFound."""
+    body = session.scalar(select(VerificationPlan.body).where(VerificationPlan.job_id == job.id, VerificationPlan.round == job.round))
+    if body is None:
+        raise NotFound
+    return body
+
+
+def save_plan(session: Session, job: Job, body: Mapping[str, Any], digest: str) -> None:
+    """Freeze the plan of this round; the row can never change."""
+    session.execute(insert(VerificationPlan).values(tenant_id=job.tenant_id, job_id=job.id, round=job.round, body=dict(body), digest=digest))
+
+
+def save_readings(session: Session, job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Store the readings of this round."""
+    if rows:
+        session.execute(insert(ReadingRow), [{"tenant_id": job.tenant_id, "job_id": job.id, "round": job.round, **row} for row in rows])
+
+
+def save_verdict(session: Session, job: Job, *, verdict: str, codes: Sequence[str], sentence: str) -> None:
+    """Store the verdict of this round."""
+    values = {"tenant_id": job.tenant_id, "job_id": job.id, "round": job.round, "verdict": verdict, "codes": list(codes), "sentence": sentence}
+    session.execute(insert(VerdictRow).values(values))
+
+
+def verdict_of(session: Session, job: Job) -> str | None:
+    """Return the stored verdict of this round."""
+    return session.scalar(select(VerdictRow.verdict).where(VerdictRow.job_id == job.id, VerdictRow.round == job.round))
+
+
+def released(session: Session, job: Job) -> bool:
+    """Say whether a person released the candidate of this round."""
+    query = select(ReleaseRow.outcome).where(ReleaseRow.job_id == job.id, ReleaseRow.round == job.round)
+    return session.scalar(query) == "release"
+
+
+def rebase(session: Session, job: Job, base_version_id: UUID | None) -> None:
+    """Point the job at the model's current version; a new round starts, and nothing judged against the old parent counts."""
+    fresh = {"base_version_id": base_version_id, "dataset_version_id": None, "round": job.round + 1, "step": None, "step_state": None}
+    if job.kind == "train":
+        fresh.pop("dataset_version_id")
+    session.execute(update(Job).where(Job.id == job.id).values(**fresh))
+    session.refresh(job)
+
+
+def insert_rung(session: Session, job: Job, values: Mapping[str, Any], targets: Sequence[Target]) -> None:
+    """Insert the job of the next rung and move the targets over to it."""
+    kept = {
+        "tenant_id": job.tenant_id,
+        "kind": job.kind,
+        "state": "queued",
+        "model_id": job.model_id,
+        "base_version_id": job.base_version_id,
+        "dataset_version_id": job.dataset_version_id,
+        "policy_id": job.policy_id,
+        "rung": job.rung + 1,
+        "escalated_from": job.id,
+        "queue": job.queue,
+        "priority": job.priority,
+        "due_at": job.due_at,
+        "deadline_s": job.deadline_s,
+        "created_by": job.created_by,
+    }
+    session.execute(insert(Job).values(**kept, **values))
+    session.flush()
+    release_targets(session, job.id)
+    rows = [{"tenant_id": job.tenant_id, "job_id": values["id"], "target_id": target.id, "active": True} for target in targets]
+    session.execute(insert(JobTarget), rows)
+    move_targets(session, targets, "requeue", rung=job.rung + 1)
+
+
+def now(session: Session) -> datetime:
+    """Return the database's time."""
+    return session.execute(select(func.clock_timestamp())).scalar_one()
+
+
+def drop_pins(session: Session, job_id: UUID) -> None:
+    """Let the collector have what the job put and never published."""
+    session.execute(ObjectPin.__table__.delete().where(ObjectPin.job_id == job_id))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What a report is made of."""
+
+    request: DeletionRequest
+    subjects: Sequence[Subject]
+    runs: Sequence[Run]
+    policy: Policy
+
+
+def for_report(session: Session, request_id: UUID) -> Gathered | None:
+    """Return the rows of a request's report; None while a target is still on its way, or for an unknown request."""
+    request = session.scalars(select(DeletionRequest).where(DeletionRequest.id == request_id)).first()
+    if request is None:
+        return None
+    targets = session.scalars(select(Target).where(Target.request_id == request_id).order_by(Target.id)).all()
+    if any(target.state in {"located", "queued", "running"} for target in targets):
+        return None
+    policy = session.scalars(select(Policy).where(Policy.id == request.policy_id)).one()
+    job_ids = select(JobTarget.job_id).where(JobTarget.target_id.in_([target.id for target in targets]))
+    jobs = session.scalars(select(Job).where(Job.id.in_(job_ids)).order_by(Job.rung, Job.created_at)).all()
+    return Gathered(request, [_subject(session, target) for target in targets], [_run(session, job) for job in jobs], policy)
+
+
+def _subject(session: Session, target: Target) -> Subject:
+    model = session.scalars(select(Model).where(Model.id == target.model_id)).first() if target.model_id else None
+    wanted = {version_id for version_id in (target.base_version_id, target.published_version_id) if version_id is not None}
+    found = {version.id: version for version in session.scalars(select(ModelVersion).where(ModelVersion.id.in_(wanted)))}
+    superseded: Sequence[ModelVersion] = []
+    if target.model_id is not None and target.published_version_id is not None:
+        gone = select(ModelVersion).where(ModelVersion.model_id == target.model_id, ModelVersion.status.in_(("quarantined", "destroyed")))
+        superseded = session.scalars(gone.order_by(ModelVersion.number)).all()
+    base, published = (found.get(version_id) if version_id else None for version_id in (target.base_version_id, target.published_version_id))
+    return Subject(target, model, base, published, superseded)
+
+
+def _run(session: Session, job: Job) -> Run:
+    attempts = session.scalars(select(JobAttempt).where(JobAttempt.job_id == job.id).order_by(JobAttempt.attempt)).all()
+    plan = session.scalars(select(VerificationPlan).where(VerificationPlan.job_id == job.id, VerificationPlan.round == job.round)).first()
+    readings = session.scalars(select(ReadingRow).where(ReadingRow.job_id == job.id, ReadingRow.round == job.round)).all()
+    verdict = session.scalars(select(VerdictRow).where(VerdictRow.job_id == job.id, VerdictRow.round == job.round)).first()
+    batch = session.scalar(select(func.count()).select_from(JobTarget).where(JobTarget.job_id == job.id)) or 0
+    return Run(job, attempts, plan, readings, verdict, batch)

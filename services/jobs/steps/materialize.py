@@ -1,0 +1,119 @@
+"""The step `materialize`: bring everything the runner needs into its folder, and write the dataset version without the records.
+
+Every byte is checked against its digest; roles are given here, where the tenant's key is; the runner gets no key.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from services.datasets.identifiers import record_digest
+from services.errors import ForgetSetIsEverything, IntegrityBroken, NotFound
+from services.jobs import records, repository
+from services.jobs.messages import BASE_FILE, NEXT_RECORDS_FILE, RECORDS_FILE, SPEC_FILE, JobSpec, Seeds
+from services.jobs.repository import Work
+from services.jobs.workshop import Workshop, canonical_digest
+from services.tenants.keys import derive, tenant_key
+
+WEIGHTS = "model.safetensors"
+
+
+def dataset_key(shop: Workshop, work: Work) -> bytes:
+    """Return K_dataset, from which the roles of held-out records are drawn."""
+    with shop.effect() as session:
+        whole = tenant_key(session, shop.lease.tenant_id, shop.keys.kek)
+    return derive(whole, f"dataset:{work.dataset.id.hex}")
+
+
+def forgotten_by(shop: Workshop, work: Work) -> Callable[[str], bool]:
+    """Return the test whether a record of the job's dataset is to be forgotten."""
+    with shop.effect() as session:
+        whole = tenant_key(session, shop.lease.tenant_id, shop.keys.kek)
+        digests = repository.forgotten_digests(session, work.targets, work.dataset.id)
+    return lambda record_id: record_digest(whole, work.dataset.id, record_id) in digests
+
+
+def materialize(shop: Workshop, work: Work) -> dict[str, Any]:
+    """Fill the folder and return the step's output: counts of roles, and the blob of the next dataset version.
+
+    Raises:
+        RecordsNotFound: the job would forget nothing. ForgetSetIsEverything: it would keep nothing.
+        DigestMismatch, StoreDown, IntegrityBroken: through the store.
+    """
+    paths = [shop.fetch(file.digest, f"dataset-{index}.parquet") for index, file in enumerate(work.dataset_files)]
+    if not paths:
+        raise NotFound
+    table = records.read_table(paths)
+    forgotten = forgotten_by(shop, work)
+    kind = "class" if work.request_kind == "class" else "records"
+    roles = records.with_roles(table, forgotten=forgotten, kind=kind, key=dataset_key(shop, work))
+    counts = records.role_counts(roles, forgotten=forgotten)
+    records.check_roles(counts, kind=work.job.kind, dataset=work.dataset.name)
+    if not counts.get("retain"):
+        raise ForgetSetIsEverything(dataset=work.dataset.name)
+    records.write_table(roles, shop.folder / RECORDS_FILE)
+    output: dict[str, Any] = {"metrics": {"roles": counts}}
+    if work.job.kind == "unlearn":
+        base = weights_of(work)
+        shop.fetch(base, BASE_FILE)
+        output |= {"base_digest": base, "next": _next_version(shop, work, table, forgotten)}
+    return output
+
+
+def weights_of(work: Work) -> str:
+    """Return the digest of the base version's weights. Raises IntegrityBroken when it has none."""
+    found = [file.digest for file in work.base_files if file.path.endswith(".safetensors")]
+    if len(found) != 1:
+        raise IntegrityBroken(detail="the base version does not have exactly one safetensors file")
+    return found[0]
+
+
+def _next_version(shop: Workshop, work: Work, table: Any, forgotten: Callable[[str], bool]) -> dict[str, Any]:
+    """Write the dataset's newest version without the records; it may be later than the one that the model learned from."""
+    with shop.effect() as session:
+        newest, files = repository.newest_version(session, work.dataset.id)
+    if newest.id != work.dataset_version.id:
+        table = records.read_table([shop.fetch(file.digest, f"newest-{index}.parquet") for index, file in enumerate(files)])
+    path = shop.folder / NEXT_RECORDS_FILE
+    rest = records.without(table, forgotten)
+    records.write_table(rest, path)
+    kept = shop.keep(path)
+    document = {"dataset": work.dataset.name, "parent": newest.manifest_digest, "files": [["records.parquet", kept["digest"]]]}
+    return {**kept, "path": "records.parquet", "records": rest.num_rows, "from": str(newest.id), "manifest_digest": canonical_digest(document)}
+
+
+def write_spec(shop: Workshop, work: Work, plan: dict[str, Any]) -> str:
+    """Write `job.json` for the runner and return its digest."""
+    state = work.job.step_state or {}
+    spec = JobSpec(
+        job_id=work.job.id,
+        kind="train" if work.job.kind == "train" else "unlearn",
+        round=work.job.round,
+        task=work.model.task,
+        architecture=work.model.architecture,
+        architecture_params=work.model.architecture_params,
+        adapter=work.dataset.adapter,
+        adapter_params=work.dataset.adapter_params,
+        recipe=recipe_of(work),
+        method=work.job.method,
+        params=method_params(work),
+        request_kind="class" if work.request_kind == "class" else "records",
+        plan=plan,
+        seeds=Seeds.model_validate(work.job.seeds),
+        device=shop.device,
+        deadline_s=work.job.deadline_s,
+        halved=bool(state.get("halved")),
+    )
+    (shop.folder / SPEC_FILE).write_text(spec.model_dump_json())
+    return canonical_digest(spec.model_dump(mode="json"))
+
+
+def recipe_of(work: Work) -> dict[str, Any] | None:
+    """Return the training recipe: a training job's own, else the base version's."""
+    if work.job.kind == "train":
+        return dict(work.job.params.get("recipe", work.job.params))
+    return dict(work.base.recipe) if work.base is not None and work.base.recipe is not None else None
+
+
+def method_params(work: Work) -> dict[str, Any]:
+    """Return the parameters of the method; a training job has none."""
+    return {} if work.job.kind == "train" else dict(work.job.params)

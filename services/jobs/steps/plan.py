@@ -1,0 +1,79 @@
+"""The step `plan`: freeze what will be measured and how it will be judged, before anything is computed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from services.audit import log
+from services.catalogue import service as catalogue
+from services.errors import NotFound
+from services.jobs import repository
+from services.jobs.repository import Work
+from services.jobs.workshop import Workshop, canonical_digest
+
+
+def freeze(shop: Workshop, work: Work, *, roles: dict[str, int]) -> dict[str, Any]:
+    """Store this round's plan, once, with its audit event, and return its body; a plan that is frozen already is returned as it is."""
+    with shop.effect() as session:
+        job = repository.job_row(session, work.job.id)
+        digest = repository.plan_digest(session, job)
+        if digest is not None:
+            return repository.plan_body(session, job)
+        body = compose(session, work, roles=roles)
+        digest = canonical_digest(body)
+        repository.save_plan(session, job, body, digest)
+        facts = {"digest": digest, "round": job.round, "rung": job.rung, "records_commitments": body["forget_commitments"]}
+        log.record(session, tenant_id=job.tenant_id, object_id=job.id, type="plan.frozen", body=facts)
+        repository.finish_step(session, job, "plan", {"digest": digest}, output_digest=digest)
+        return body
+
+
+def compose(session: Session, work: Work, *, roles: dict[str, int]) -> dict[str, Any]:
+    """Return the body of the plan from the policy's document, the request kind and the job. Raises NotFound without a policy or method."""
+    if work.policy is None or work.job.method is None:
+        raise NotFound
+    document = work.policy.verification
+    entry = catalogue.entry(session, "method", work.job.method)
+    retrainable = work.base is not None and work.base.recipe is not None
+    counts = split_counts(roles)
+    return {
+        "policy": {"key": work.policy.key, "version": work.policy.version},
+        "request_kind": work.request_kind,
+        "method": work.job.method,
+        "parameters": work.job.params,
+        "guarantee": entry.guarantee if entry is not None else "approximate",
+        "reference": document.get("reference", "retrained") if retrainable else "none",
+        "level": document.get("level", 0.9),
+        "alpha": document.get("alpha", 0.05),
+        "utility": document.get("utility"),
+        "readings": [gated(entry, counts) for entry in document.get(work.request_kind, [])],
+        "batch_size": 256,
+        "seeds": work.job.seeds,
+        "rung": work.job.rung,
+        "round": work.job.round,
+        "roles": roles,
+        "requests": len(work.requests),
+        "dataset": {"manifest_digest": work.dataset_version.manifest_digest, "version": work.dataset_version.number},
+        "base": {"manifest_digest": work.base.manifest_digest if work.base else None},
+        "forget_commitments": sorted(target.records_commitment for target in work.targets),
+    }
+
+
+def split_counts(roles: Mapping[str, int]) -> dict[str, int]:
+    """Return how many records stand behind each split of a reading."""
+    held_out, of_class = roles.get("verification", 0), roles.get("forget_test", 0)
+    return {
+        "forget_train": roles.get("forget", 0),
+        "forget_test": of_class,
+        "retain_train": roles.get("retain", 0),
+        "retain_test": held_out - of_class,
+        "test": held_out,
+    }
+
+
+def gated(entry: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
+    """Return a reading of the policy as it stands in the plan: with fewer records than it asks for it is printed and does not gate."""
+    if entry.get("gate") and counts.get(str(entry.get("split")), 0) < int(entry.get("min_records") or 0):
+        return {**entry, "gate": False, "direction": "info", "epsilon": None}
+    return dict(entry)

@@ -1,0 +1,27 @@
+"""What a runner found in its registries, published for the gateway to list and validate from."""
+
+from sqlalchemy import Engine
+
+from services.catalogue import service
+from services.catalogue.service import EntryIn
+from services.db.session import unit_of_work
+from services.jobs.messages import ReadyFrame
+
+
+def publish(engine: Engine, ready: ReadyFrame, *, worker: str, queue: str) -> None:
+    """Write the catalogue of a warm runner. Raises DatabaseDown."""
+    entries = [
+        EntryIn(
+            kind=item.kind,
+            name=item.name,
+            version=item.version,
+            guarantee=item.guarantee,
+            schema=item.parameters,
+            needs=tuple(item.needs),
+            facts=item.facts,
+            error=item.error,
+        )
+        for item in ready.catalogue
+    ]
+    with unit_of_work(engine, tenant=None) as session:
+        service.publish(session, entries, worker=worker, queue=queue)

@@ -19,11 +19,19 @@ FROM builder AS worker-packages
 COPY locks/worker.txt locks/worker.txt
 RUN --mount=type=cache,target=/root/.cache/uv VIRTUAL_ENV=/opt/venv /opt/uv/bin/uv pip sync --require-hashes locks/worker.txt
 
+# The project runs from /app; its name and version are left there as package metadata, since building a wheel would need unlocked tools.
+FROM builder AS metadata
+COPY pyproject.toml .
+RUN python -c "import pathlib, tomllib; p = tomllib.loads(pathlib.Path('pyproject.toml').read_text())['project']; \
+d = pathlib.Path('/metadata') / f\"{p['name']}-{p['version']}.dist-info\"; d.mkdir(parents=True); \
+(d / 'METADATA').write_text(f\"Metadata-Version: 2.1\\nName: {p['name']}\\nVersion: {p['version']}\\n\")"
+
 FROM ${PYTHON_IMAGE} AS base
 RUN groupadd --gid 10001 lethe && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin lethe
 ENV PATH=/opt/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 LETHE_HOME=/tmp/lethe
 WORKDIR /app
 COPY LICENSE ./
+COPY --from=metadata /metadata ./
 COPY services services
 COPY models_store models_store
 

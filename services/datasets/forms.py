@@ -26,7 +26,7 @@ class NewDataset:
 
     name: str
     adapter: str
-    adapter_params: Mapping[str, Any] = field(default_factory=dict)
+    adapter_params: Mapping[str, Any] = field(default_factory=dict[str, Any])
     label_column: str | None = None
     subject_types: tuple[str, ...] = ()
 

@@ -234,7 +234,7 @@ def trained_on(session: Session, version_id: UUID) -> list[TrainedModel]:
           FROM training_input t JOIN model_version v ON v.id = t.model_version_id JOIN model m ON m.id = v.model_id
          WHERE t.dataset_version_id = :version ORDER BY m.name, v.number
         """)
-    return [TrainedModel(**row._mapping) for row in session.execute(statement, {"version": version_id})]  # noqa: SLF001  the row's public mapping
+    return [TrainedModel(**row) for row in session.execute(statement, {"version": version_id}).mappings()]
 
 
 def _hits(session: Session, statement: Any, values: dict[str, Any]) -> list[Hit]:

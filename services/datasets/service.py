@@ -49,8 +49,9 @@ def create_dataset(session: Session, form: NewDataset, *, caller: Caller, clock:
     if form.adapter not in known:
         raise UnknownComponent(kind="dataset adapter", name=form.adapter, known=", ".join(sorted(known)) or "none yet")
     facts = known[form.adapter].facts
+    dataset_id = uuid7(clock)
     values = {
-        "id": uuid7(clock),
+        "id": dataset_id,
         "tenant_id": caller.tenant_id,
         "name": form.name,
         "adapter": form.adapter,
@@ -63,8 +64,8 @@ def create_dataset(session: Session, form: NewDataset, *, caller: Caller, clock:
             repository.add(session, Dataset, **values)
     except IntegrityError as error:
         raise DuplicateName(name=form.name) from error
-    audit.record(session, tenant_id=caller.tenant_id, object_id=values["id"], type="dataset.created", body={"by": caller.principal})
-    return read_dataset(session, values["id"])
+    audit.record(session, tenant_id=caller.tenant_id, object_id=dataset_id, type="dataset.created", body={"by": caller.principal})
+    return read_dataset(session, dataset_id)
 
 
 def read_dataset(session: Session, dataset: str | UUID) -> DatasetView:

@@ -17,7 +17,7 @@ class NewModel:
     name: str
     task: str
     architecture: str
-    architecture_params: Mapping[str, Any] = field(default_factory=dict)
+    architecture_params: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class NewTrainingRun:
 
     dataset: str | UUID
     dataset_version: int
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict[str, Any])
     seed: int = 0
 
 
@@ -181,8 +181,8 @@ class Publication:
     seeds: Mapping[str, Any]
     code_digest: str | None = None
     image_digest: str | None = None
-    result: Mapping[str, Any] = field(default_factory=dict)
-    forgotten: Mapping[UUID, tuple[str, ...]] = field(default_factory=dict)
+    result: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    forgotten: Mapping[UUID, tuple[str, ...]] = field(default_factory=dict[UUID, tuple[str, ...]])
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,7 @@ def branch(session: Session, version_id: UUID) -> Sequence[Any]:
           FROM (SELECT id, depth FROM up UNION SELECT id, depth FROM down) x JOIN model_version v ON v.id = x.id JOIN model m ON m.id = v.model_id
          ORDER BY x.depth DESC, v.number
         """)
-    return session.execute(statement, {"id": version_id}).all()
+    return session.execute(statement, {"id": version_id}).mappings().all()
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------------------------

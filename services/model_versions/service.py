@@ -215,8 +215,8 @@ def list_versions(session: Session, model: str | UUID, *, limit: int = 50, after
 def lineage(session: Session, model: str | UUID, number: int) -> list[Ancestor]:
     """Return the version, everything above it up to the first fresh start, and everything below it. Raises NotFound."""
     rows = repository.branch(session, _version(session, _model(session, model).id, number).id)
-    learned = repository.learned_from(session, [row.id for row in rows])
-    return [Ancestor(**row._mapping, trained_on=tuple(learned[row.id])) for row in rows]  # noqa: SLF001  the row's public mapping
+    learned = repository.learned_from(session, [row["id"] for row in rows])
+    return [Ancestor(**row, trained_on=tuple(learned[row["id"]])) for row in rows]
 
 
 # --- aliases ---------------------------------------------------------------------------------------------------------------------------

@@ -71,8 +71,8 @@ class NewRequest:
     note: str | None = None
     policy: str = "gdpr-default"
     method: str = "auto"
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)

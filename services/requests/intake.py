@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -48,16 +49,8 @@ class Intake:
 
 def digest_of(body: NewRequest, key: bytes) -> bytes:
     """Return HMAC-SHA256 over the canonical JSON of a body: equal for equal bodies, and it tells nothing without the key."""
-    plain = asdict(body) | {"received_at": body.received_at.isoformat() if body.received_at else None}
-    return hmac.digest(key, b"body\x00" + rfc8785.dumps(_plain(plain)), hashlib.sha256)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(name): _plain(member) for name, member in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(member) for member in value]
-    return str(value) if isinstance(value, UUID) else value
+    plain = json.dumps(asdict(body), default=str)
+    return hmac.digest(key, b"body\x00" + rfc8785.dumps(json.loads(plain)), hashlib.sha256)
 
 
 def prepare(session: Session, body: NewRequest, *, caller: Caller, clock: Clock, keys: KeyRing) -> Intake:

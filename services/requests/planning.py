@@ -50,7 +50,9 @@ def plan(
 ) -> MethodPlan:
     """Return what a model gets. Raises MethodNotApplicable where the named method, or every rung of the ladder, cannot serve the request."""
     offers = catalogue.offers(session)
-    held = {"forget", "retain"} | ({"recipe"} if base is not None and base.recipe is not None else set())
+    held = {"forget", "retain"}
+    if base is not None and base.recipe is not None:
+        held.add("recipe")
     could = sorted(name for name, offer in offers.items() if router.obstacle(offer, task=task, granularity=granularity, held=held) is None)
     ladder = [Rung.model_validate(rung) for rung in policy.ladder]
     if method != "auto":
@@ -69,7 +71,7 @@ def plan(
 
 def _plan(session: Session, ladder: list[Rung], choice: router.Choice | None, method: str, parameters: Mapping[str, Any]) -> MethodPlan:
     behind = {rung.method: rung.parameters for rung in ladder}
-    rungs = [{"method": name, "parameters": dict(behind[name])} for name in (choice.rungs if choice else ())]
+    rungs: list[dict[str, Any]] = [{"method": name, "parameters": dict(behind[name])} for name in (choice.rungs if choice else ())]
     if method != "auto":
         later = [] if method == "retrain" else rungs
         rungs = [{"method": method, "parameters": dict(parameters)}, *later]

@@ -102,7 +102,7 @@ def _attention(session: Session, stopped: Sequence[Target]) -> dict[str, Any]:
     if found is None:
         code = stopped[0].outcome or "no-method"
         return {"code": code, "rung": 1, "detail": "No job could be opened for these records."}
-    error = found["error"] or {}
+    error: dict[str, Any] = found["error"] or {}
     code = error.get("code") or found["attention"] or "job-cancelled"
     return {"code": code, "rung": found["rung"], "detail": error.get("detail") or "The job ended without a verdict that allows publishing."}
 

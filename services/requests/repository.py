@@ -452,7 +452,7 @@ def batch_records(session: Session, target_ids: Sequence[UUID]) -> int:
 
 def estimate_s(session: Session, model_id: UUID) -> float:
     """Return the 95th percentile of a model's past unlearning attempts in seconds, 60 with fewer than three."""
-    return float(session.execute(text(f"SELECT {_ESTIMATE.format(model=':model')}"), {"model": model_id}).scalar_one())  # noqa: S608  a bound name
+    return float(session.execute(text(f"SELECT {_ESTIMATE.format(model=':model')}"), {"model": model_id}).scalar_one())
 
 
 def tenants_waiting(session: Session) -> list[UUID]:

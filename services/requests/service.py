@@ -14,10 +14,9 @@ from services.clock import Clock
 from services.db import outbox
 from services.db.tables import DeletionRequest
 from services.errors import FourEyesRequired, InvalidInput, NotFound, PreconditionFailed, TooLateToCancel
-from services.requests import presentation, repository
+from services.requests import presentation, progress, repository
 from services.requests.forms import Cancellation, Decision, Key, NewRequest, RequestFilters
 from services.requests.intake import Intake, insert, prepare, rehearse
-from services.requests.progress import advance as advance
 from services.requests.states import JOB, REQUEST, TARGET, following
 from services.requests.views import DryRun, RequestView, TargetView
 from services.tenants.caller import Caller
@@ -129,6 +128,15 @@ def decide(session: Session, request_id: UUID, form: Decision, *, expected_versi
     audit.record(session, tenant_id=held.tenant_id, object_id=request_id, type=f"request.{state}", body=facts)
     log.info("request.decided", request_id=str(request_id), state=state)
     return read(session, request_id, clock=clock)
+
+
+def advance(session: Session, request_id: UUID, clock: Clock) -> str:
+    """Move a request on as far as it goes (start, finish, stuck) and return its state; safe to call at any time, any number of times.
+
+    The transaction has entered the request's tenant. When every target is final and no report is stored, the outbox asks for one; whoever stores
+    it calls this again. Raises NotFound.
+    """
+    return progress.advance(session, request_id, clock)
 
 
 def due_soon(session: Session, before: datetime) -> list[UUID]:

@@ -21,7 +21,7 @@ def cross_fitted_scores(members: Floats, non_members: Floats, weights: Floats, *
     scores = np.zeros(len(labels))
     splitter = StratifiedKFold(folds, shuffle=True, random_state=int(rng.integers(2**31)))
     for fitted, held in splitter.split(features, labels):
-        classifier = make_pipeline(StandardScaler(), LogisticRegression())
+        classifier = make_pipeline(StandardScaler(), LogisticRegression(solver="newton-cholesky"))
         classifier.fit(features[fitted], labels[fitted], logisticregression__sample_weight=sample_weights[fitted])
         scores[held] = classifier.decision_function(features[held])
     return scores[: len(members)], scores[len(members) :]

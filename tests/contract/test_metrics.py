@@ -293,3 +293,24 @@ def test_on_digits_the_original_fails_as_a_leak():
 
 def test_on_digits_a_model_that_knows_nothing_fails_on_utility():
     assert "utility" in judged(ARCHITECTURE.fresh(8)).codes
+
+
+def test_a_utility_floor_measures_retained_accuracy_though_no_reading_asks_for_it():
+    plan = plan_of(entry("metric", "zrf"), utility={"total": 0.01, "worst_class": 0.03})
+
+    found = evaluation.evaluate(plan, models(), digits(), TASK, Run(seed=0, architecture=ARCHITECTURE))
+
+    assert [(reading.name, reading.split) for reading in found] == [("zrf", "forget_train"), ("accuracy", "retain_test")]
+    assert isinstance(found[1].change, Reading)
+
+
+def test_what_does_not_fit_is_unmeasured_with_its_reason():
+    class Other(Classification):
+        name = "regression"
+
+    plan = plan_of(entry("metric", "zrf", "retain_test"), entry("metric", "zrf", "forget_train"))
+    run = Run(seed=0, architecture=ARCHITECTURE)
+
+    assert evaluation.evaluate(plan, models(), digits(), TASK, run)[0].after == Unmeasured("split_not_supported")
+    assert evaluation.evaluate(plan, models(), digits(), Other(10), run)[1].after == Unmeasured("task_not_supported")
+    assert evaluation.evaluate(plan, models(), digits(), TASK, Run(seed=0))[1].after == Unmeasured("no_architecture")

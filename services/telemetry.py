@@ -17,7 +17,8 @@ ALLOWED_KEYS = frozenset(
         "duration_ms", "code", "error", "retry_class", "job_id", "deletion_request_id", "target_id", "model_id", "version_id", "dataset_id",
         "dataset_version_id", "policy_id", "epoch", "attempt", "crashes", "state", "step", "kind", "queue", "topic", "outbox_id", "worker", "device",
         "count", "limit", "round", "rung", "verdict", "component", "component_kind", "distribution", "digest", "size_bytes", "gate", "seconds",
-        "delay_s", "timeout_s", "host", "port", "revision", "signal", "exit_status", "stack", "reason", "entries", "places",
+        "delay_s", "timeout_s", "host", "port", "revision", "signal", "exit_status", "stack", "reason", "entries", "places", "frames", "codes",
+        "number", "superseded", "records", "targets", "event_name",
     }
 )  # fmt: skip
 """Every key that a log line may hold. None of them can carry an identifier of a person."""

@@ -53,6 +53,9 @@ def with_defaults(schema: Mapping[str, Json], value: Mapping[str, Json]) -> dict
 def _walk(schema: Mapping[str, Json], value: Json, pointer: str, root: Mapping[str, Json]) -> Iterator[Problem]:
     while "$ref" in schema:
         schema = {**_resolve(schema["$ref"], root), **{key: part for key, part in schema.items() if key != "$ref"}}
+    if _TYPES["number"](value) and not math.isfinite(value):
+        yield pointer, "must be a finite number"
+        return
     kinds = schema.get("type")
     kinds = [kinds] if isinstance(kinds, str) else kinds
     if kinds and not any(_TYPES[kind](value) for kind in kinds):
@@ -85,9 +88,6 @@ def _equal(value: Json, other: Json) -> bool:
 
 def _sizes(schema: Mapping[str, Json], value: Json, pointer: str) -> Iterator[Problem]:
     if _TYPES["number"](value):
-        if not math.isfinite(value):
-            yield pointer, "must be a finite number"
-            return
         for keyword, (holds, words) in _BOUNDS.items():
             if keyword in schema and not holds(value, schema[keyword]):
                 yield pointer, words.format(schema[keyword])
@@ -111,9 +111,14 @@ def _combinations(schema: Mapping[str, Json], value: Json, pointer: str, root: M
         found = [list(_walk(choice, value, pointer, root)) for choice in choices]
         holding = sum(not wrong for wrong in found)
         if holding == 0:
-            yield min(found, key=lambda wrong: (-max(len(where) for where, _ in wrong), len(wrong)))[0]
+            yield min(found, key=_distance)[0]
         elif keyword == "oneOf" and holding > 1:
             yield pointer, "fits more than one of the allowed forms"
+
+
+def _distance(wrong: list[Problem]) -> tuple[bool, int, int]:
+    """Order the alternatives by how near a value came: of the right type, then wrong deep inside, then wrong in few places."""
+    return wrong[0][1].startswith("must be of type"), -max(len(where) for where, _ in wrong), len(wrong)
 
 
 def _members(schema: Mapping[str, Json], value: Mapping[str, Json], pointer: str, root: Mapping[str, Json]) -> Iterator[Problem]:

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select, text
 
 from services.clock import SystemClock, uuid7
-from services.db import idempotency, outbox
+from services.db import durability, idempotency, outbox
 from services.db.session import async_unit_of_work, make_async_engine, make_engine, unit_of_work
 from services.db.tables import Outbox
 from services.errors import DatabaseDown, KeyInProgress, KeyReused
@@ -202,3 +202,12 @@ def test_a_crash_point_kills_before_or_after_the_commit(ledger, tenant, at, writ
     assert done.returncode == (0 if at == "3" else 137), done.stderr.decode()
     with unit_of_work(ledger.engine("lethe_gateway"), tenant=tenant) as session:
         assert len(session.scalars(select(Outbox)).all()) == written
+
+
+def test_the_server_of_the_embedded_stack_keeps_what_it_acknowledges_and_an_unsafe_setting_is_named(ledger):
+    with unit_of_work(ledger.engine("lethe_gateway"), tenant=None) as session:
+        assert durability.unsafe_settings(session) == []
+        assert durability.checksums_off(session) is False
+        assert durability.too_old(session) is False
+        session.execute(text("SET LOCAL synchronous_commit = off"))
+        assert durability.unsafe_settings(session) == ["synchronous_commit=off"]

@@ -1,0 +1,112 @@
+"""The documents of policies: what is refused, and what the seeds say."""
+
+import pytest
+from pydantic import ValidationError
+
+from services.tenants.policies import DEMO, GDPR_DEFAULT, SEEDS, Flags, PolicyBody
+
+
+def ladder_of(body, granularity):
+    return [rung.method for rung in body.ladder if granularity in rung.granularities]
+
+
+def gates(readings):
+    return {(reading.name, reading.split): reading for reading in readings if reading.gate}
+
+
+@pytest.mark.parametrize("key", SEEDS)
+def test_a_seed_survives_its_columns(key):
+    columns = SEEDS[key].columns()
+    columns["batch_window_s"] = int(columns.pop("batch_window").total_seconds())
+    assert PolicyBody.model_validate(columns) == SEEDS[key]
+
+
+def test_the_ladders_of_the_demo_end_in_retraining():
+    assert ladder_of(DEMO, "class") == ["unsir", "bad_teacher", "retrain"]
+    assert ladder_of(DEMO, "records") == ["bad_teacher", "retrain"]
+
+
+def test_the_demo_asks_nobody_waits_for_nothing_and_has_no_caps():
+    assert DEMO.batch_window_s == 0
+    assert not DEMO.flags.require_review
+    assert DEMO.limits.records_share is DEMO.limits.class_share is None
+
+
+def test_the_default_asks_a_second_person_and_waits_a_quarter_of_an_hour():
+    assert GDPR_DEFAULT.flags.require_review
+    assert GDPR_DEFAULT.flags.four_eyes
+    assert GDPR_DEFAULT.batch_window_s == 900
+    assert (GDPR_DEFAULT.limits.records_share, GDPR_DEFAULT.limits.class_share) == (0.01, 0.05)
+
+
+def test_what_gates_a_class_request():
+    expected = {("accuracy", "forget_train"), ("accuracy", "forget_test"), ("mia_v2", "forget_train")}
+    assert set(gates(DEMO.verification.for_class)) == expected
+    assert set(gates(GDPR_DEFAULT.verification.for_class)) == {*expected, ("js_divergence", "forget_train")}
+    assert gates(DEMO.verification.for_class)["accuracy", "forget_test"].min_records == 100
+
+
+def test_the_demo_is_wider_than_the_default_on_small_sets_only_where_it_must_be():
+    wide, narrow = gates(DEMO.verification.for_class), gates(GDPR_DEFAULT.verification.for_class)
+    assert {name for name in wide if wide[name].epsilon > narrow[name].epsilon} == {("mia_v2", "forget_train")}
+
+
+@pytest.mark.parametrize("key", SEEDS)
+def test_every_reading_is_known_and_what_does_not_gate_is_information(key):
+    metrics = {"accuracy", "zrf", "zrf_legacy", "activation_distance", "js_divergence", "prediction_distribution"}
+    for readings in (SEEDS[key].verification.for_class, SEEDS[key].verification.for_records):
+        for reading in readings:
+            assert reading.name in (metrics if reading.kind == "metric" else {"mia_legacy", "mia_v2"})
+            assert reading.gate == (reading.direction != "info")
+
+
+def changed(**parts):
+    return {**DEMO.model_dump(mode="json", by_alias=True), **parts}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        {"ladder": []},
+        {"ladder": [{"method": "unsir"}]},
+        {"ladder": [{"method": "retrain", "granularities": ["class"]}]},
+        {"regulation": "hipaa"},
+        {"batch_window_s": -1},
+        {"surprise": 1},
+        {"flags": {"purge_superseded": "after:0"}},
+        {"retention": {"requests_days": 30}},
+        {"limits": {"records_share": 0}},
+        {"verification": {"class": [], "records": []}},
+        {"verification": {**DEMO.verification.model_dump(by_alias=True), "level": 0.4}},
+    ],
+)
+def test_a_policy_that_could_not_work_is_refused(spoil):
+    with pytest.raises(ValidationError):
+        PolicyBody.model_validate(changed(**spoil))
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        {"kind": "metric", "name": "accuracy", "split": "test", "gate": True},
+        {"kind": "metric", "name": "accuracy", "split": "test", "gate": True, "direction": "band"},
+        {"kind": "metric", "name": "accuracy", "split": "attack"},
+    ],
+)
+def test_a_gate_that_could_not_fail_is_refused(reading):
+    verification = DEMO.verification.model_dump(mode="json", by_alias=True)
+    verification["class"] = [*verification["class"][:1], reading]
+    with pytest.raises(ValidationError):
+        PolicyBody.model_validate(changed(verification=verification))
+
+
+def test_a_reading_listed_twice_is_refused():
+    verification = DEMO.verification.model_dump(mode="json", by_alias=True)
+    verification["class"] = [verification["class"][0]] * 2
+    with pytest.raises(ValidationError, match="twice"):
+        PolicyBody.model_validate(changed(verification=verification))
+
+
+@pytest.mark.parametrize(("said", "days"), [("now", 0), ("after:30", 30), ("never", None)])
+def test_when_superseded_versions_go(said, days):
+    assert Flags(purge_superseded=said).purge_after_days() == days

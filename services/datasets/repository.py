@@ -5,6 +5,8 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, insert, select, text, tuple_, update
+from sqlalchemy.dialects.postgresql import distinct_on
+from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from services.datasets.forms import FileForm, Hit, Key, TrainedModel
@@ -44,7 +46,7 @@ def latest_ready(session: Session, dataset_ids: Sequence[UUID]) -> dict[UUID, Da
         select(DatasetVersion)
         .where(DatasetVersion.dataset_id.in_(dataset_ids), DatasetVersion.status == "ready")
         .order_by(DatasetVersion.dataset_id, DatasetVersion.number.desc())
-        .distinct(DatasetVersion.dataset_id)
+        .ext(distinct_on(DatasetVersion.dataset_id))
         .execution_options(**FRESH)
     )
     return {row.dataset_id: row for row in session.scalars(query)}
@@ -87,12 +89,12 @@ def files(session: Session, version_ids: Sequence[UUID]) -> dict[UUID, list[File
     return held
 
 
-def replace_files(session: Session, tenant_id: UUID, version_id: UUID, listed: Sequence[FileForm]) -> None:
-    """Make `listed` the files of a version."""
-    session.execute(text("DELETE FROM dataset_file WHERE version_id = :v"), {"v": version_id})
+def put_files(session: Session, tenant_id: UUID, version_id: UUID, listed: Sequence[FileForm]) -> None:
+    """Enter the files of a version; a path that is there gets the new digest and size."""
     rows = [{"tenant_id": tenant_id, "version_id": version_id, "path": f.path, "digest": f.sha256, "size_bytes": f.size_bytes} for f in listed]
-    if rows:
-        session.execute(insert(DatasetFile), rows)
+    statement = upsert(DatasetFile)
+    changed = {"digest": statement.excluded.digest, "size_bytes": statement.excluded.size_bytes}
+    session.execute(statement.on_conflict_do_update(index_elements=["tenant_id", "version_id", "path"], set_=changed), rows)
 
 
 def reference_objects(session: Session, tenant_id: UUID, version_id: UUID, digests: Sequence[str]) -> None:

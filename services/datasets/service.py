@@ -89,7 +89,7 @@ def create_version(
     version_id = uuid7(clock)
     above = _version(session, found.id, parent).id if parent is not None else None
     _insert_version(session, found, version_id, status="pending", parent_id=above, number=repository.next_number(session, found.id))
-    repository.replace_files(session, caller.tenant_id, version_id, files)
+    repository.put_files(session, caller.tenant_id, version_id, files)
     audit.record(session, tenant_id=caller.tenant_id, object_id=version_id, type="dataset_version.created", body={"by": caller.principal})
     return read_version_by_id(session, version_id)
 
@@ -185,7 +185,7 @@ def ingested(
     if written != len(rows):
         raise InvalidInput(detail=f"{len(rows) - written} record ids were in an earlier version and ended there; a record id is used once.")
     repository.end_absent(session, found, ids)
-    repository.replace_files(session, found.tenant_id, found.id, files)
+    repository.put_files(session, found.tenant_id, found.id, files)
     repository.reference_objects(session, found.tenant_id, found.id, [file.sha256 for file in files])
     repository.set_version(session, found.id, status="ready", records=len(rows), manifest_digest=manifest_digest)
     body = {"records": len(rows), "manifest": manifest_digest, "at": clock.now().isoformat()}
@@ -239,7 +239,7 @@ def erase(
         records=left, manifest_digest=manifest_digest, produced_by_job_id=job_id,
     )  # fmt: skip
     repository.end_records(session, dataset_id, number, record_ids)
-    repository.replace_files(session, found.tenant_id, version_id, files)
+    repository.put_files(session, found.tenant_id, version_id, files)
     repository.reference_objects(session, found.tenant_id, version_id, [file.sha256 for file in files])
     body = {"dataset": str(dataset_id), "erased": gone, "left": left, "job": str(job_id)}
     audit.record(session, tenant_id=found.tenant_id, object_id=version_id, type="dataset_version.erased", body=body)

@@ -75,14 +75,16 @@ def page(session: Session, filters: RequestFilters, limit: int, after: Key | Non
     """Return at most `limit` requests by creation time."""
     key = tuple_(DeletionRequest.created_at, DeletionRequest.id)
     query = select(DeletionRequest)
-    tests = {
-        "state": DeletionRequest.state == filters.state,
-        "regulation": DeletionRequest.regulation == filters.regulation,
-        "due_before": DeletionRequest.due_at < filters.due_before,
-        "created_from": DeletionRequest.created_at >= filters.created_from,
-        "created_to": DeletionRequest.created_at < filters.created_to,
-    }
-    query = query.where(*[test for name, test in tests.items() if getattr(filters, name) is not None])
+    if filters.state is not None:
+        query = query.where(DeletionRequest.state == filters.state)
+    if filters.regulation is not None:
+        query = query.where(DeletionRequest.regulation == filters.regulation)
+    if filters.due_before is not None:
+        query = query.where(DeletionRequest.due_at < filters.due_before)
+    if filters.created_from is not None:
+        query = query.where(DeletionRequest.created_at >= filters.created_from)
+    if filters.created_to is not None:
+        query = query.where(DeletionRequest.created_at < filters.created_to)
     if filters.overdue is not None:
         late = and_(DeletionRequest.closed_at.is_(None), DeletionRequest.due_at < func.clock_timestamp())
         query = query.where(late if filters.overdue else ~late)

@@ -1,10 +1,11 @@
 """The catalogue and the audit log, on a real server."""
 
 import hashlib
+from datetime import timedelta
 
 import pytest
 import rfc8785
-from sqlalchemy import text
+from sqlalchemy import insert, text
 
 from services.audit import log
 from services.audit import repository as audit
@@ -12,7 +13,9 @@ from services.catalogue import service as catalogue
 from services.catalogue.service import EntryIn
 from services.clock import SystemClock, uuid7
 from services.db.session import unit_of_work
+from services.db.tables import DeletionRequest
 from services.errors import ParameterOutOfRange, UnknownComponent
+from services.tenants.policies import current_policy
 
 SCHEMA = {"type": "object", "additionalProperties": False, "properties": {"epochs": {"type": "integer", "minimum": 1, "default": 3}}}
 UNSIR = EntryIn(
@@ -128,3 +131,22 @@ def test_an_erased_payload_leaves_the_event_and_its_commitment(ledger, tenant):
         session.execute(text("DELETE FROM audit_payload"))
         assert audit.events_of(session, [tenant], 0, 10) == []
         assert session.scalar(text("SELECT count(commitment) FROM audit_event")) == 1
+
+
+def test_revisions_of_a_report_count_up_and_stay_as_they_were(ledger, tenant):
+    clock = SystemClock()
+    request = uuid7(clock)
+    now = clock.now()
+    columns = {"regulation": "gdpr", "state": "received", "params": {}, "scope": {}, "body_digest": b"x", "identity": {}, "details": {}}
+    times = {"received_at": now, "due_at": now + timedelta(days=30), "original_due_at": now + timedelta(days=30)}
+    with unit_of_work(ledger.engine("lethe_control"), tenant=tenant) as session:
+        policy = current_policy(session, tenant, "demo")
+        session.execute(insert(DeletionRequest).values(id=request, tenant_id=tenant, policy_id=policy.id, created_by="t", **columns, **times))
+        for digest in ("aa", "bb"):
+            audit.insert_report(session, report_id=uuid7(clock), tenant_id=tenant, request_id=request, digest=digest, statement={"digest": digest})
+    with unit_of_work(ledger.engine("lethe_gateway"), tenant=tenant) as session:
+        assert [(revision, digest) for revision, digest, _ in audit.reports(session, request)] == [(1, "aa"), (2, "bb")]
+        assert audit.report(session, request).digest == "bb"
+        assert audit.report(session, request, 1).statement == {"digest": "aa"}
+        assert audit.report(session, request, 3) is None
+        assert audit.report(session, tenant) is None

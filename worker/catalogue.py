@@ -25,3 +25,9 @@ def publish(engine: Engine, ready: ReadyFrame, *, worker: str, queue: str) -> No
     ]
     with unit_of_work(engine, tenant=None) as session:
         service.publish(session, entries, worker=worker, queue=queue)
+
+
+def renew(engine: Engine, *, worker: str) -> None:
+    """Say that the worker still offers what it published. Raises DatabaseDown."""
+    with unit_of_work(engine, tenant=None) as session:
+        service.renew(session, worker=worker)

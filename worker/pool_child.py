@@ -57,7 +57,7 @@ def begin(**_: Any) -> None:
 
 def _hold_the_line(held: Supervisor) -> None:
     said = os.read(_READ, 1)
-    log.info("worker.stopping", reason="asked" if said else "parent gone")
+    log.info("worker.stopping", state="asked" if said else "parent gone")
     held.stop()
     if not said:
         os._exit(0)

@@ -28,7 +28,7 @@ from services.jobs.workshop import Workshop
 from services.settings import Settings
 from services.tenants.keys import KeyRing
 from worker import device
-from worker.catalogue import publish
+from worker.catalogue import publish, renew
 from worker.heartbeat import Heartbeat
 from worker.runners import Runner, Spawner
 
@@ -38,6 +38,7 @@ READY_S = 180.0
 GUARD_S = 0.1
 STALL_S = 300.0
 STUCK_S = 60.0
+RENEW_S = 60.0
 
 
 class Stopping(Exception):
@@ -131,6 +132,7 @@ class Supervisor:
         self.clock = clock or SystemClock()
         self.keys = KeyRing(settings.keys.encryption.get_secret_value(), settings.keys.pepper.get_secret_value())
         self.name = f"{socket.gethostname()}-{os.getpid()}"
+        self.offered_by = f"{socket.gethostname()}-{settings.worker.queue}"
         self.device = device.choose(settings.worker.device)
         self.stopping = threading.Event()
         self._busy = threading.Lock()
@@ -172,7 +174,7 @@ class Supervisor:
             with unit_of_work(self.engine, tenant=None) as session:
                 return claim(session, queue=worker.queue, owner=self.name, lease_s=worker.lease_s, job_id=job_id)
         except DatabaseDown:
-            log.warning("claim.failed", reason="database")
+            log.warning("claim.failed", code="database-unavailable")
             return None
 
     def _do(self, lease: Lease) -> None:
@@ -191,7 +193,7 @@ class Supervisor:
         except LeaseLost:
             log.warning("job.lost", job_id=str(lease.job_id), epoch=lease.epoch)
         except DatabaseDown:
-            log.warning("job.left", job_id=str(lease.job_id), epoch=lease.epoch, reason="database")
+            log.warning("job.left", job_id=str(lease.job_id), epoch=lease.epoch, code="database-unavailable")
         except LetheError as error:
             log.warning("job.unsettled", job_id=str(lease.job_id), code=error.code)
         finally:
@@ -221,18 +223,20 @@ class Supervisor:
             pipeline.settle(shop, error)
 
     def _publish(self) -> None:
-        """Wait for the warm runner and publish its catalogue; again after a while where the database does not answer."""
+        """Wait for the warm runner and publish its catalogue, then renew it; again after a while where the database does not answer."""
+        published = False
         while not self.stopping.is_set():
-            ready = self._spawner.warm().wait_ready(READY_S)
-            if ready is not None:
-                try:
-                    publish(self.engine, ready, worker=self.name, queue=self.settings.worker.queue)
-                except DatabaseDown:
-                    log.warning("catalogue.unpublished", reason="database")
-                else:
-                    log.info("catalogue.published", entries=len(ready.catalogue))
-                    return
-            self.stopping.wait(self.settings.worker.poll_s)
+            ready = None if published else self._spawner.warm().wait_ready(READY_S)
+            try:
+                if ready is not None:
+                    publish(self.engine, ready, worker=self.offered_by, queue=self.settings.worker.queue)
+                    published = True
+                    log.info("catalogue.published", count=len(ready.catalogue))
+                elif published:
+                    renew(self.engine, worker=self.offered_by)
+            except DatabaseDown as error:
+                log.warning("catalogue.unpublished", code=error.code)
+            self.stopping.wait(RENEW_S if published else self.settings.worker.poll_s)
 
     def _poll_forever(self) -> None:
         while not self.stopping.wait(self.settings.worker.poll_s * random.uniform(0.8, 1.2)):  # noqa: S311  spreads polls, protects nothing

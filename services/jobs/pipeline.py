@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
+from sqlalchemy.orm import Session
 
 from services.audit import log as audit
-from services.errors import IntegrityBroken, LeaseLost, LetheError
+from services.db.tables import Job
+from services.errors import Cancelled, IntegrityBroken, LeaseLost, LetheError
 from services.jobs import outcomes, repository
 from services.jobs.messages import CANDIDATE_FILE, READINGS_FILE, RUN_FILE, VERDICT_FILE
 from services.jobs.repository import Work
@@ -85,16 +87,22 @@ class Pipeline:
             self._move("resume_publish")
         return ready
 
+    def _row(self, session: Session) -> Job:
+        """Return the fenced job. Raises Cancelled when it was taken back; once it publishes, that is too late."""
+        job = repository.job_row(session, self.work.job.id)
+        if job.cancel_requested_at is not None and job.state != "publishing":
+            raise Cancelled
+        return job
+
     def _move(self, event: str) -> None:
         with self.shop.effect() as session:
-            job = repository.job_row(session, self.work.job.id)
-            repository.move(session, job, event)
+            repository.move(session, self._row(session), event)
         self.work = self.shop.work()
 
     def _start(self, name: str) -> None:
         log.info("step.started", job_id=str(self.work.job.id), step=name, attempt=self.work.job.attempt)
         with self.shop.effect() as session:
-            repository.start_step(session, repository.job_row(session, self.work.job.id), name)
+            repository.start_step(session, self._row(session), name)
 
     def _finish(self, name: str, output: Mapping[str, Any], *, output_digest: str | None = None) -> None:
         with self.shop.effect() as session:
@@ -154,7 +162,7 @@ class Pipeline:
         document = json.loads((self.shop.folder / VERDICT_FILE).read_text())
         verdict = document["verdict"]
         with self.shop.effect() as session:
-            job = repository.job_row(session, self.work.job.id)
+            job = self._row(session)
             repository.save_readings(session, job, document["readings"])
             repository.save_verdict(session, job, verdict=verdict["verdict"], codes=verdict["codes"], sentence=verdict["sentence"])
             repository.finish_step(session, job, "verify", {"verdict": verdict["verdict"]}, output_digest=None)
@@ -167,7 +175,7 @@ class Pipeline:
             else:
                 repository.move(session, job, "passed")
                 ended = None
-        log.info("job.verdict", job_id=str(self.work.job.id), verdict=verdict["verdict"], codes=verdict["codes"])
+        log.info("job.verdict", job_id=str(self.work.job.id), verdict=verdict["verdict"], code=",".join(verdict["codes"]))
         if ended is not None:
             self.work.job.state = ended
             return ended

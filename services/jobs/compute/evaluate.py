@@ -14,8 +14,8 @@ from services.errors import MethodNotApplicable
 from services.jobs.compute.context import Bench, withheld
 from services.jobs.messages import BASE_FILE, CANDIDATE_FILE, READINGS_FILE, REFERENCE_FILE, TWIN_FILE
 from services.learning.data import Split
+from services.learning.modes import evaluating
 from services.learning.run import derived_seed
-from services.learning.task import evaluating
 from services.unlearning.method import METHODS
 from services.verification import evaluation
 from services.verification.metric import Models

@@ -1,0 +1,101 @@
+"""One world, its life in order: train, forget a person, forget a class; then what the rows say."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models_store.s3 import S3Store
+from services.audit import report
+from tests.integration.worker_world import World, until
+
+pytestmark = pytest.mark.xdist_group("worker")
+
+
+@pytest.fixture(scope="module")
+def world(postgres: Any, redis_server: Any, object_store_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    from tests.integration.conftest import Ledger
+
+    ledger = Ledger(postgres.fresh_database(), postgres.url)
+    settings = {
+        "LETHE_STORE__ENDPOINT": object_store_server.endpoint,
+        "LETHE_STORE__BUCKET": "worker-tests",
+        "LETHE_STORE__ACCESS_KEY": "testaccess",
+        "LETHE_STORE__SECRET_KEY": "testsecret",
+    }
+    store = S3Store.from_parts(
+        endpoint=object_store_server.endpoint, public_endpoint="", region="us-east-1", bucket="worker-tests",
+        access_key="testaccess", secret_key="testsecret", secure=False,
+    )  # fmt: skip
+    store.ensure_bucket()
+    made = World(ledger, redis_server.url, store, settings, tmp_path_factory.mktemp("world"), ledger.default_tenant())
+    made.start("control")
+    made.start("worker")
+    try:
+        made.wait_catalogue()
+        made.digits()
+        made.model()
+        yield made
+    finally:
+        made.stop()
+        for engine in ledger.engines.values():
+            engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def trained(world: World) -> Any:
+    """The job of the first version."""
+    job = world.wait_job(world.train("classifier", "digits"))
+    assert job.state == "succeeded", (job.error, world.logs())
+    return job
+
+
+def test_a_training_job_publishes_the_first_version_with_its_accuracy(world: World, trained: Any) -> None:
+    assert trained.result["version"] == 1
+    assert float(trained.result["metrics"]["test"]["accuracy"]) > 0.7
+
+
+def test_a_person_is_forgotten_by_retraining_and_the_request_completes_with_a_report(world: World, trained: Any) -> None:
+    request = world.wait_request(world.forget_person(3))
+    assert request.state == "completed", (request.attention, request.error, world.logs())
+    statement = world.report(request.id)
+    assert statement["predicate"]["verdict"] == "passed"
+    assert statement["predicate"]["processing"][-1]["method"] == "retrain"
+    assert request.audit_report.digest == report.digest(statement)
+
+
+def test_a_class_is_forgotten_and_the_old_version_is_quarantined(world: World, trained: Any) -> None:
+    request = world.wait_request(world.forget_class(4))
+    assert request.state == "completed", (request.attention, request.error, world.logs())
+    versions = world.rows("SELECT number, status, job_id FROM model_version ORDER BY number")
+    assert [row["status"] for row in versions] == ["quarantined"] * (len(versions) - 1) + ["ready"]
+    readings = world.rows("SELECT name, split, before, after, reference, state FROM reading WHERE name = 'accuracy' AND split = 'forget_train'")
+    assert readings
+    erased = world.rows("SELECT count(*) AS n FROM dataset_record WHERE label = '4' AND upper_inf(present)")
+    assert erased[0]["n"] == 0
+
+
+def test_each_succeeded_job_has_exactly_one_version_and_no_pin_is_left(world: World, trained: Any) -> None:
+    doubled = world.rows("SELECT job_id FROM model_version GROUP BY job_id HAVING count(*) > 1")
+    missing = world.rows("SELECT id FROM job WHERE state = 'succeeded' AND id NOT IN (SELECT job_id FROM model_version)")
+    assert doubled == []
+    assert missing == []
+    until(lambda: not list((world.home / "scratch").glob("*-[0-9]*")))
+
+
+def test_the_runner_holds_no_secret_of_the_deployment(world: World) -> None:
+    import psutil
+
+    runners = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if "worker.runner" in " ".join(process.info["cmdline"] or []) and str(world.home) == process.cwd()
+    ]
+    assert runners
+    for runner in runners:
+        assert not [name for name in runner.environ() if name.startswith("LETHE_") and name != "LETHE_CRASH_AT_RUNNER"]
+
+
+def test_no_log_line_names_a_person(world: World) -> None:
+    assert "person-" not in "".join(path.read_text(errors="replace") for path in Path(world.home).glob("*.log"))

@@ -8,7 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.import_commands import app as import_app
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Right-to-be-forgotten requests answered by machine unlearning.")
+app.add_typer(import_app, name="import")
 
 Url = Annotated[str, typer.Option(envvar="LETHE_URL", help="Address of the gateway.")]
 Key = Annotated[str, typer.Option(envvar="LETHE_KEY", help="API key.", show_default=False)]

@@ -1,0 +1,80 @@
+"""Bodies of jobs."""
+
+from typing import Any, Self
+
+from api.schemas.base import Moment, Out
+from api.schemas.ids import JobId, ModelId, TargetId
+from services.requests import views
+
+
+class JobOut(Out):
+    """A job. When `done`, exactly one of `result` and `error` is set."""
+
+    id: JobId
+    kind: str
+    state: str
+    attention: str | None
+    done: bool
+    model: str
+    model_id: ModelId
+    base_version: int | None
+    method: str | None
+    method_version: str | None
+    parameters: dict[str, Any]
+    choice: dict[str, Any] | None
+    rung: int
+    round: int
+    targets: list[TargetId]
+    attempt: int
+    crashes: int
+    step: str | None
+    run_after: Moment
+    due_at: Moment | None
+    queue: str
+    queue_position: int | None
+    progress: dict[str, Any] | None
+    allowed: list[str]
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
+    escalated_from: JobId | None
+    cancel_requested_at: Moment | None
+    created_at: Moment
+    finished_at: Moment | None
+
+    @classmethod
+    def of(cls, view: views.JobView) -> Self:
+        """Return the body of a view."""
+        return cls.model_validate(view)
+
+
+class AttemptOut(Out):
+    """One claim of the job."""
+
+    attempt: int
+    lease_epoch: int
+    worker: str
+    device: dict[str, Any] | None
+    started_at: Moment
+    ended_at: Moment | None
+    outcome: str | None
+    error: dict[str, Any] | None
+
+
+class StepOut(Out):
+    """One step of one attempt."""
+
+    name: str
+    attempt: int
+    state: str
+    input_digest: str | None
+    output_digest: str | None
+    metrics: dict[str, Any] | None
+    started_at: Moment
+    ended_at: Moment | None
+
+
+class AttemptList(Out):
+    """The claims and steps of a job."""
+
+    items: list[AttemptOut]
+    steps: list[StepOut]

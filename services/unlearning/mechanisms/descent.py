@@ -63,8 +63,8 @@ def plan_steps(rows: int, *, batch_size: int, epochs: int, min_steps: int) -> Pl
 def per_class(split: Split, count: int, generator: torch.Generator) -> Split:
     """Return at most `count` random rows of each label of `split`, in the split's order."""
     labels = split.y.cpu()
-    taken = []
-    for label in torch.unique(labels):
+    taken: list[Tensor] = []
+    for label in sorted({int(label) for label in labels.tolist()}):
         rows = torch.nonzero(labels == label).flatten()
         taken.append(rows[torch.randperm(len(rows), generator=generator)[:count]])
     return split.take(torch.cat(taken).sort().values)

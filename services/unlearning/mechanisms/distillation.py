@@ -21,7 +21,8 @@ def distillation_loss(logits: Tensor, probabilities: Tensor, *, temperature: flo
     `logits` (B, C) are the student's, `probabilities` (B, C) those of each row's teacher, at the same temperature.
     """
     log_student = functional.log_softmax(logits.float() / temperature, dim=1)
-    return functional.kl_div(log_student, probabilities, reduction="mean")
+    log_teacher_weighted: Tensor = torch.special.xlogy(probabilities, probabilities)
+    return (log_teacher_weighted - probabilities * log_student).mean()
 
 
 def batch_statistics(teacher: nn.Module) -> None:

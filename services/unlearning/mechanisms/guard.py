@@ -45,9 +45,11 @@ class Guard:
 
     @classmethod
     def around(cls, method: str, model: nn.Module, retain: Split, task: Task, run: Run, *, factor: float) -> "Guard":
-        """Measure `model` before the edit, on at most 2,000 records of `retain`."""
+        """Measure `model` before the edit, on at most 2,000 records of `retain`. Raises Diverged when its loss is not finite: no edit could help."""
         probe = retain.sample(PROBE_ROWS, run.stream("guard"))
         before = mean_loss(model, probe, task)
+        if not math.isfinite(before):
+            raise Diverged(method=method, stage="before", detail="the original's retain loss is not finite")
         trivial = before + LANGUAGE_NATS if task.name == "language_model" else task.trivial_loss(probe)
         return cls(method, probe, task, before, trivial, factor)
 

@@ -39,9 +39,12 @@ class Rewind:
         self.weights: dict[str, Tensor] = {}
 
     def look(self, step: int) -> None:
-        """Measure the student after `step` and keep it when it is nearer than every one before, or as near with fewer held-out errors."""
+        """Measure the student after `step`, and keep it when it is nearest so far."""
         forgotten = float((predicted(self.model, self.forget) == self.truth).double().mean())
-        expected = self.matched.accuracy(predicted(self.model, self.held_out))
+        self.consider(step, forgotten, self.matched.accuracy(predicted(self.model, self.held_out)))
+
+    def consider(self, step: int, forgotten: float, expected: float) -> None:
+        """Keep the student when its accuracies are nearer than those of every one before, or as near with fewer held-out errors."""
         gap = abs(forgotten - expected)
         if (gap, -expected) < (self.gap, -self.held_out_accuracy) or not self.weights:
             self.gap, self.step, self.forget_accuracy, self.held_out_accuracy = gap, step, forgotten, expected

@@ -16,7 +16,7 @@ from services.errors import Diverged
 from services.learning.data import Splits
 from services.learning.run import Run
 from services.learning.task import Task
-from services.unlearning.mechanisms.accuracy import accuracy
+from services.unlearning.mechanisms.accuracy import accuracy, mean_probability
 from services.unlearning.mechanisms.applicability import admit, refuse
 from services.unlearning.mechanisms.descent import Plan, descend, per_class, plan_steps
 from services.unlearning.mechanisms.guard import Guard, snapshot, with_retry
@@ -25,6 +25,7 @@ from services.unlearning.method import METHODS, Needs, UnlearningMethod
 
 SWEEP = ((1e-3, 1e-3), (5e-3, 2e-3), (0.02, 0.01))
 FORGET_TARGET = 0.01
+PROBABILITY_TARGET = 0.05  # the analysis split may hold so few rows of a class that accuracy alone passes by luck
 RETAIN_FLOOR = 0.03
 CPU_NOISE_BATCH = 64
 NOISE_BATCH = 256
@@ -32,18 +33,28 @@ NOISE_BATCH = 256
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one pair of learning rates led to: accuracies on the analysis split (None without rows), and whether target and floor were met."""
+    """What one pair of learning rates led to, on the analysis split; None where it has no row.
+
+    `forget` is the accuracy on the class, `probability` what the class still gets, `retain` the accuracy on the others.
+    """
 
     lr_impair: float
     lr_repair: float
     forget: float | None
+    probability: float | None
     retain: float | None
+    retain_loss: float
     target_met: bool
     floor_met: bool
 
     @property
     def merit(self) -> tuple[bool, float]:
-        """What to maximise when no pair meets both: the floor first, then retain minus forget accuracy, then the stronger pair."""
+        """What to maximise when no pair meets both: the floor first, then retain minus forget accuracy, then the stronger pair.
+
+        Where the analysis split has no row of the class, the strongest pair that keeps the floor is taken.
+        """
+        if self.forget is None and self.floor_met:
+            return True, 0.0
         return self.floor_met, (self.retain or 0.0) - (self.forget or 0.0)
 
     def described(self) -> dict[str, object]:
@@ -52,6 +63,7 @@ class Outcome:
             "lr_impair": self.lr_impair,
             "lr_repair": self.lr_repair,
             "analysis_forget_accuracy": self.forget,
+            "analysis_forget_probability": self.probability,
             "analysis_retain_accuracy": self.retain,
             "target_met": self.target_met,
             "floor_met": self.floor_met,
@@ -84,10 +96,11 @@ class Edit:
         guard.check_damage(self.model, "impair")
         descend(self.model, repair, self.repair_loss, run, guard, stage="repair", lr=lr_repair, generator=run.stream("repair"))
         after = guard.check(self.model, "repair")
-        run.note("retain_loss", {"before": guard.before, "after": after})
         forget, retain = accuracy(self.model, self.forget), accuracy(self.model, self.retain)
         floor_met = retain is None or self.retain_before is None or retain >= self.retain_before - RETAIN_FLOOR
-        return Outcome(lr_impair, lr_repair, forget, retain, forget is not None and forget <= FORGET_TARGET, floor_met)
+        probability = mean_probability(self.model, self.forget)
+        target_met = forget is not None and probability is not None and forget <= FORGET_TARGET and probability <= PROBABILITY_TARGET
+        return Outcome(lr_impair, lr_repair, forget, probability, retain, after, target_met, floor_met)
 
 
 @METHODS.register("unsir")
@@ -134,6 +147,7 @@ class Unsir(UnlearningMethod):
             pairs = [(first * scale, second * scale) for first, second in self._pairs()]
             chosen = sweep(edit, impair, repair, pairs)
             run.note("outcome", chosen.described())
+            run.note("retain_loss", {"before": guard.before, "after": chosen.retain_loss})
 
         return with_retry(self.name, model, run, attempt, retries=self.retries)
 

@@ -1,0 +1,274 @@
+"""What every registered method keeps to, whatever it does inside."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+
+import pytest
+import torch
+from torch import nn
+
+from services.errors import Cancelled, DeadlineExceeded, Diverged, EmptyForgetSet, InvalidInput, MethodNotApplicable, UnsupportedTask
+from services.learning.architectures.tiny_cnn import TinyCNN
+from services.learning.data import Split, Splits, Withheld, by_255
+from services.learning.recipe import Recipe
+from services.learning.run import Progress, Run
+from services.learning.task import TASKS
+from services.learning.tasks.classification import Classification
+from services.learning.training import fit
+from services.unlearning.method import METHODS, UnlearningMethod
+
+torch.set_num_threads(1)
+METHODS.discover("services.unlearning.methods")
+TASKS.discover("services.learning.tasks")
+
+CLASSES = 4
+KINDS = ("class", "records")
+CASES = [(name, kind) for name in METHODS for kind in KINDS if kind in METHODS[name].granularities and "classification" in METHODS[name].tasks]
+REFUSED = [(name, kind) for name in METHODS for kind in KINDS if kind not in METHODS[name].granularities]
+
+
+def digest(model: nn.Module) -> str:
+    whole = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        whole.update(name.encode() + tensor.detach().contiguous().numpy().tobytes())
+    return whole.hexdigest()
+
+
+@dataclass(frozen=True)
+class World:
+    """Four classes of 8 x 8 images that a small network with batch norm tells apart, and that network."""
+
+    architecture: TinyCNN
+    recipe: Recipe
+    task: Classification
+    train: Split
+    held_out: Split
+    original: nn.Module
+
+    def splits(self, kind: str, needs_forget: bool = True) -> Splits:
+        nothing = torch.zeros(0, dtype=torch.int64)
+        if kind == "class":
+            forget, retain = self.train.with_labels((2,), keep=True), self.train.with_labels((2,), keep=False)
+        else:
+            forget, retain = self.train.take(torch.arange(24)), self.train.take(torch.arange(24, len(self.train)))
+        seen = Splits(forget, retain, self.held_out, self.held_out, self.held_out, kind, (2,) if kind == "class" else ()).for_method()
+        return seen if needs_forget else replace(seen, forget=forget.take(nothing))
+
+    def run(self, seed: int = 11, **given: object) -> Run:
+        return Run(seed=seed, architecture=self.architecture, recipe=self.recipe, **given)
+
+    def method(self, name: str) -> UnlearningMethod:
+        return METHODS[name](METHODS[name].Parameters())
+
+    def unlearn(self, name: str, kind: str, run: Run, model: nn.Module | None = None) -> nn.Module:
+        splits = self.splits(kind, METHODS[name].needs.forget_set)
+        return self.method(name).unlearn(copy.deepcopy(self.original) if model is None else model, splits, self.task, run)
+
+
+@dataclass(frozen=True)
+class Done:
+    """One finished run: the model, its notes, every report."""
+
+    model: nn.Module
+    run: Run
+    reports: list[Progress]
+
+
+def images(count: int, seed: int) -> Split:
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.rand((CLASSES, 1, 8, 8), generator=torch.Generator().manual_seed(0)) * 255
+    y = torch.arange(count) % CLASSES
+    noise = torch.randn((count, 1, 8, 8), generator=generator) * 60
+    return Split((centres[y] + noise).clamp(0, 255).to(torch.uint8), y, tuple(f"{seed}-{row}" for row in range(count)), by_255)
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    architecture = TinyCNN(TinyCNN.Parameters(outputs=CLASSES, width=4))
+    recipe, task, train = Recipe(learning_rate=5e-3, epochs=8, batch_size=33), Classification(CLASSES), images(200, 1)
+    original = architecture.fresh(1)
+    fit(original, train, task, recipe, Run(seed=2))
+    return World(architecture, recipe, task, train, images(60, 2), original.eval())
+
+
+@pytest.fixture(scope="module")
+def done(world: World) -> Callable[[str, str], Done]:
+    """Run a method once, and remember it."""
+
+    @cache
+    def once(name: str, kind: str) -> Done:
+        reports: list[Progress] = []
+        run = world.run(on_progress=reports.append, report_every_s=0.0)
+        return Done(world.unlearn(name, kind, run), run, reports)
+
+    return once
+
+
+@pytest.fixture(autouse=True)
+def _global_generator_is_left_alone() -> Iterator[None]:
+    state = torch.random.get_rng_state()
+    yield
+    assert torch.equal(state, torch.random.get_rng_state()), "the global generator was moved"
+
+
+def test_every_method_of_the_package_imports_and_is_registered():
+    assert METHODS.broken == {}
+    assert {"bad_teacher", "fine_tune", "retrain", "unsir"} <= set(METHODS)
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_the_facts_of_a_method_are_complete(name):
+    method = METHODS[name]
+
+    assert method.name == name
+    assert method.tasks
+    assert method.granularities <= {"class", "records", "concept"}
+    assert method.guarantee in {"exact", "certified", "approximate", "suppression"}
+    assert method.__doc__
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_every_parameter_has_a_default_and_a_description_and_strangers_are_refused(name):
+    schema = METHODS[name].Parameters.model_json_schema()
+
+    METHODS[name].Parameters()
+    assert all("description" in body and "default" in body for body in schema["properties"].values()) if "properties" in schema else True
+    assert schema["additionalProperties"] is False
+    assert "seed" not in schema.get("properties", {})
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_one_seed_gives_equal_bytes_and_the_original_is_untouched(name, kind, world, done):
+    before = digest(world.original)
+
+    first, second = done(name, kind).model, world.unlearn(name, kind, world.run())
+
+    assert digest(first) == digest(second)
+    assert digest(world.original) == before
+    assert digest(first) != before
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_the_result_fits_the_architecture_is_finite_and_is_in_eval_mode(name, kind, world, done):
+    model = done(name, kind).model
+
+    expected = world.original.state_dict()
+    state = model.state_dict()
+    assert {key: (value.shape, value.dtype) for key, value in state.items()} == {key: (value.shape, value.dtype) for key, value in expected.items()}
+    assert all(bool(torch.isfinite(value).all()) for value in state.values())
+    assert all(value.is_contiguous() for value in state.values())
+    assert not any(module.training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_progress_is_reported_stage_by_stage_and_ends_full(name, kind, done):
+    reports = done(name, kind).reports
+
+    last = {report.stage: report for report in reports}
+    assert reports
+    assert all(report.stage and 0 < report.step <= report.of and "loss" in report.values for report in reports)
+    assert all(report.step == report.of for report in last.values())
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_a_cancelled_run_stops_at_the_next_step(name, kind, world):
+    asked = []
+
+    def cancelled() -> bool:
+        asked.append(1)
+        return len(asked) == 3
+
+    with pytest.raises(Cancelled):
+        world.unlearn(name, kind, world.run(cancelled=cancelled))
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_a_run_past_its_deadline_stops(name, kind, world):
+    with pytest.raises(DeadlineExceeded):
+        world.unlearn(name, kind, world.run(deadline_s=-1.0))
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_notes_are_json_able_and_say_how_many_steps_were_taken(name, kind, done):
+    run = done(name, kind).run
+
+    json.dumps(run.notes, allow_nan=False)
+    assert sum(run.notes["steps"].values()) > 0
+
+
+@pytest.mark.parametrize(("name", "kind"), [case for case in CASES if not METHODS[case[0]].fresh_start])
+def test_a_model_whose_weights_are_not_finite_diverges_and_is_given_back_as_it_came(name, kind, world):
+    model = poisoned(world.original)
+    before = digest(model)
+
+    with pytest.raises(Diverged):
+        world.unlearn(name, kind, world.run(), model)
+
+    assert digest(model) == before
+
+
+def poisoned(original: nn.Module) -> nn.Module:
+    """A copy with a weight that is not a number."""
+    model = copy.deepcopy(original)
+    with torch.no_grad():
+        model.head.weight[0, 0] = float("nan")
+    return model
+
+
+@pytest.mark.parametrize(("name", "kind"), REFUSED)
+def test_another_kind_of_request_is_refused(name, kind, world):
+    with pytest.raises(MethodNotApplicable):
+        world.unlearn(name, kind, world.run())
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if "records" in METHODS[name].granularities or "class" in METHODS[name].granularities])
+def test_another_task_is_refused(name, world):
+    class Foreign(Classification):
+        name = "foreign"
+
+    kind = min(METHODS[name].granularities & set(KINDS))
+
+    with pytest.raises(UnsupportedTask, match="foreign"):
+        world.method(name).unlearn(copy.deepcopy(world.original), world.splits(kind), Foreign(CLASSES), world.run())
+
+
+@pytest.mark.parametrize(("name", "kind"), [case for case in CASES if METHODS[case[0]].needs.forget_set])
+def test_a_method_that_needs_the_forget_set_says_so_where_it_is_gone(name, kind, world):
+    with pytest.raises((MethodNotApplicable, EmptyForgetSet)):
+        world.method(name).unlearn(copy.deepcopy(world.original), world.splits(kind, needs_forget=False), world.task, world.run())
+
+
+@pytest.mark.parametrize(("name", "kind"), [case for case in CASES if not METHODS[case[0]].needs.forget_set])
+def test_a_method_that_does_not_need_the_forget_set_does_not_look_at_it(name, kind, world, done):
+    shown = world.method(name).unlearn(copy.deepcopy(world.original), world.splits(kind), world.task, world.run())
+
+    assert digest(shown) == digest(done(name, kind).model)
+
+
+@pytest.mark.parametrize(("name", "kind"), [case for case in CASES if METHODS[case[0]].needs.retain_set])
+def test_a_method_that_needs_retain_records_says_so_where_there_are_none(name, kind, world):
+    splits = world.splits(kind)
+    empty = replace(splits, retain=splits.retain.take(torch.zeros(0, dtype=torch.int64)))
+
+    with pytest.raises(InvalidInput):
+        world.method(name).unlearn(copy.deepcopy(world.original), empty, world.task, world.run())
+
+
+@pytest.mark.parametrize("part", ["test", "attack"])
+def test_what_a_method_is_given_withholds_verification_and_attack(part, world):
+    with pytest.raises(Withheld):
+        world.splits("class").named(part)
+
+
+@pytest.mark.parametrize(("name", "kind"), [case for case in CASES if METHODS[case[0]].needs.recipe])
+def test_a_method_that_needs_the_recipe_says_so_where_there_is_none(name, kind, world):
+    run = Run(seed=1, architecture=world.architecture)
+
+    with pytest.raises(MethodNotApplicable, match="recipe"):
+        world.unlearn(name, kind, run)

@@ -98,7 +98,7 @@ class Heartbeat(threading.Thread):
                 )
         except LeaseLost:
             self._lost = True
-            log.warning("lease.lost", job_id=str(self._lease.job_id), epoch=self._lease.epoch)
+            log.info("lease.gone", job_id=str(self._lease.job_id), epoch=self._lease.epoch)
             return
         except LetheError as error:
             log.warning("heartbeat.failed", job_id=str(self._lease.job_id), code=error.code)

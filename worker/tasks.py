@@ -11,7 +11,7 @@ from worker.pool_child import supervisor
 log = structlog.get_logger()
 
 
-@app.task(name=TASK, ignore_result=True)
+@app.task(name=TASK, ignore_result=True)  # pyright: ignore[reportUntypedFunctionDecorator]  celery ships no types
 def run_job(job_id: str) -> None:
     """Claim the job if it is still to be had, or the best due one; a garbled or late bell changes nothing."""
     try:

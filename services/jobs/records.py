@@ -1,3 +1,5 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportAttributeAccessIssue=false
+# pyarrow ships no types, and makes the functions of its compute module at import
 """Parquet to columns, and the role of every record in a job.
 
 Roles are given in the pool child, which holds the tenant's key; the runner reads them as the column `_role` and learns no key.
@@ -25,6 +27,8 @@ HELD_OUT_ROLES = ("analysis", "verification", "attack")
 FIXED_MAX_DIGESTS = 2**64
 
 Kind = Literal["class", "records"]
+Table = Any
+"""A pyarrow table."""
 
 
 def draw(key: bytes, purpose: str, record_id: str) -> float:
@@ -53,9 +57,9 @@ def role_of(record_id: str, split: str | None, *, forgotten: bool, kind: Kind, k
     return held_out_role(key, record_id)
 
 
-def read_table(paths: Sequence[Path]) -> pa.Table:
+def read_table(paths: Sequence[Path]) -> Table:
     """Return the rows of the parquet files, in order, without the columns that the service never reads. Raises InvalidInput."""
-    tables: list[pa.Table] = []
+    tables: list[Any] = []
     for path in paths:
         try:
             schema = pq.read_schema(path)
@@ -69,12 +73,12 @@ def read_table(paths: Sequence[Path]) -> pa.Table:
     return table
 
 
-def record_ids(table: pa.Table) -> list[str]:
+def record_ids(table: Table) -> list[str]:
     """Return the record ids, row by row, as strings."""
     return [str(value) for value in table.column(RECORD_ID).to_pylist()]
 
 
-def with_roles(table: pa.Table, *, forgotten: Callable[[str], bool], kind: Kind, key: bytes) -> pa.Table:
+def with_roles(table: Table, *, forgotten: Callable[[str], bool], kind: Kind, key: bytes) -> Table:
     """Return the table with the column `_role`."""
     ids = record_ids(table)
     splits = table.column(SPLIT).to_pylist() if SPLIT in table.column_names else [None] * len(ids)
@@ -82,25 +86,25 @@ def with_roles(table: pa.Table, *, forgotten: Callable[[str], bool], kind: Kind,
     return table.append_column(ROLE, pa.array(roles, pa.string()))
 
 
-def role_counts(table: pa.Table, *, forgotten: Callable[[str], bool]) -> dict[str, int]:
+def role_counts(table: Table, *, forgotten: Callable[[str], bool]) -> dict[str, int]:
     """Return how many records have each role; `forget_test` are the verification records among the forgotten (class requests only)."""
     roles = [str(role) for role in table.column(ROLE).to_pylist()]
     of_class = sum(role == "verification" and forgotten(rid) for role, rid in zip(roles, record_ids(table), strict=True))
     return {**Counter(roles), "forget_test": of_class}
 
 
-def without(table: pa.Table, forgotten: Callable[[str], bool]) -> pa.Table:
+def without(table: Table, forgotten: Callable[[str], bool]) -> Table:
     """Return the table without the forgotten records."""
     keep = pa.array([not forgotten(rid) for rid in record_ids(table)], pa.bool_())
     return table.filter(keep)
 
 
-def write_table(table: pa.Table, path: Path) -> None:
+def write_table(table: Table, path: Path) -> None:
     """Write the table as parquet, the same bytes for the same rows."""
     pq.write_table(table, path, compression="zstd", write_statistics=False, store_schema=True)
 
 
-def columns(path: Path) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
+def columns(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], list[str], list[str]]:
     """Return the columns of a job's records as arrays, the record ids and the roles, row by row.
 
     A list column of equal lengths becomes a matrix (n, k); an image column of the form {bytes, path} gives its bytes.
@@ -112,7 +116,7 @@ def columns(path: Path) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
     return {name: _array(table.column(name)) for name in names}, ids, roles
 
 
-def _array(column: pa.ChunkedArray) -> np.ndarray:
+def _array(column: Any) -> np.ndarray[Any, Any]:
     kind = column.type
     if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return _matrix(column)
@@ -123,7 +127,7 @@ def _array(column: pa.ChunkedArray) -> np.ndarray:
     return column.to_numpy()
 
 
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
+def _matrix(column: Any) -> np.ndarray[Any, Any]:
     """Return a list column as (n, *shape) when every row has one shape, else as an object array of rows."""
     lengths = pc.unique(pc.list_value_length(column)).to_pylist()
     depth, inner = [], column.combine_chunks()

@@ -128,7 +128,15 @@ def _splits(folder: Path, spec: JobSpec, device: torch.device) -> Splits:
     role = np.asarray(roles)
     parts = {part: whole.take(torch.from_numpy(np.flatnonzero(role == part))).to(device) for part in PARTS}
     classes = tuple(sorted({int(label) for label in parts["forget"].y.tolist()})) if spec.request_kind == "class" else ()
-    return Splits(**parts, kind=spec.request_kind, classes=classes)
+    return Splits(
+        forget=parts["forget"],
+        retain=parts["retain"],
+        analysis=parts["analysis"],
+        verification=parts["verification"],
+        attack=parts["attack"],
+        kind=spec.request_kind,
+        classes=classes,
+    )
 
 
 def withheld(splits: Splits, *, forget: bool, retain: bool) -> Splits:

@@ -2,6 +2,8 @@
 
 import hashlib
 import hmac
+from collections.abc import Mapping
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -46,13 +48,11 @@ def build_report(session: Session, request_id: UUID, *, tenant_id: UUID, keys: K
     return digest
 
 
-def _same(one: dict[str, object], other: dict[str, object]) -> bool:
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Say whether two statements differ in nothing but revision, link and time."""
+    passing = {"revision", "supersedes", "clock"}
 
-    def bare(statement: dict[str, object]) -> dict[str, object]:
-        predicate = dict(statement["predicate"])  # pyright: ignore[reportArgumentType, reportCallIssue]
-        for name in ("revision", "supersedes", "clock"):
-            predicate.pop(name, None)
-        return {**statement, "predicate": predicate}
+    def bare(statement: Mapping[str, Any]) -> dict[str, Any]:
+        return {**statement, "predicate": {name: part for name, part in statement["predicate"].items() if name not in passing}}
 
     return bare(one) == bare(other)

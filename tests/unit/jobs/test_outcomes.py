@@ -1,0 +1,67 @@
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from services.errors import DeviceOutOfMemory, DigestMismatch, StoreDown
+from services.jobs import outcomes
+from services.jobs.repository import Work
+
+
+def work(method: str, *, kind: str = "class", recipe: dict[str, int] | None = None, choice: dict[str, Any] | None = None) -> Work:
+    ladder = [{"method": "unsir", "granularities": ["class"]}, {"method": "bad_teacher", "parameters": {"epochs": 2}}, {"method": "retrain"}]
+    return cast(
+        "Work",
+        SimpleNamespace(
+            job=SimpleNamespace(method=method, choice=choice),
+            base=SimpleNamespace(recipe=recipe),
+            policy=SimpleNamespace(ladder=ladder),
+            request_kind=kind,
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "expected"),
+    [
+        ("unsir", "class", ("bad_teacher", {"epochs": 2})),
+        ("bad_teacher", "class", ("retrain", {})),
+        ("retrain", "class", None),
+        ("fine_tune", "records", ("retrain", {})),
+    ],
+)
+def test_the_next_rung_follows_the_ladder_and_the_last_is_retraining(method: str, kind: str, expected: object) -> None:
+    assert outcomes.next_rung(work(method, kind=kind, recipe={"epochs": 1})) == expected
+
+
+def test_a_version_without_a_recipe_has_no_retraining_rung() -> None:
+    assert outcomes.next_rung(work("bad_teacher")) is None
+
+
+def test_rungs_chosen_at_the_start_come_before_the_policy() -> None:
+    chosen = {"rungs": ["bad_teacher", "unsir", "retrain"]}
+    assert outcomes.next_rung(work("bad_teacher", recipe={"epochs": 1}, choice=chosen)) == ("unsir", {})
+
+
+def test_backoff_doubles_up_to_five_minutes_within_its_spread() -> None:
+    assert [outcomes.backoff_s(k, chance=0.5) for k in (0, 1, 2, 20)] == [5.0, 10.0, 20.0, 300.0]
+    assert outcomes.backoff_s(0, chance=0.0) == 2.5
+
+
+@pytest.mark.parametrize(
+    ("error", "retry_class"),
+    [
+        (StoreDown(detail="x"), "transient"),
+        (DeviceOutOfMemory(detail="x"), "resource"),
+        (DigestMismatch(name="x", actual="a", expected="b"), "permanent"),
+        (ValueError("a person's name"), "crash"),
+    ],
+)
+def test_an_error_is_stored_by_class_and_an_unknown_one_without_its_words(error: Exception, retry_class: str) -> None:
+    found = outcomes.problem(error)
+    assert found["retry_class"] == retry_class
+    assert "person" not in found["detail"]
+
+
+def test_seeds_of_the_next_rung_differ_and_are_repeatable() -> None:
+    assert outcomes.fresh_seed(7, 2) == outcomes.fresh_seed(7, 2) != outcomes.fresh_seed(7, 3)

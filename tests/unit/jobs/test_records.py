@@ -1,0 +1,79 @@
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.errors import InvalidInput
+from services.jobs import records
+
+KEY = b"k" * 32
+
+
+def table(count: int = 30) -> pa.Table:
+    return pa.table({"record_id": [f"r{i}" for i in range(count)], "split": ["test" if i % 3 == 0 else "train" for i in range(count)]})
+
+
+def test_training_records_are_forget_or_retain_and_a_named_held_out_record_is_excluded() -> None:
+    named = {"r0", "r1"}
+    roles = records.with_roles(table(), forgotten=named.__contains__, kind="records", key=KEY).column("_role").to_pylist()
+    assert roles[0] == "excluded"
+    assert roles[1] == "forget"
+    assert roles[2] == "retain"
+    assert set(roles[3::3]) <= set(records.HELD_OUT_ROLES)
+
+
+def test_a_held_out_record_of_a_forgotten_class_keeps_its_role() -> None:
+    roles = records.with_roles(table(), forgotten={"r0"}.__contains__, kind="class", key=KEY).column("_role").to_pylist()
+    assert roles[0] == records.held_out_role(KEY, "r0")
+
+
+@given(st.text(min_size=1, max_size=20))
+def test_a_held_out_role_depends_on_key_and_record_alone(record_id: str) -> None:
+    assert records.held_out_role(KEY, record_id) == records.held_out_role(KEY, record_id)
+
+
+def test_without_a_split_column_a_fifth_is_held_out_and_the_three_roles_are_balanced() -> None:
+    roles = Counter(records.role_of(f"r{i}", None, forgotten=False, kind="records", key=KEY) for i in range(6000))
+    assert 4700 < roles["retain"] < 4900
+    assert all(330 < roles[role] < 470 for role in records.HELD_OUT_ROLES)
+
+
+def test_the_next_version_has_the_same_bytes_when_written_twice(tmp_path: Path) -> None:
+    rest = records.without(table(), {"r4"}.__contains__)
+    for name in ("a", "b"):
+        records.write_table(rest, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert "r4" not in records.record_ids(records.read_table([tmp_path / "a"]))
+
+
+def test_the_column_of_persons_is_never_read(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"record_id": ["a"], "subject_id": ["p"]}), tmp_path / "x.parquet")
+    assert "subject_id" not in records.read_table([tmp_path / "x.parquet"]).column_names
+
+
+def test_list_columns_of_one_shape_become_a_matrix(tmp_path: Path) -> None:
+    pixels = [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]
+    whole = pa.table({"record_id": ["a", "b"], "pixels": pa.array(pixels, pa.list_(pa.list_(pa.uint8()))), "_role": ["retain", "forget"]})
+    records.write_table(whole, tmp_path / "x.parquet")
+    found, ids, roles = records.columns(tmp_path / "x.parquet")
+    assert found["pixels"].shape == (2, 2, 2)
+    assert found["pixels"].dtype == np.uint8
+    assert (ids, roles) == (["a", "b"], ["retain", "forget"])
+
+
+@pytest.mark.parametrize("columns", [{"x": [1]}, {"record_id": ["a", "a"]}, {"record_id": ["a", None]}])
+def test_an_upload_without_unique_record_ids_is_refused(tmp_path: Path, columns: dict[str, list[object]]) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    with pytest.raises(InvalidInput):
+        records.inspect(tmp_path / "x.parquet", label_column=None)
+
+
+def test_an_upload_without_its_label_column_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"record_id": ["a"]}), tmp_path / "x.parquet")
+    with pytest.raises(InvalidInput, match="label"):
+        records.inspect(tmp_path / "x.parquet", label_column="label")

@@ -1,5 +1,6 @@
 """Datasets: register, upload, complete, index subjects."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
@@ -21,6 +22,7 @@ from api.schemas.datasets import (
     TrainedModelOut,
 )
 from api.schemas.ids import reference
+from services.catalogue import service as catalogue
 from services.datasets import service
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
@@ -32,7 +34,9 @@ async def create(request: Request, body: DatasetIn, ledger: DatasetsWrite, idemp
     """Register a dataset."""
 
     def work(session: Session) -> tuple[int, DatasetOut, dict[str, str]]:
-        made = DatasetOut.of(service.create_dataset(session, body.form(), caller=ledger.caller, clock=ledger.clock))
+        adapter = catalogue.require(session, "dataset_adapter", body.adapter)
+        form = replace(body.form(), adapter_params=catalogue.validate_parameters(adapter, body.adapter_params))
+        made = DatasetOut.of(service.create_dataset(session, form, caller=ledger.caller, clock=ledger.clock))
         return 201, made, {"Location": f"/v1/datasets/{made.id}"}
 
     return await answers.once(request, ledger, idempotency_key, work)

@@ -1,5 +1,6 @@
 """Models, their versions, files, training runs and aliases."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
@@ -36,6 +37,7 @@ from api.schemas.models import (
     VersionIn,
     VersionOut,
 )
+from services.catalogue import service as catalogue
 from services.model_versions import service
 from services.requests import forms as request_forms
 from services.requests import jobs
@@ -49,7 +51,9 @@ async def create(request: Request, body: ModelIn, ledger: ModelsWrite, idempoten
     """Register a model."""
 
     def work(session: Session) -> tuple[int, ModelOut, dict[str, str]]:
-        made = ModelOut.of(service.create_model(session, body.form(), caller=ledger.caller, clock=ledger.clock))
+        architecture = catalogue.require(session, "architecture", body.architecture)
+        form = replace(body.form(), architecture_params=catalogue.validate_parameters(architecture, body.architecture_params))
+        made = ModelOut.of(service.create_model(session, form, caller=ledger.caller, clock=ledger.clock))
         return 201, made, {"Location": f"/v1/models/{made.id}"}
 
     return await answers.once(request, ledger, idempotency_key, work)

@@ -152,7 +152,7 @@ class Stack:
         return child
 
     def wait_ready(self, *, timeout_s: float = 60.0) -> None:
-        """Wait until `/readyz` answers 200."""
+        """Wait until `/readyz` says `ok`: database, migration and store are well, and a worker has published what it can run."""
         wait_until(self._ready, self.children["gateway"], timeout_s=timeout_s)
 
     def watch(self) -> None:
@@ -178,7 +178,7 @@ class Stack:
     def _ready(self) -> bool:
         try:
             with urllib.request.urlopen(f"{self.url}/readyz", timeout=2) as answer:  # noqa: S310  our own loopback server
-                return answer.status == 200
+                return json.load(answer)["status"] == "ok"
         except (urllib.error.URLError, OSError):
             return False
 

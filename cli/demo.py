@@ -25,7 +25,7 @@ DATASET = "digits"
 SUBJECT = {"type": "controller_customer_id", "value": "writer-007"}
 CLASS = "3"
 RECORDS_PER_SUBJECT = 10
-RECIPE = {"optimizer": "adam", "learning_rate": 0.002, "epochs": 40, "batch_size": 128}
+RECIPE = {"optimizer": "adam", "learning_rate": 0.002, "epochs": 25, "batch_size": 128}
 
 
 def run(output: Path, home: Path) -> int:
@@ -184,8 +184,9 @@ def fetch_report(client: Client, request: str, path: Path, *, digest: str) -> di
 
 def summary_of(report: Mapping[str, Any]) -> dict[str, Any]:
     """Take the numbers of the summary from the audit report."""
-    verification = report["verification"]
-    processing = report["processing"][-1]
+    predicate = report["predicate"]
+    verification = predicate["verification"][-1]
+    processing = predicate["processing"][-1]
 
     def numbers(found: list[Mapping[str, Any]], name: str, split: str) -> dict[str, float | None]:
         for reading in found:
@@ -198,10 +199,10 @@ def summary_of(report: Mapping[str, Any]) -> dict[str, Any]:
         "forget_accuracy": numbers(verification["metrics"], "accuracy", "forget_train"),
         "retain_accuracy": numbers(verification["metrics"], "accuracy", "retain_test"),
         "mia_auc": numbers(verification["attacks"], "mia_v2", "forget_train"),
-        "verdict": report["verdict"],
-        "sentence": report["sentence"],
+        "verdict": predicate["verdict"],
+        "sentence": predicate["sentence"],
         "method_seconds": float(processing["method_seconds"]),
-        "retrain_seconds": float(report["reference"]["train_seconds"]),
+        "retrain_seconds": float(processing["retrain_seconds"]),
     }
 
 

@@ -141,9 +141,15 @@ def serve(pipe: Pipe) -> None:
 
 
 def touch(device: str) -> dict[str, object]:
-    """Do one small computation on the device, so that its start-up lies before the job; return what it is."""
+    """Take one small training step on the device, so that all start-up lies before the job; return what the device is.
+
+    The first optimizer of a process imports several seconds of torch.
+    """
     place = torch.device(device)
-    (torch.ones(8, 8, device=place) @ torch.ones(8, 8, device=place)).sum().item()
+    layer = torch.nn.Linear(8, 8, device=place)
+    optimizer = torch.optim.Adam(layer.parameters(), fused=True)
+    layer(torch.ones(8, 8, device=place)).sum().backward()
+    optimizer.step()
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu"
     return {"device": device, "name": name, "threads": torch.get_num_threads()}
 

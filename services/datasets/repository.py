@@ -123,14 +123,10 @@ def upsert_records(session: Session, found: DatasetVersion, ids: list[str], labe
     return _count(session.execute(statement, values))
 
 
-def end_absent(session: Session, found: DatasetVersion, ids: list[str]) -> int:
-    """End the presence of records that the version `found` no longer holds; return how many."""
-    statement = text("""
-        UPDATE dataset_record r SET present = int4range(lower(r.present), :number)
-         WHERE r.dataset_id = :dataset AND upper_inf(r.present) AND lower(r.present) < :number
-           AND NOT EXISTS (SELECT 1 FROM unnest(CAST(:ids AS text[])) AS x(id) WHERE x.id = r.record_id)
-        """)
-    return _count(session.execute(statement, {"dataset": found.dataset_id, "number": found.number, "ids": ids}))
+def open_before(session: Session, found: DatasetVersion) -> set[str]:
+    """Return the ids of the records that entered before a version and have not ended."""
+    statement = text("SELECT record_id FROM dataset_record WHERE dataset_id = :dataset AND upper_inf(present) AND lower(present) < :number")
+    return set(session.scalars(statement, {"dataset": found.dataset_id, "number": found.number}))
 
 
 def end_records(session: Session, dataset_id: UUID, number: int, ids: Sequence[str]) -> int:
@@ -164,12 +160,10 @@ def version_of_job(session: Session, job_id: UUID) -> UUID | None:
     return session.scalar(select(Job.dataset_version_id).where(Job.id == job_id))
 
 
-def absent(session: Session, dataset_id: UUID, number: int, ids: Sequence[str]) -> int:
-    """Return how many of the named records a version does not hold."""
-    statement = text("""
-        SELECT count(*) FROM unnest(CAST(:ids AS text[])) AS x(id)
-         WHERE NOT EXISTS (SELECT 1 FROM dataset_record r WHERE r.dataset_id = :dataset AND r.record_id = x.id AND r.present @> CAST(:number AS int))
-        """)
+def held(session: Session, dataset_id: UUID, number: int, ids: Sequence[str]) -> int:
+    """Return how many of the named records a version holds."""
+    statement = text("""SELECT count(*) FROM dataset_record
+        WHERE dataset_id = :dataset AND record_id = ANY(CAST(:ids AS text[])) AND present @> CAST(:number AS int)""")
     return session.execute(statement, {"dataset": dataset_id, "number": number, "ids": list(ids)}).scalar_one()
 
 

@@ -142,7 +142,8 @@ def index_subjects(session: Session, dataset: str | UUID, number: int, rows: Seq
         raise VersionNotReady(version=number, status=version.status)
     if found.subject_types and any(one.type not in found.subject_types for row in rows for one in row.identifiers):
         raise InvalidInput(detail=f"an identifier's type is not among the dataset's subject types ({', '.join(found.subject_types)}).")
-    missing = repository.absent(session, found.id, number, list({row.record_id for row in rows}))
+    named = {row.record_id for row in rows}
+    missing = len(named) - repository.held(session, found.id, number, sorted(named))
     if missing:
         raise RecordsNotFound(count=missing, dataset=f"{found.name} version {number}")
     key = tenant_key(session, caller.tenant_id, keys.kek)
@@ -184,7 +185,8 @@ def ingested(
         written += repository.upsert_records(session, found, [record for record, _ in part], [label for _, label in part])
     if written != len(rows):
         raise InvalidInput(detail=f"{len(rows) - written} record ids were in an earlier version and ended there; a record id is used once.")
-    repository.end_absent(session, found, ids)
+    absent = repository.open_before(session, found).difference(ids)
+    repository.end_records(session, found.dataset_id, found.number, sorted(absent))
     repository.put_files(session, found.tenant_id, found.id, files)
     repository.reference_objects(session, found.tenant_id, found.id, [file.sha256 for file in files])
     repository.set_version(session, found.id, status="ready", records=len(rows), manifest_digest=manifest_digest)

@@ -1,6 +1,7 @@
 """Answers that more than one route gives: ETag and 304, If-Match, idempotent creation, upload URLs."""
 
 import hashlib
+import hmac
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -12,7 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from api.schemas.base import UploadOut
+from api.schemas.base import Page, UploadOut
 from api.security import Ledger
 from models_store.objects import ObjectStore
 from services.clock import Clock
@@ -38,12 +39,26 @@ def digest_tag(body: BaseModel) -> str:
     return hashlib.sha256(body.model_dump_json().encode()).hexdigest()[:32]
 
 
+def version_tag(body: BaseModel, version: int) -> str:
+    """Return an ETag that names the version, for If-Match, and the body, of which some members move without one."""
+    return f"{version}-{digest_tag(body)[:16]}"
+
+
+def paged(request: Request, page: Page[Any]) -> Response:
+    """Return a page, with the address of the next one in `Link` (RFC 8288)."""
+    headers = {}
+    if page.next_cursor is not None:
+        following = request.url.include_query_params(cursor=page.next_cursor)
+        headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+    return JSONResponse(page.model_dump(mode="json"), headers=headers)
+
+
 def expected(if_match: str | None) -> int:
     """Return the version number in If-Match. Raises PreconditionRequired, PreconditionFailed."""
     if if_match is None:
         raise PreconditionRequired
-    text = if_match.strip().removeprefix("W/").strip('"')
-    if not text.isdecimal() or len(text) > 9:
+    text = if_match.strip().strip('"').partition("-")[0]
+    if not (text.isdecimal() and text.isascii()) or len(text) > 9:
         raise PreconditionFailed
     return int(text)
 
@@ -65,7 +80,8 @@ async def once(
     route = f"{request.method} {request.scope['route'].path}"
     place = {name: str(value) for name, value in request.path_params.items()}
     content = {"route": route, "place": place, "dry_run": dry_run, "body": _plain(request.state.document)}
-    fingerprint = hashlib.sha256(rfc8785.dumps(content)).digest()
+    # keyed, because a body may hold identifiers of a person and a plain digest of it could be guessed
+    fingerprint = hmac.digest(bytes.fromhex(ledger.keys.pepper), rfc8785.dumps(content), hashlib.sha256)
     tenant = ledger.caller.tenant_id
 
     def transaction(session: Session) -> tuple[int, Mapping[str, Any], Mapping[str, str]]:

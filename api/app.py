@@ -1,20 +1,25 @@
-"""The gateway, wired in one place: `create_app(settings)`."""
+"""The gateway, wired in one place: `create_app(settings)`. `python -m api.app FILE` writes its OpenAPI document."""
 
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from fastapi import FastAPI
+from pydantic import SecretStr
 from starlette.types import Scope
 
-from api import problems
+from api import openapi, problems
+from api.events import Streams
 from api.limits import BodyLimits, RequestContext
 from api.pages import Cursors
 from api.routers import audit, catalogue, datasets, health, jobs, models, requests
 from api.security import Door
+from models_store.memory import MemoryStore
 from models_store.objects import ObjectStore
 from models_store.s3 import S3Store
 from services.db.session import make_async_engine
-from services.settings import Settings
+from services.settings import DatabaseSettings, Settings
 from services.telemetry import HTTP_REQUESTS, HTTP_SECONDS, configure_logging
 from services.tenants.keys import KeyRing
 
@@ -51,8 +56,9 @@ def create_app(settings: Settings, *, store: ObjectStore | None = None) -> FastA
     keys = KeyRing(settings.keys.encryption.get_secret_value(), settings.keys.pepper.get_secret_value())
 
     @asynccontextmanager
-    async def life(_app: FastAPI) -> AsyncGenerator[None]:
+    async def life(app: FastAPI) -> AsyncGenerator[None]:
         yield
+        await app.state.streams.close()
         await engine.dispose()
 
     app = FastAPI(
@@ -69,9 +75,11 @@ def create_app(settings: Settings, *, store: ObjectStore | None = None) -> FastA
     app.state.store = store or store_of(settings)
     app.state.cursors = Cursors(settings.keys.cursor.get_secret_value())
     app.state.door = Door(engine, keys)
+    app.state.streams = Streams(per_principal=settings.limits.streams_per_principal)
     for module in ROUTERS:
         app.include_router(module.router)
     problems.install(app)
+    openapi.install(app)
     app.add_middleware(BodyLimits, limits=settings.limits)
     app.add_middleware(RequestContext, observe=observe)
     return app
@@ -81,3 +89,13 @@ def from_environment() -> FastAPI:
     """Return the gateway of the environment's settings; `uvicorn --factory api.app:from_environment` runs it."""
     configure_logging("gateway")
     return create_app(Settings())
+
+
+def described() -> str:
+    """Return the OpenAPI document of the gateway; nothing is connected to."""
+    nowhere = DatabaseSettings(url=SecretStr("postgresql://127.0.0.1/none"))
+    return openapi.text(create_app(Settings(embedded=True, database=nowhere), store=MemoryStore()))
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(described(), encoding="utf-8")

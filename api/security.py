@@ -1,18 +1,18 @@
 """Who calls: an API key in `Authorization: Bearer`, turned into a Caller; and the ledger, opened for that caller alone."""
 
-import asyncio
 import hashlib
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 from fastapi import Request
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
 
 from services.clock import SystemClock
 from services.db.session import async_unit_of_work
-from services.errors import Unauthenticated
+from services.errors import Conflict, DatabaseDown, Unauthenticated
 from services.tenants import service as tenants
 from services.tenants.caller import Caller
 from services.tenants.keys import KeyRing
@@ -21,6 +21,9 @@ Answer = TypeVar("Answer")
 REMEMBERED_S = 1.0
 MAX_TOKEN = 8192
 MAX_REMEMBERED = 4096
+ATTEMPTS = 3
+RACES = frozenset({"40001", "40P01", "23505"})
+"""Serialization failure, deadlock, unique violation: the next attempt sees what the other transaction wrote."""
 
 
 class Door:
@@ -30,7 +33,6 @@ class Door:
         self.engine = engine
         self.keys = keys
         self._known: dict[bytes, tuple[float, Caller]] = {}
-        self._waiting: dict[bytes, asyncio.Future[Caller]] = {}
 
     async def caller(self, authorization: str | None) -> Caller:
         """Return the caller. Raises Unauthenticated."""
@@ -59,9 +61,24 @@ class Ledger:
         self._engine = door.engine
 
     async def __call__(self, work: Callable[[Session], Answer]) -> Answer:
-        """Run `work` in one transaction and return what it returns."""
-        async with async_unit_of_work(self._engine, tenant=self.caller.tenant_id) as session:
-            return await session.run_sync(work)
+        """Run `work` in one transaction and return what it returns; it runs again where another transaction came in between.
+
+        Raises: DatabaseDown; Conflict where it lost three times.
+        """
+        for _ in range(ATTEMPTS):
+            try:
+                async with async_unit_of_work(self._engine, tenant=self.caller.tenant_id) as session:
+                    return await session.run_sync(work)
+            except (DatabaseDown, IntegrityError) as error:
+                if sqlstate(error) not in RACES:
+                    raise
+        raise Conflict(detail="other calls changed it at the same time; send it again")
+
+
+def sqlstate(error: BaseException | None) -> str | None:
+    """Return PostgreSQL's code of an error or of its cause."""
+    origin = getattr(error.__cause__ if isinstance(error, DatabaseDown) else error, "orig", None)
+    return getattr(origin, "sqlstate", None)
 
 
 class Needs:

@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
-from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
 from api import answers
@@ -43,13 +42,13 @@ async def create(request: Request, body: DatasetIn, ledger: DatasetsWrite, idemp
 
 
 @router.get("", response_model=Page[DatasetOut])
-async def listing(ledger: DatasetsRead, pages: Pages, limit: Limit = 50, cursor: CursorText = None) -> Response:
+async def listing(request: Request, ledger: DatasetsRead, pages: Pages, limit: Limit = 50, cursor: CursorText = None) -> Response:
     """List datasets, newest first."""
     place: dict[str, Any] = {"tenant": ledger.caller.tenant_id, "route": "datasets", "filters": {}}
     after = pages.key_of(cursor, **place)
     views, last = await ledger(lambda session: service.list_datasets(session, limit=limit, after=after))
     page = Page[DatasetOut](items=[DatasetOut.of(view) for view in views], next_cursor=pages.make(last=last, **place))
-    return JSONResponse(page.model_dump(mode="json"))
+    return answers.paged(request, page)
 
 
 @router.get("/{dataset}", response_model=DatasetOut)
@@ -82,7 +81,7 @@ async def create_version(
 
 
 @router.get("/{dataset}/versions", response_model=Page[DatasetVersionOut])
-async def versions(dataset: str, ledger: DatasetsRead, pages: Pages, limit: Limit = 50, cursor: CursorText = None) -> Response:
+async def versions(request: Request, dataset: str, ledger: DatasetsRead, pages: Pages, limit: Limit = 50, cursor: CursorText = None) -> Response:
     """List the versions of a dataset, newest first."""
     place: dict[str, Any] = {"tenant": ledger.caller.tenant_id, "route": "dataset-versions", "filters": {"dataset": dataset}}
     found = pages.read(cursor, **place)
@@ -90,7 +89,7 @@ async def versions(dataset: str, ledger: DatasetsRead, pages: Pages, limit: Limi
     views, last = await ledger(lambda session: service.list_versions(session, reference("ds", dataset), limit=limit, after=after))
     following = None if last is None else (last,)
     page = Page[DatasetVersionOut](items=[DatasetVersionOut.of(view) for view in views], next_cursor=pages.make(last=following, **place))
-    return JSONResponse(page.model_dump(mode="json"))
+    return answers.paged(request, page)
 
 
 @router.get("/{dataset}/versions/{number}", response_model=DatasetVersionOut)
@@ -108,9 +107,9 @@ async def models(dataset: str, number: Number, ledger: DatasetsRead) -> TrainedM
 
 
 @router.post("/{dataset}/versions/{number}/complete", status_code=202, response_model=DatasetVersionOut)
-async def complete(dataset: str, number: Number, body: CompleteIn, ledger: DatasetsWrite) -> DatasetVersionOut:
+async def complete(dataset: str, number: Number, ledger: DatasetsWrite, body: CompleteIn | None = None) -> DatasetVersionOut:
     """Say that every file was uploaded; the version is checked, then ready."""
-    del body  # it has no member: an empty object says that this is meant
+    del body  # it has no member
 
     def work(session: Session) -> Any:
         return service.complete_version(session, reference("ds", dataset), number, caller=ledger.caller, clock=ledger.clock)

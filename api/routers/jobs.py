@@ -2,12 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Response
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from api import answers
 from api.dependencies import CursorText, IfNoneMatch, JobsOperate, JobsRead, Limit, Pages
+from api.events import event_of
 from api.schemas.base import NameOrId, Page
 from api.schemas.ids import parse, reference
 from api.schemas.jobs import AttemptList, AttemptOut, JobOut, StepOut
@@ -22,6 +22,7 @@ State = Literal["queued", "running", "verifying", "publishing", "needs_attention
 
 @router.get("", response_model=Page[JobOut])
 async def listing(
+    http: Request,
     ledger: JobsRead,
     pages: Pages,
     *,
@@ -45,7 +46,7 @@ async def listing(
     after = pages.key_of(cursor, **place)
     views, last = await ledger(lambda session: jobs.listing(session, filters, limit=limit, after=after, newest_first=sort == "-created_at"))
     page = Page[JobOut](items=[JobOut.of(view) for view in views], next_cursor=pages.make(last=last, **place))
-    return JSONResponse(page.model_dump(mode="json"))
+    return answers.paged(http, page)
 
 
 @router.get("/{job_id}", response_model=JobOut)
@@ -71,7 +72,7 @@ async def events(job_id: str, ledger: JobsRead, after: Annotated[int, Query(ge=0
     def work(session: Session) -> list[EventOut]:
         jobs.read(session, number)
         rows = audit.events_of(session, [number], after, limit)
-        return [EventOut(id=row.number, event="state", type=row.type, at=row.at, data=dict(row.body)) for row in rows]
+        return [event_of(row) for row in rows]
 
     found = await ledger(work)
     return EventList(items=found, next_after=found[-1].id if found else None)

@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
-from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
 from api import answers, files
@@ -60,13 +59,13 @@ async def create(request: Request, body: ModelIn, ledger: ModelsWrite, idempoten
 
 
 @router.get("", response_model=Page[ModelOut])
-async def listing(ledger: ModelsRead, pages: Pages, limit: Limit = 50, cursor: CursorText = None) -> Response:
+async def listing(request: Request, ledger: ModelsRead, pages: Pages, limit: Limit = 50, cursor: CursorText = None) -> Response:
     """List models, newest first."""
     place: dict[str, Any] = {"tenant": ledger.caller.tenant_id, "route": "models", "filters": {}}
     after = pages.key_of(cursor, **place)
     views, last = await ledger(lambda session: service.list_models(session, limit=limit, after=after))
     page = Page[ModelOut](items=[ModelOut.of(view) for view in views], next_cursor=pages.make(last=last, **place))
-    return JSONResponse(page.model_dump(mode="json"))
+    return answers.paged(request, page)
 
 
 @router.get("/{model}", response_model=ModelOut)
@@ -92,7 +91,7 @@ async def create_version(
 
 
 @router.get("/{model}/versions", response_model=Page[VersionOut])
-async def versions(model: str, ledger: ModelsRead, pages: Pages, limit: Limit = 50, cursor: CursorText = None) -> Response:
+async def versions(request: Request, model: str, ledger: ModelsRead, pages: Pages, limit: Limit = 50, cursor: CursorText = None) -> Response:
     """List the versions of a model, newest first."""
     place: dict[str, Any] = {"tenant": ledger.caller.tenant_id, "route": "model-versions", "filters": {"model": model}}
     found = pages.read(cursor, **place)
@@ -100,7 +99,7 @@ async def versions(model: str, ledger: ModelsRead, pages: Pages, limit: Limit = 
     views, last = await ledger(lambda session: service.list_versions(session, reference("mdl", model), limit=limit, after=after))
     following = None if last is None else (last,)
     page = Page[VersionOut](items=[VersionOut.of(view) for view in views], next_cursor=pages.make(last=following, **place))
-    return JSONResponse(page.model_dump(mode="json"))
+    return answers.paged(request, page)
 
 
 @router.get("/{model}/versions/{number}", response_model=VersionOut)
@@ -111,11 +110,13 @@ async def read_version(model: str, number: Number, ledger: ModelsRead, if_none_m
 
 
 @router.post("/{model}/versions/{number}/complete", status_code=202, response_model=VersionOut)
-async def complete(model: str, number: Number, body: VersionCompleteIn, ledger: ModelsWrite) -> VersionOut:
+async def complete(model: str, number: Number, ledger: ModelsWrite, body: VersionCompleteIn | None = None) -> VersionOut:
     """Say that every file was uploaded; the version is checked, then ready."""
 
     def work(session: Session) -> Any:
-        return service.complete_version(session, reference("mdl", model), number, body.manifest, caller=ledger.caller, clock=ledger.clock)
+        return service.complete_version(
+            session, reference("mdl", model), number, body.manifest if body else None, caller=ledger.caller, clock=ledger.clock
+        )
 
     return VersionOut.of(await ledger(work))
 
@@ -165,14 +166,14 @@ async def train(request: Request, model: str, body: TrainingRunIn, ledger: Model
 
 
 @router.get("/{model}/training-runs", response_model=Page[JobOut])
-async def training_runs(model: str, ledger: ModelsRead, pages: Pages, limit: Limit = 50, cursor: CursorText = None) -> Response:
+async def training_runs(request: Request, model: str, ledger: ModelsRead, pages: Pages, limit: Limit = 50, cursor: CursorText = None) -> Response:
     """List the training runs of a model, newest first."""
     place: dict[str, Any] = {"tenant": ledger.caller.tenant_id, "route": "training-runs", "filters": {"model": model}}
     after = pages.key_of(cursor, **place)
     filters = request_forms.JobFilters(model=reference("mdl", model), kind="train")
     views, last = await ledger(lambda session: jobs.listing(session, filters, limit=limit, after=after))
     page = Page[JobOut](items=[JobOut.of(view) for view in views], next_cursor=pages.make(last=last, **place))
-    return JSONResponse(page.model_dump(mode="json"))
+    return answers.paged(request, page)
 
 
 @router.get("/{model}/aliases", response_model=AliasList)

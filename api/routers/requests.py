@@ -1,5 +1,6 @@
 """Deletion requests: create, read, list, decide, cancel, follow."""
 
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -34,17 +35,20 @@ from api.schemas.requests import (
     TargetOut,
 )
 from api.security import Ledger
+from services.errors import InvalidInput
 from services.requests import forms, service
 from services.telemetry import REQUESTS_CREATED
 
 router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"])
 RETRY_S = "30"
+AHEAD = timedelta(seconds=60)
+"""How far a caller's clock may run ahead of ours."""
 
 
 def answer(body: RequestOut, if_none_match: str | None = None, *, status: int = 200) -> Response:
     """Return a request with its version as ETag; one that is not done says when to ask again."""
     headers = {} if body.done else {"Retry-After": RETRY_S}
-    tagged = answers.tagged(body, str(body.version), if_none_match, headers=headers)
+    tagged = answers.tagged(body, answers.version_tag(body, body.version), if_none_match, headers=headers)
     if status != 200:
         tagged.status_code = status
     return tagged
@@ -60,6 +64,8 @@ async def create(
     dry_run: Annotated[bool, Query(description="Validate and estimate; record nothing.")] = False,
 ) -> Response:
     """Record a deletion request. The 202 is sent after everything about it is committed."""
+    if body.received_at is not None and body.received_at > ledger.clock.now() + AHEAD:
+        raise InvalidInput(detail="received_at lies in the future.", pointer="/received_at")
 
     def work(session: Session) -> tuple[int, RequestOut, dict[str, str]]:
         view = service.create(session, body.form(), caller=ledger.caller, clock=ledger.clock, keys=ledger.keys)
@@ -78,6 +84,7 @@ async def create(
 
 @router.get("", response_model=Page[RequestOut])
 async def listing(
+    request: Request,
     ledger: RequestsRead,
     pages: Pages,
     *,
@@ -111,7 +118,7 @@ async def listing(
 
     views, last = await ledger(work)
     page = Page[RequestOut](items=[RequestOut.of(view) for view in views], next_cursor=pages.make(last=last, **place))
-    return JSONResponse(page.model_dump(mode="json"))
+    return answers.paged(request, page)
 
 
 @router.get("/{request_id}", response_model=RequestOut)
@@ -162,7 +169,8 @@ async def follow(
     number = parse("dr", request_id)
     await _view(ledger, number)
     if "text/event-stream" in request.headers.get("accept", ""):
-        return events.stream(request, ledger, number)
+        streams: events.Streams = request.app.state.streams
+        return streams.stream(ledger, number, request.headers.get("last-event-id", ""))
     found = await ledger(lambda session: events.history(session, number, after=after, limit=limit))
     return JSONResponse(EventList(items=found, next_after=found[-1].id if found else None).model_dump(mode="json"))
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.schemas.ids import LOOKS_LIKE_AN_ID
+from models_store.objects import SINGLE_PUT_BYTES
 
 RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?(?:[Zz]|[+-]\d{2}:\d{2})", re.ASCII)
 EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
@@ -68,7 +69,7 @@ class FileIn(In):
     """A file that the client will upload."""
 
     path: FilePath
-    size_bytes: Annotated[int, Field(ge=1, le=20 * 1024**3)]
+    size_bytes: Annotated[int, Field(ge=1, le=SINGLE_PUT_BYTES)]
     sha256: Sha256
 
 

@@ -189,7 +189,7 @@ CREATE TABLE dataset_record (
   CONSTRAINT fk_dataset_record_tenant_id_dataset_id FOREIGN KEY(tenant_id, dataset_id) REFERENCES dataset (tenant_id, id) DEFERRABLE INITIALLY DEFERRED
 );
 
-CREATE INDEX ix_dataset_record_tenant_id_dataset_id_label ON dataset_record (tenant_id, dataset_id, label);
+CREATE INDEX ix_dataset_record_tenant_id_label_dataset_id ON dataset_record (tenant_id, label, dataset_id);
 
 CREATE TABLE model_file (
   tenant_id UUID NOT NULL,

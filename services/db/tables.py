@@ -197,7 +197,7 @@ class DatasetRecord(Base):
     """One record; `present` is the range of version numbers that hold it."""
 
     __tablename__ = "dataset_record"
-    __table_args__ = (tenant_key("dataset_id", to="dataset"), Index(None, "tenant_id", "dataset_id", "label"))
+    __table_args__ = (tenant_key("dataset_id", to="dataset"), Index(None, "tenant_id", "label", "dataset_id"))
     tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
     dataset_id: Mapped[UUID] = mapped_column(primary_key=True)
     record_id: Mapped[str] = mapped_column(primary_key=True)

@@ -7,13 +7,15 @@ import importlib
 import os
 import signal
 import subprocess
+import time
 import warnings
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 
-from cli.embedded.processes import Child, free_port, spawn, wait_until
+from cli.embedded.processes import Child, NotReady, free_port, spawn, wait_until
 
 SYSTEM_USER = "pgserver"
 SUPERUSER = "postgres"
@@ -65,8 +67,19 @@ class Postgres:
         command: list[str | Path] = [self.binaries / "postgres", "-D", self.data]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
-        self.child = spawn("postgres", command, log=self.log, user=self.user, cwd=self.data)
-        wait_until(self._answers, self.child, timeout_s=timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            self._forget_dead_owner()
+            self.child = spawn("postgres", command, log=self.log, user=self.user, cwd=self.data)
+            try:
+                wait_until(self._answers, self.child, timeout_s=timeout_s)
+            except NotReady:
+                # backends of a killed server hold its shared memory for a moment longer
+                if self.child.running or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.3)
+            else:
+                return
 
     def stop(self) -> None:
         """Stop the server as `pg_ctl stop -m fast` does."""
@@ -77,6 +90,19 @@ class Postgres:
         """SIGKILL postmaster and backends, as a power cut would."""
         if self.child is not None:
             self.child.kill()
+
+    def _forget_dead_owner(self) -> None:
+        """Remove the lock file of a server that is gone; one that nobody has reaped yet still looks alive to the server itself."""
+        lock = self.data / "postmaster.pid"
+        if not lock.exists():
+            return
+        try:
+            owner = psutil.Process(int(lock.read_text().split("\n", 1)[0]))
+            alive = owner.status() not in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
+        except (psutil.NoSuchProcess, ValueError):
+            alive = False
+        if not alive:
+            lock.unlink()
 
     def _give_to_user(self) -> None:
         if self.user is None:

@@ -1,0 +1,89 @@
+"""`lethe up` as a user runs it: it starts, it dies whole, and it starts again on the same data."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+LETHE = str(Path(sys.executable).parent / "lethe")
+
+
+def start(home: Path) -> tuple[subprocess.Popen[str], str, str]:
+    """Start `lethe up` and return the process, the address and the key it prints."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("LETHE_")}
+    process = subprocess.Popen([LETHE, "up", "--home", str(home)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip().startswith("export "):
+            _, url, key = line.split()
+            return process, url.removeprefix("LETHE_URL="), key.removeprefix("LETHE_KEY=")
+    raise AssertionError(process.stderr.read() if process.stderr else "no output")
+
+
+def models_of(url: str, key: str) -> list:
+    request = urllib.request.Request(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return json.load(answer)["items"]
+
+
+def register(url: str, key: str, name: str) -> None:
+    body = {"name": name, "task": "classification", "architecture": "tiny_cnn", "architecture_params": {"outputs": 10}}
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json", "Idempotency-Key": name}
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/v1/models", json.dumps(body).encode(), headers), timeout=20) as answer:
+        assert answer.status == 201
+
+
+def gone(pids: list[int]) -> bool:
+    """Wait until none of the processes is left."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        left = [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+        if not left:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.xdist_group("demo")
+def test_the_stack_dies_with_its_parent_and_starts_again_on_the_same_data(server_home: Path):
+    home = server_home / "up-home"
+    process, url, key = start(home)
+    register(url, key, "kept")
+    family = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    assert len(family) >= 6
+
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    assert gone(family)
+
+    again, url, second_key = start(home)
+    assert second_key == key
+    assert [model["name"] for model in models_of(url, key)] == ["kept"]
+    family = [child.pid for child in psutil.Process(again.pid).children(recursive=True)]
+    again.send_signal(signal.SIGINT)
+    assert again.wait(60) == 0
+    assert gone(family)
+
+
+def test_a_second_stack_over_the_same_home_is_refused_with_the_reason(tmp_path: Path):
+    owner = psutil.Process()
+    (tmp_path / "stack.lock").write_text(json.dumps({"pid": owner.pid, "started": owner.create_time()}))
+
+    done = subprocess.run([LETHE, "up", "--home", str(tmp_path)], capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 1
+    assert f"process {owner.pid} already runs a stack" in done.stderr
+
+
+def test_up_refuses_to_bind_beyond_the_loopback_interface(tmp_path: Path):
+    done = subprocess.run([LETHE, "up", "--home", str(tmp_path), "--host", "0.0.0.0"], capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 2
+    assert "loopback" in done.stderr

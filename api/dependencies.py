@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Header, Query, Request
+from fastapi import Depends, Header, Path, Query, Request
 
 from api.pages import Cursors
 from api.security import Ledger, Needs
@@ -43,3 +43,13 @@ CursorText = Annotated[str | None, Query(max_length=2048)]
 IfMatch = Annotated[str | None, Header(max_length=200)]
 IfNoneMatch = Annotated[str | None, Header(max_length=2000)]
 IdempotencyKey = Annotated[str | None, Header(max_length=200)]
+
+# a path that cannot name anything is 404, before the ledger is asked
+NAMED = r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}$"
+RequestPath = Annotated[str, Path(pattern=r"^dr_[0-9a-f]{32}$")]
+TargetPath = Annotated[str, Path(pattern=r"^tgt_[0-9a-f]{32}$")]
+JobPath = Annotated[str, Path(pattern=r"^job_[0-9a-f]{32}$")]
+ModelPath = Annotated[str, Path(pattern=NAMED, description="Name or id.")]
+DatasetPath = Annotated[str, Path(pattern=NAMED, description="Name or id.")]
+NamePath = Annotated[str, Path(pattern=NAMED)]
+Number = Annotated[int, Path(ge=1, lt=2**31)]

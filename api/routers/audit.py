@@ -8,7 +8,7 @@ import rfc8785
 from fastapi import APIRouter, Path, Request, Response
 from sqlalchemy.orm import Session
 
-from api.dependencies import AuditRead, IfNoneMatch
+from api.dependencies import AuditRead, IfNoneMatch, RequestPath
 from api.problems import Refusal
 from api.schemas.catalogue import ReportList, ReportRevisionOut
 from api.schemas.ids import parse
@@ -22,14 +22,14 @@ TAKEN = ("*/*", "application/*", "application/json")
 
 
 @router.get("/audit-report", response_model=None)
-async def newest(request: Request, request_id: str, ledger: AuditRead, if_none_match: IfNoneMatch = None) -> Response:
+async def newest(request: Request, request_id: RequestPath, ledger: AuditRead, if_none_match: IfNoneMatch = None) -> Response:
     """Return the newest revision of the report, byte for byte as its digest was taken (canonical JSON)."""
     _check_accept(request)
     return await _report(ledger, parse("dr", request_id), None, if_none_match)
 
 
 @router.get("/audit-reports", response_model=ReportList)
-async def revisions(request_id: str, ledger: AuditRead) -> ReportList:
+async def revisions(request_id: RequestPath, ledger: AuditRead) -> ReportList:
     """List the revisions of the report."""
     number = parse("dr", request_id)
 
@@ -42,7 +42,7 @@ async def revisions(request_id: str, ledger: AuditRead) -> ReportList:
 
 @router.get("/audit-reports/{revision}", response_model=None)
 async def one(
-    request: Request, request_id: str, revision: Annotated[int, Path(ge=1, lt=2**31)], ledger: AuditRead, if_none_match: IfNoneMatch = None
+    request: Request, request_id: RequestPath, revision: Annotated[int, Path(ge=1, lt=2**31)], ledger: AuditRead, if_none_match: IfNoneMatch = None
 ) -> Response:
     """Return one revision; it never changes."""
     _check_accept(request)

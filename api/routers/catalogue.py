@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from api import answers
-from api.dependencies import Anyone, IfNoneMatch
+from api.dependencies import Anyone, IfNoneMatch, NamePath
 from api.schemas.catalogue import ComponentList, ComponentOut
 from services.catalogue import service
 from services.catalogue.service import Kind
@@ -33,7 +33,7 @@ def _lister(kind: Kind) -> Callable[..., Coroutine[Any, Any, Response]]:
 
 
 def _reader(kind: Kind) -> Callable[..., Coroutine[Any, Any, Response]]:
-    async def one(name: str, ledger: Anyone, if_none_match: IfNoneMatch = None) -> Response:
+    async def one(name: NamePath, ledger: Anyone, if_none_match: IfNoneMatch = None) -> Response:
         found = await ledger(lambda session: service.entry(session, kind, name))
         if found is None:
             raise NotFound

@@ -1,13 +1,25 @@
 """Datasets: register, upload, complete, index subjects."""
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 
 from api import answers
-from api.dependencies import Configured, CursorText, DatasetsRead, DatasetsWrite, IdempotencyKey, IfNoneMatch, Limit, Pages, Store
+from api.dependencies import (
+    Configured,
+    CursorText,
+    DatasetPath,
+    DatasetsRead,
+    DatasetsWrite,
+    IdempotencyKey,
+    IfNoneMatch,
+    Limit,
+    Number,
+    Pages,
+    Store,
+)
 from api.schemas.base import Page
 from api.schemas.datasets import (
     CompleteIn,
@@ -25,7 +37,6 @@ from services.catalogue import service as catalogue
 from services.datasets import service
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
-Number = Annotated[int, Path(ge=1, lt=2**31)]
 
 
 @router.post("", status_code=201, response_model=DatasetOut)
@@ -52,7 +63,7 @@ async def listing(request: Request, ledger: DatasetsRead, pages: Pages, limit: L
 
 
 @router.get("/{dataset}", response_model=DatasetOut)
-async def read(dataset: str, ledger: DatasetsRead, if_none_match: IfNoneMatch = None) -> Response:
+async def read(dataset: DatasetPath, ledger: DatasetsRead, if_none_match: IfNoneMatch = None) -> Response:
     """Read one dataset."""
     body = DatasetOut.of(await ledger(lambda session: service.read_dataset(session, reference("ds", dataset))))
     return answers.tagged(body, answers.digest_tag(body), if_none_match)
@@ -61,7 +72,7 @@ async def read(dataset: str, ledger: DatasetsRead, if_none_match: IfNoneMatch = 
 @router.post("/{dataset}/versions", status_code=201, response_model=DatasetVersionOut)
 async def create_version(
     request: Request,
-    dataset: str,
+    dataset: DatasetPath,
     body: DatasetVersionIn,
     ledger: DatasetsWrite,
     store: Store,
@@ -81,7 +92,9 @@ async def create_version(
 
 
 @router.get("/{dataset}/versions", response_model=Page[DatasetVersionOut])
-async def versions(request: Request, dataset: str, ledger: DatasetsRead, pages: Pages, limit: Limit = 50, cursor: CursorText = None) -> Response:
+async def versions(
+    request: Request, dataset: DatasetPath, ledger: DatasetsRead, pages: Pages, limit: Limit = 50, cursor: CursorText = None
+) -> Response:
     """List the versions of a dataset, newest first."""
     place: dict[str, Any] = {"tenant": ledger.caller.tenant_id, "route": "dataset-versions", "filters": {"dataset": dataset}}
     found = pages.read(cursor, **place)
@@ -93,21 +106,21 @@ async def versions(request: Request, dataset: str, ledger: DatasetsRead, pages: 
 
 
 @router.get("/{dataset}/versions/{number}", response_model=DatasetVersionOut)
-async def read_version(dataset: str, number: Number, ledger: DatasetsRead, if_none_match: IfNoneMatch = None) -> Response:
+async def read_version(dataset: DatasetPath, number: Number, ledger: DatasetsRead, if_none_match: IfNoneMatch = None) -> Response:
     """Read one version."""
     body = DatasetVersionOut.of(await ledger(lambda session: service.read_version(session, reference("ds", dataset), number)))
     return answers.tagged(body, answers.digest_tag(body), if_none_match)
 
 
 @router.get("/{dataset}/versions/{number}/models", response_model=TrainedModelList)
-async def models(dataset: str, number: Number, ledger: DatasetsRead) -> TrainedModelList:
+async def models(dataset: DatasetPath, number: Number, ledger: DatasetsRead) -> TrainedModelList:
     """List the model versions that learned from a dataset version."""
     found = await ledger(lambda session: service.models_of_version(session, reference("ds", dataset), number))
     return TrainedModelList(items=[TrainedModelOut.model_validate(one) for one in found])
 
 
 @router.post("/{dataset}/versions/{number}/complete", status_code=202, response_model=DatasetVersionOut)
-async def complete(dataset: str, number: Number, ledger: DatasetsWrite, body: CompleteIn | None = None) -> DatasetVersionOut:
+async def complete(dataset: DatasetPath, number: Number, ledger: DatasetsWrite, body: CompleteIn | None = None) -> DatasetVersionOut:
     """Say that every file was uploaded; the version is checked, then ready."""
     del body  # it has no member
 
@@ -118,7 +131,7 @@ async def complete(dataset: str, number: Number, ledger: DatasetsWrite, body: Co
 
 
 @router.post("/{dataset}/versions/{number}/subjects", response_model=SubjectsOut)
-async def subjects(dataset: str, number: Number, body: SubjectsIn, ledger: DatasetsWrite) -> SubjectsOut:
+async def subjects(dataset: DatasetPath, number: Number, body: SubjectsIn, ledger: DatasetsWrite) -> SubjectsOut:
     """Say which persons stand behind which records. Identifiers are hashed before anything is stored."""
 
     def work(session: Session) -> Any:

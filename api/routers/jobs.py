@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from api import answers
-from api.dependencies import CursorText, IfNoneMatch, JobsOperate, JobsRead, Limit, Pages
+from api.dependencies import CursorText, IfNoneMatch, JobPath, JobsOperate, JobsRead, Limit, Pages
 from api.events import event_of
 from api.schemas.base import NameOrId, Page
 from api.schemas.ids import parse, reference
@@ -50,14 +50,14 @@ async def listing(
 
 
 @router.get("/{job_id}", response_model=JobOut)
-async def read(job_id: str, ledger: JobsRead, if_none_match: IfNoneMatch = None) -> Response:
+async def read(job_id: JobPath, ledger: JobsRead, if_none_match: IfNoneMatch = None) -> Response:
     """Read one job."""
     body = JobOut.of(await ledger(lambda session: jobs.read(session, parse("job", job_id))))
     return answers.tagged(body, answers.digest_tag(body), if_none_match, headers={} if body.done else {"Retry-After": "5"})
 
 
 @router.get("/{job_id}/attempts", response_model=AttemptList)
-async def attempts(job_id: str, ledger: JobsRead) -> AttemptList:
+async def attempts(job_id: JobPath, ledger: JobsRead) -> AttemptList:
     """List the claims and steps of a job."""
     number = parse("job", job_id)
     made, steps = await ledger(lambda session: (jobs.attempts(session, number), jobs.steps(session, number)))
@@ -65,7 +65,7 @@ async def attempts(job_id: str, ledger: JobsRead) -> AttemptList:
 
 
 @router.get("/{job_id}/events", response_model=EventList)
-async def events(job_id: str, ledger: JobsRead, after: Annotated[int, Query(ge=0, lt=2**63)] = 0, limit: Limit = 200) -> EventList:
+async def events(job_id: JobPath, ledger: JobsRead, after: Annotated[int, Query(ge=0, lt=2**63)] = 0, limit: Limit = 200) -> EventList:
     """List the events of a job."""
     number = parse("job", job_id)
 
@@ -79,6 +79,6 @@ async def events(job_id: str, ledger: JobsRead, after: Annotated[int, Query(ge=0
 
 
 @router.post("/{job_id}/cancellation", status_code=202, response_model=JobOut)
-async def cancel(job_id: str, ledger: JobsOperate) -> JobOut:
+async def cancel(job_id: JobPath, ledger: JobsOperate) -> JobOut:
     """Ask a job to stop at its next check."""
     return JobOut.of(await ledger(lambda session: jobs.cancel(session, parse("job", job_id), caller=ledger.caller, clock=ledger.clock)))

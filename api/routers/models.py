@@ -15,8 +15,11 @@ from api.dependencies import (
     IfMatch,
     IfNoneMatch,
     Limit,
+    ModelPath,
     ModelsRead,
     ModelsWrite,
+    NamePath,
+    Number,
     Pages,
     Store,
 )
@@ -42,7 +45,6 @@ from services.requests import forms as request_forms
 from services.requests import jobs
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
-Number = Annotated[int, Path(ge=1, lt=2**31)]
 
 
 @router.post("", status_code=201, response_model=ModelOut)
@@ -69,7 +71,7 @@ async def listing(request: Request, ledger: ModelsRead, pages: Pages, limit: Lim
 
 
 @router.get("/{model}", response_model=ModelOut)
-async def read(model: str, ledger: ModelsRead, if_none_match: IfNoneMatch = None) -> Response:
+async def read(model: ModelPath, ledger: ModelsRead, if_none_match: IfNoneMatch = None) -> Response:
     """Read one model."""
     view = await ledger(lambda session: service.read_model(session, reference("mdl", model)))
     return answers.tagged(ModelOut.of(view), str(view.etag), if_none_match)
@@ -77,7 +79,13 @@ async def read(model: str, ledger: ModelsRead, if_none_match: IfNoneMatch = None
 
 @router.post("/{model}/versions", status_code=201, response_model=VersionOut)
 async def create_version(
-    request: Request, model: str, body: VersionIn, ledger: ModelsWrite, store: Store, settings: Configured, idempotency_key: IdempotencyKey = None
+    request: Request,
+    model: ModelPath,
+    body: VersionIn,
+    ledger: ModelsWrite,
+    store: Store,
+    settings: Configured,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Open a version to be uploaded and issue an upload URL for each of its files."""
     expires_s = settings.limits.presign_s
@@ -91,7 +99,7 @@ async def create_version(
 
 
 @router.get("/{model}/versions", response_model=Page[VersionOut])
-async def versions(request: Request, model: str, ledger: ModelsRead, pages: Pages, limit: Limit = 50, cursor: CursorText = None) -> Response:
+async def versions(request: Request, model: ModelPath, ledger: ModelsRead, pages: Pages, limit: Limit = 50, cursor: CursorText = None) -> Response:
     """List the versions of a model, newest first."""
     place: dict[str, Any] = {"tenant": ledger.caller.tenant_id, "route": "model-versions", "filters": {"model": model}}
     found = pages.read(cursor, **place)
@@ -103,14 +111,14 @@ async def versions(request: Request, model: str, ledger: ModelsRead, pages: Page
 
 
 @router.get("/{model}/versions/{number}", response_model=VersionOut)
-async def read_version(model: str, number: Number, ledger: ModelsRead, if_none_match: IfNoneMatch = None) -> Response:
+async def read_version(model: ModelPath, number: Number, ledger: ModelsRead, if_none_match: IfNoneMatch = None) -> Response:
     """Read one version with its manifest."""
     body = VersionOut.of(await ledger(lambda session: service.read_version(session, reference("mdl", model), number)))
     return answers.tagged(body, answers.digest_tag(body), if_none_match)
 
 
 @router.post("/{model}/versions/{number}/complete", status_code=202, response_model=VersionOut)
-async def complete(model: str, number: Number, ledger: ModelsWrite, body: VersionCompleteIn | None = None) -> VersionOut:
+async def complete(model: ModelPath, number: Number, ledger: ModelsWrite, body: VersionCompleteIn | None = None) -> VersionOut:
     """Say that every file was uploaded; the version is checked, then ready."""
 
     def work(session: Session) -> Any:
@@ -122,7 +130,7 @@ async def complete(model: str, number: Number, ledger: ModelsWrite, body: Versio
 
 
 @router.get("/{model}/versions/{number}/lineage", response_model=Lineage)
-async def lineage(model: str, number: Number, ledger: ModelsRead) -> Lineage:
+async def lineage(model: ModelPath, number: Number, ledger: ModelsRead) -> Lineage:
     """List what the version came from, and what came from it."""
     found = await ledger(lambda session: service.lineage(session, reference("mdl", model), number))
     return Lineage(items=[AncestorOut.model_validate(one) for one in found])
@@ -132,7 +140,7 @@ async def lineage(model: str, number: Number, ledger: ModelsRead) -> Lineage:
 @router.get("/{model}/versions/{number}/files/{path:path}", response_model=None)
 async def download(
     request: Request,
-    model: str,
+    model: ModelPath,
     number: Number,
     path: Annotated[str, Path(max_length=512)],
     ledger: CheckpointsRead,
@@ -155,7 +163,7 @@ async def download(
 
 
 @router.post("/{model}/training-runs", status_code=202, response_model=JobOut)
-async def train(request: Request, model: str, body: TrainingRunIn, ledger: ModelsWrite, idempotency_key: IdempotencyKey = None) -> Response:
+async def train(request: Request, model: ModelPath, body: TrainingRunIn, ledger: ModelsWrite, idempotency_key: IdempotencyKey = None) -> Response:
     """Train the next version from a recipe."""
 
     def work(session: Session) -> tuple[int, JobOut, dict[str, str]]:
@@ -166,7 +174,9 @@ async def train(request: Request, model: str, body: TrainingRunIn, ledger: Model
 
 
 @router.get("/{model}/training-runs", response_model=Page[JobOut])
-async def training_runs(request: Request, model: str, ledger: ModelsRead, pages: Pages, limit: Limit = 50, cursor: CursorText = None) -> Response:
+async def training_runs(
+    request: Request, model: ModelPath, ledger: ModelsRead, pages: Pages, limit: Limit = 50, cursor: CursorText = None
+) -> Response:
     """List the training runs of a model, newest first."""
     place: dict[str, Any] = {"tenant": ledger.caller.tenant_id, "route": "training-runs", "filters": {"model": model}}
     after = pages.key_of(cursor, **place)
@@ -177,14 +187,14 @@ async def training_runs(request: Request, model: str, ledger: ModelsRead, pages:
 
 
 @router.get("/{model}/aliases", response_model=AliasList)
-async def aliases(model: str, ledger: ModelsRead) -> AliasList:
+async def aliases(model: ModelPath, ledger: ModelsRead) -> AliasList:
     """List the aliases of a model."""
     found = await ledger(lambda session: service.list_aliases(session, reference("mdl", model)))
     return AliasList(items=[AliasOut.model_validate(one) for one in found])
 
 
 @router.get("/{model}/aliases/{alias}", response_model=AliasOut)
-async def alias(model: str, alias: str, ledger: ModelsRead, if_none_match: IfNoneMatch = None) -> Response:
+async def alias(model: ModelPath, alias: NamePath, ledger: ModelsRead, if_none_match: IfNoneMatch = None) -> Response:
     """Read one alias."""
     view = await ledger(lambda session: service.read_alias(session, reference("mdl", model), alias))
     return answers.tagged(AliasOut.model_validate(view), str(view.etag), if_none_match)
@@ -192,7 +202,7 @@ async def alias(model: str, alias: str, ledger: ModelsRead, if_none_match: IfNon
 
 @router.put("/{model}/aliases/{alias}", response_model=AliasOut)
 async def set_alias(
-    model: str, alias: str, body: AliasIn, ledger: ModelsWrite, if_match: IfMatch = None, if_none_match: IfNoneMatch = None
+    model: ModelPath, alias: NamePath, body: AliasIn, ledger: ModelsWrite, if_match: IfMatch = None, if_none_match: IfNoneMatch = None
 ) -> Response:
     """Move an alias (If-Match) or create it (If-None-Match: *)."""
     creating = if_none_match is not None and if_none_match.strip() == "*"
@@ -215,7 +225,7 @@ async def set_alias(
 
 
 @router.delete("/{model}/aliases/{alias}", status_code=204, response_model=None)
-async def delete_alias(model: str, alias: str, ledger: ModelsWrite, if_match: IfMatch = None) -> Response:
+async def delete_alias(model: ModelPath, alias: NamePath, ledger: ModelsWrite, if_match: IfMatch = None) -> Response:
     """Remove an alias; its history stays."""
     etag = answers.expected(if_match)
     await ledger(lambda session: service.delete_alias(session, reference("mdl", model), alias, expected_etag=etag, caller=ledger.caller))
@@ -223,6 +233,6 @@ async def delete_alias(model: str, alias: str, ledger: ModelsWrite, if_match: If
 
 
 @router.get("/{model}/at", response_model=VersionOut)
-async def at(model: str, ledger: ModelsRead, time: MomentIn, alias: Annotated[str, Query(max_length=64)]) -> VersionOut:
+async def at(model: ModelPath, ledger: ModelsRead, time: MomentIn, alias: Annotated[str, Query(max_length=64)]) -> VersionOut:
     """Read the version that an alias named at a moment."""
     return VersionOut.of(await ledger(lambda session: service.at(session, reference("mdl", model), time, alias)))

@@ -16,9 +16,11 @@ from api.dependencies import (
     IfNoneMatch,
     Limit,
     Pages,
+    RequestPath,
     RequestsDecide,
     RequestsRead,
     RequestsWrite,
+    TargetPath,
 )
 from api.schemas.base import MomentIn, NameOrId, Page
 from api.schemas.ids import parse, reference
@@ -122,27 +124,27 @@ async def listing(
 
 
 @router.get("/{request_id}", response_model=RequestOut)
-async def read(request_id: str, ledger: RequestsRead, if_none_match: IfNoneMatch = None) -> Response:
+async def read(request_id: RequestPath, ledger: RequestsRead, if_none_match: IfNoneMatch = None) -> Response:
     """Read one request."""
     found = await _view(ledger, parse("dr", request_id))
     return answer(found, if_none_match)
 
 
 @router.get("/{request_id}/targets", response_model=TargetList)
-async def targets(request_id: str, ledger: RequestsRead) -> TargetList:
+async def targets(request_id: RequestPath, ledger: RequestsRead) -> TargetList:
     """List the models that the request touches."""
     found = await ledger(lambda session: service.targets(session, parse("dr", request_id)))
     return TargetList(items=[TargetOut.model_validate(one) for one in found])
 
 
 @router.get("/{request_id}/targets/{target_id}", response_model=TargetOut)
-async def target(request_id: str, target_id: str, ledger: RequestsRead) -> TargetOut:
+async def target(request_id: RequestPath, target_id: TargetPath, ledger: RequestsRead) -> TargetOut:
     """Read one of them."""
     return TargetOut.model_validate(await ledger(lambda session: service.target(session, parse("dr", request_id), parse("tgt", target_id))))
 
 
 @router.post("/{request_id}/decision", response_model=RequestOut)
-async def decide(request_id: str, body: DecisionIn, ledger: RequestsDecide, if_match: IfMatch = None) -> Response:
+async def decide(request_id: RequestPath, body: DecisionIn, ledger: RequestsDecide, if_match: IfMatch = None) -> Response:
     """Approve or deny a request that waits for review."""
     version = answers.expected(if_match)
     form = forms.Decision(body.outcome, body.ground, body.exemption, body.note)
@@ -154,7 +156,7 @@ async def decide(request_id: str, body: DecisionIn, ledger: RequestsDecide, if_m
 
 
 @router.post("/{request_id}/cancellation", status_code=202, response_model=RequestOut)
-async def cancel(request_id: str, body: CancellationIn, ledger: RequestsWrite) -> Response:
+async def cancel(request_id: RequestPath, body: CancellationIn, ledger: RequestsWrite) -> Response:
     """Take a request back, as long as nothing is being published for it."""
     form = forms.Cancellation(body.by, body.reason)
     view = await ledger(lambda session: service.cancel(session, parse("dr", request_id), form, caller=ledger.caller, clock=ledger.clock))
@@ -163,7 +165,7 @@ async def cancel(request_id: str, body: CancellationIn, ledger: RequestsWrite) -
 
 @router.get("/{request_id}/events", response_model=EventList, responses={200: {"content": {"text/event-stream": {}}}})
 async def follow(
-    request: Request, request_id: str, ledger: RequestsRead, after: Annotated[int, Query(ge=0, lt=2**63)] = 0, limit: Limit = 200
+    request: Request, request_id: RequestPath, ledger: RequestsRead, after: Annotated[int, Query(ge=0, lt=2**63)] = 0, limit: Limit = 200
 ) -> Response:
     """List the events of a request and its jobs; with `Accept: text/event-stream` follow them as they come."""
     number = parse("dr", request_id)

@@ -21,6 +21,7 @@ import torch
 from pydantic import ValidationError
 
 from models_store.errors import Refused
+from models_store.manifest import FILE_BYTES
 from services.errors import Cancelled, DeviceOutOfMemory, InvalidInput, LetheError, UnsafeCheckpoint
 from services.jobs.compute import plugins
 from services.jobs.compute.context import Bench, open_bench
@@ -164,6 +165,7 @@ def main() -> None:
     arguments = parser.parse_args()
     die_with_parent(arguments.parent)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
     if arguments.memory_bytes:
         resource.setrlimit(resource.RLIMIT_AS, (arguments.memory_bytes, arguments.memory_bytes))
     frames = os.fdopen(os.dup(1), "wb")

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import IO
 
 import structlog
@@ -33,6 +33,7 @@ class Runner:
         self.process = process
         self.frames: SimpleQueue[FromRunner | None] = SimpleQueue()
         self.ready: ReadyFrame | None = None
+        self._warmed = threading.Event()
         self.last_frame_at = time.monotonic()
         threading.Thread(target=self._listen, name=f"frames-{process.pid}", daemon=True).start()
 
@@ -46,7 +47,12 @@ class Runner:
                 self.kill()
                 break
             self.last_frame_at = time.monotonic()
-            self.frames.put(frame)
+            if isinstance(frame, ReadyFrame):
+                self.ready = frame
+                self._warmed.set()
+            else:
+                self.frames.put(frame)
+        self._warmed.set()
         self.frames.put(None)
 
     def send(self, frame: Frame) -> bool:
@@ -66,13 +72,8 @@ class Runner:
         return self.frames.get(timeout=timeout_s)
 
     def wait_ready(self, timeout_s: float) -> ReadyFrame | None:
-        """Return the ready frame, waiting for it at most `timeout_s`; None when the runner ended or took too long."""
-        if self.ready is None:
-            try:
-                frame = self.next_frame(timeout_s)
-            except Empty:
-                return None
-            self.ready = frame if isinstance(frame, ReadyFrame) else None
+        """Return the ready frame, waiting for it at most `timeout_s`; None when it has not come. Several threads may wait."""
+        self._warmed.wait(timeout_s)
         return self.ready
 
     @property

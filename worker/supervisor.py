@@ -17,6 +17,7 @@ import structlog
 from sqlalchemy import Engine
 
 from models_store.objects import ObjectStore
+from services.catalogue import service as catalogue
 from services.clock import Clock, SystemClock
 from services.db.session import unit_of_work
 from services.errors import Cancelled, DatabaseDown, DeadlineExceeded, LeaseLost, LetheError, RunnerCrashed, Stalled
@@ -63,6 +64,7 @@ class Session:
         self._started = time.monotonic()
         self._asked_to_cancel = False
         self.deadline_s = float("inf")
+        self.stall_s = STALL_S
 
     def refuse_cancelled(self, asked: bool) -> None:  # noqa: FBT001  a fact of the row
         """Raise Cancelled when the job was taken back before this claim."""
@@ -71,8 +73,12 @@ class Session:
 
     def open(self, folder: Path) -> None:
         """Give the runner its job folder, once it is warm. Raises RunnerCrashed when it never was."""
-        if self.runner.wait_ready(READY_S) is None:
-            raise RunnerCrashed(detail="it was not ready in time")
+        limit = time.monotonic() + READY_S
+        while self.runner.wait_ready(GUARD_S) is None:
+            self.runner.last_frame_at = time.monotonic()
+            self._guard()
+            if not self.runner.alive or time.monotonic() > limit:
+                raise RunnerCrashed(detail=f"it was not ready, exit status {self.runner.kill()}")
         self._ask(JobFrame(folder=str(folder)), "open")
 
     def step(self, name: str) -> float:
@@ -120,8 +126,8 @@ class Session:
                 raise Cancelled
         if now - self._started > self.deadline_s:
             raise DeadlineExceeded(deadline_s=self.deadline_s)
-        if now - self.runner.last_frame_at > STALL_S:
-            raise Stalled(stall_s=STALL_S)
+        if now - self.runner.last_frame_at > self.stall_s:
+            raise Stalled(stall_s=self.stall_s)
 
 
 class Supervisor:
@@ -192,8 +198,9 @@ class Supervisor:
             self._run(shop, compute)
         except LeaseLost:
             log.warning("job.lost", job_id=str(lease.job_id), epoch=lease.epoch)
-        except DatabaseDown:
-            log.warning("job.left", job_id=str(lease.job_id), epoch=lease.epoch, code="database-unavailable")
+        except DatabaseDown as error:
+            runner.kill()
+            self._give_back(shop, error)
         except LetheError as error:
             log.warning("job.unsettled", job_id=str(lease.job_id), code=error.code)
         finally:
@@ -207,6 +214,8 @@ class Supervisor:
                 job = repository.job_row(session, shop.lease.job_id)
                 repository.start_attempt(session, job, worker=self.name, device=device.describe(self.device, self.settings.worker.scratch))
                 compute.deadline_s = float(job.deadline_s)
+                entry = catalogue.entry(session, "method", job.method) if job.method else None
+                compute.stall_s = float(entry.facts.get("stall_s", STALL_S)) if entry is not None else STALL_S
                 compute.refuse_cancelled(job.cancel_requested_at is not None)
             state = Pipeline(shop).run()
             log.info("job.ended", job_id=str(shop.lease.job_id), state=state)
@@ -221,6 +230,20 @@ class Supervisor:
                 log.exception("job.crashed", job_id=str(shop.lease.job_id))
             compute.runner.kill()
             pipeline.settle(shop, error)
+
+    def _give_back(self, shop: Workshop, error: DatabaseDown) -> None:
+        """Queue the job again as soon as the database answers; once the lease is over, its expiry does that, and counts a crash."""
+        limit = time.monotonic() + self.settings.worker.lease_s
+        while time.monotonic() < limit and not self.stopping.is_set():
+            try:
+                pipeline.settle(shop, error)
+            except DatabaseDown:
+                self.stopping.wait(0.5)
+            except LetheError:
+                break
+            else:
+                return
+        log.warning("job.left", job_id=str(shop.lease.job_id), epoch=shop.lease.epoch, code=error.code)
 
     def _publish(self) -> None:
         """Wait for the warm runner and publish its catalogue, then renew it; again after a while where the database does not answer."""

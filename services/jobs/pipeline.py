@@ -47,11 +47,13 @@ class Pipeline:
         order = ORDER[self.work.job.kind]
         if self._may_publish():
             return self._publish()
+        if "verify" in self.done:
+            return self._hold()
         self._materialize()
         if self.work.job.kind == "unlearn":
             self.plan = freeze(self.shop, self.work, roles=self.done["materialize"]["metrics"]["roles"])
         for name in order:
-            if name in {"materialize", "plan", "publish"} or (name in self.done and name != "verify"):
+            if name in {"materialize", "plan", "publish"} or name in self.done:
                 continue
             if self._compute(name) is not None:
                 return self.state
@@ -86,6 +88,13 @@ class Pipeline:
         if ready:
             self._move("resume_publish")
         return ready
+
+    def _hold(self) -> str:
+        """Put a judged candidate that nobody has released back to wait for a person."""
+        with self.shop.effect() as session:
+            job = self._row(session)
+            repository.move(session, job, "evaluated")
+            return outcomes.release_needed(session, job)
 
     def _row(self, session: Session) -> Job:
         """Return the fenced job. Raises Cancelled when it was taken back; once it publishes, that is too late."""

@@ -6,41 +6,15 @@ from typing import Any
 
 import pytest
 
-from models_store.s3 import S3Store
 from services.audit import report
-from tests.integration.worker_world import World, until
+from tests.integration.worker_world import World, until, worlds
 
 pytestmark = pytest.mark.xdist_group("worker")
 
 
 @pytest.fixture(scope="module")
 def world(postgres: Any, redis_server: Any, object_store_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    from tests.integration.conftest import Ledger
-
-    ledger = Ledger(postgres.fresh_database(), postgres.url)
-    settings = {
-        "LETHE_STORE__ENDPOINT": object_store_server.endpoint,
-        "LETHE_STORE__BUCKET": "worker-tests",
-        "LETHE_STORE__ACCESS_KEY": "testaccess",
-        "LETHE_STORE__SECRET_KEY": "testsecret",
-    }
-    store = S3Store.from_parts(
-        endpoint=object_store_server.endpoint, public_endpoint="", region="us-east-1", bucket="worker-tests",
-        access_key="testaccess", secret_key="testsecret", secure=False,
-    )  # fmt: skip
-    store.ensure_bucket()
-    made = World(ledger, redis_server.url, store, settings, tmp_path_factory.mktemp("world"), ledger.default_tenant())
-    made.start("control")
-    made.start("worker")
-    try:
-        made.wait_catalogue()
-        made.digits()
-        made.model()
-        yield made
-    finally:
-        made.stop()
-        for engine in ledger.engines.values():
-            engine.dispose()
+    yield from worlds(postgres, redis_server, object_store_server, tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")

@@ -1,18 +1,20 @@
 """A small world for tests of worker and control: real servers, real processes, a dataset of digits and a model on it."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from sklearn.datasets import load_digits
@@ -121,6 +123,29 @@ class World:
                 process.kill()
                 process.wait()
 
+    def runners(self) -> list[psutil.Process]:
+        """Return the runners of this world's worker."""
+        found: list[psutil.Process] = []
+        for process in psutil.Process(self.processes["worker"].pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if "worker.runner" in process.cmdline():
+                    found.append(process)
+        return found
+
+    def pool_child(self) -> psutil.Process:
+        """Return the pool child of the worker."""
+        return next(child for child in psutil.Process(self.processes["worker"].pid).children() if "worker.runner" not in child.cmdline())
+
+    def kill_worker(self) -> None:
+        """Kill the worker's main process with SIGKILL."""
+        self.processes["worker"].kill()
+        self.processes["worker"].wait()
+
+    def in_step(self, job_id: UUID, step: str) -> bool:
+        """Say whether the job is in the step, with a progress frame of it stored."""
+        job = self.job(job_id)
+        return job.step == step and bool(job.progress) and job.progress.get("step") == step and bool(job.progress.get("total"))
+
     def logs(self) -> str:
         return "".join(path.read_text(errors="replace")[-6000:] for path in sorted(self.home.glob("*.log")))
 
@@ -218,3 +243,33 @@ class World:
     def report(self, request_id: UUID) -> dict[str, Any]:
         found = self.rows("SELECT statement FROM audit_report WHERE request_id = :id ORDER BY revision DESC LIMIT 1", id=request_id)
         return json.loads(json.dumps(found[0]["statement"]))
+
+
+def worlds(postgres: Any, redis_server: Any, object_store_server: Any, home: Path) -> Iterator[World]:
+    """Yield a world with control and worker running, a dataset and a model; stop it afterwards."""
+    from tests.integration.conftest import Ledger
+
+    ledger = Ledger(postgres.fresh_database(), postgres.url)
+    settings = {
+        "LETHE_STORE__ENDPOINT": object_store_server.endpoint,
+        "LETHE_STORE__BUCKET": "worker-tests",
+        "LETHE_STORE__ACCESS_KEY": "testaccess",
+        "LETHE_STORE__SECRET_KEY": "testsecret",
+    }
+    store = S3Store.from_parts(
+        endpoint=object_store_server.endpoint, public_endpoint="", region="us-east-1", bucket="worker-tests",
+        access_key="testaccess", secret_key="testsecret", secure=False,
+    )  # fmt: skip
+    store.ensure_bucket()
+    made = World(ledger, redis_server.url, store, settings, home, ledger.default_tenant())
+    made.start("control")
+    made.start("worker")
+    try:
+        made.wait_catalogue()
+        made.digits()
+        made.model()
+        yield made
+    finally:
+        made.stop()
+        for engine in ledger.engines.values():
+            engine.dispose()

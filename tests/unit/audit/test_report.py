@@ -1,0 +1,69 @@
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import rfc8785
+
+from services.audit import report
+from services.db.tables import DeletionRequest, Job, Model, ModelVersion, Policy, ReadingRow, Target, VerdictRow, VerificationPlan
+
+AT = datetime(2026, 3, 1, tzinfo=UTC)
+ID = UUID(int=7)
+
+
+def statement(*, verdict: str = "passed", guarantee: str = "approximate", records: int = 5) -> dict[str, Any]:
+    request = DeletionRequest(
+        id=ID, regulation="gdpr", received_at=AT, due_at=AT + timedelta(days=30), scope={"kind": "subject", "records": records},
+        identity={"mode": "asserted_by_controller"},
+    )  # fmt: skip
+    policy = Policy(id=ID, key="demo", version=1)
+    version = ModelVersion(id=ID, number=2, manifest_digest="ab" * 32, guarantee=guarantee, fresh_start=False)
+    target = Target(id=ID, state="published", records=records, records_commitment="cd" * 32)
+    job = Job(
+        id=ID, model_id=ID, state="succeeded", method="unsir", rung=1, round=1, created_at=AT, seeds={"train": 2**60}, params={"epochs": 1, "rate": 0.1},
+        step_state={"steps": {"unlearn": {"run": {"method_seconds": 1.25, "notes": {"loss": 0.123456789}}}}},
+    )  # fmt: skip
+    plan = VerificationPlan(body={"reference": "retrained", "guarantee": guarantee, "level": 0.9}, digest="ef" * 32, created_at=AT)
+    reading = ReadingRow(kind="metric", name="accuracy", split="forget_train", before="0.9900", after="0.1000", reference="0.0900", direction="band")
+    row = VerdictRow(verdict=verdict, codes=[] if verdict == "passed" else ["leak"], sentence="In 2 tests the new model behaved alike.")
+    run = report.Run(job, [], plan, [reading], row, 1)
+    subject = report.Subject(target, Model(name="faces"), version, version, [version])
+    return report.build(request, [subject], [run], policy, tenant_ref="aa" * 32, revision=1, at=AT, supersedes=None)
+
+
+def floats(body: Any, path: str = "") -> list[str]:
+    if isinstance(body, dict):
+        return [found for key, value in body.items() for found in floats(value, f"{path}/{key}")]
+    if isinstance(body, list):
+        return [found for value in body for found in floats(value, path)]
+    return [path] if isinstance(body, float) else []
+
+
+def test_no_number_but_those_of_the_plan_is_a_float() -> None:
+    assert [path for path in floats(statement()) if "/plan/body" not in path] == []
+
+
+def test_the_digest_is_that_of_the_canonical_json() -> None:
+    import hashlib
+
+    assert report.digest(statement()) == hashlib.sha256(rfc8785.dumps(statement())).hexdigest()
+
+
+def test_the_subject_is_the_published_version_and_its_manifest() -> None:
+    assert statement()["subject"] == [{"name": "faces@2", "digest": {"sha256": "ab" * 32}}]
+
+
+def test_a_failed_verdict_heads_the_report_with_its_codes() -> None:
+    head = statement(verdict="failed")["predicate"]
+    assert (head["verdict"], head["failure_codes"]) == ("failed", ["leak"])
+
+
+def test_few_records_and_suppression_are_named_as_limitations() -> None:
+    codes = {entry["code"] for entry in statement(guarantee="suppression")["predicate"]["limitations"]}
+    assert {"power_too_low", "suppression_only", "not_signed", "reconstruction"} <= codes
+    assert "power_too_low" not in {entry["code"] for entry in statement(records=100)["predicate"]["limitations"]}
+
+
+def test_no_sentence_claims_that_the_data_is_gone() -> None:
+    text = " ".join(report.LIMITATIONS.values()).lower()
+    assert not any(word in text for word in ("the data is gone", "removed from the model", "guaranteed"))

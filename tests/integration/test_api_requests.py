@@ -161,7 +161,7 @@ def test_many_creates_for_one_scope_at_once_make_one_leader(desk: Desk) -> None:
         ({"scope": {"kind": "class_labels", "model": "nothing", "labels": ["1"]}}, "unknown-model"),
         ({"scope": {"kind": "class_labels", "dataset": "digits", "labels": ["9"]}}, "records-not-found"),
         ({"scope": {"kind": "class_labels", "dataset": "digits", "labels": ["0", "1", "2", "3", "4"]}}, "validation-error"),
-        ({"scope": {"kind": "target_range", "dataset": "digits", "below": 1.0}}, "method-not-applicable"),
+        ({"scope": {"kind": "target_range", "dataset": "digits", "below": 1.0}}, "validation-error"),
         ({"scope": PERSON, "models": ["nothing"], "note": "n"}, "unknown-model"),
         ({"scope": PERSON, "policy": "nothing"}, "validation-error"),
         ({"scope": PERSON, "method": "nothing"}, "unknown-method"),

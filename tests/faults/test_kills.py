@@ -34,7 +34,7 @@ WHEN (NEW.step IS NOT NULL AND NEW.step IS DISTINCT FROM OLD.step) EXECUTE FUNCT
 
 
 class Killer(threading.Thread):
-    """Waits until an unlearning job enters `step`, kills `victim`, and starts again what does not start itself."""
+    """Waits until an unlearning job enters `step`, kills `victim`."""
 
     def __init__(self, stack: Stack, victim: str, step: str) -> None:
         super().__init__(daemon=True)
@@ -57,23 +57,25 @@ class Killer(threading.Thread):
 
     def kill(self) -> None:
         if self.victim == "runner":
-            busy = runners(self.stack)
-            for runner in busy:
+            for runner in runners(self.stack):
                 runner.kill()
-        elif self.victim == "worker":
-            os.kill(self.stack.children["worker"].pid, signal.SIGKILL)
-            self.stack.children["worker"].process.wait(10)
-            self.stack.start_process("worker")
-        elif self.victim == "gateway":
-            self.stack.children["gateway"].kill()
-            self.stack.start_process("gateway")
-            self.stack.wait_ready()
+        elif self.victim in {"worker", "gateway"}:
+            os.kill(self.stack.children[self.victim].pid, signal.SIGKILL)
         elif self.victim == "postgres":
             self.stack.postgres.kill()
-            self.stack.postgres.start()
         else:
             self.stack.redis.kill()
-            self.stack.redis.start()
+
+
+def start_again(stack: Stack, victim: str) -> None:
+    """Start what was killed. A child dies with the thread that spawned it, so this is for the test's main thread."""
+    if victim in {"worker", "gateway"}:
+        stack.children[victim].process.wait(10)
+        stack.start_process(victim)
+    elif victim == "postgres":
+        stack.postgres.start()
+    elif victim == "redis":
+        stack.redis.start()
 
 
 def runners(stack: Stack) -> list[psutil.Process]:
@@ -127,6 +129,7 @@ def check_scenario(stack: Stack, client: Client, dataset: str, victim: str, step
     request = client.post("/deletion-requests", body)["id"]
 
     assert killer.killed.wait(TIMEOUT_S), f"the job never reached step {step}"
+    start_again(stack, victim)
     finished = patient(client, f"/deletion-requests/{request}", lambda document: document["done"])
 
     assert finished["status"] == "completed", finished

@@ -37,7 +37,8 @@ from api.schemas.requests import (
     TargetOut,
 )
 from api.security import Ledger
-from services.errors import InvalidInput
+from services import errors
+from services.errors import InvalidInput, LetheError
 from services.requests import forms, service
 from services.telemetry import REQUESTS_CREATED
 
@@ -56,6 +57,26 @@ def answer(body: RequestOut, if_none_match: str | None = None, *, status: int = 
     return tagged
 
 
+def pointed(error: LetheError, body: RequestIn) -> LetheError:
+    """Return the error with the place in the body that it speaks of."""
+    place = body.scope.kind
+    held: dict[type[LetheError], str] = {
+        errors.RecordsNotFound: {"records": "/scope/ids", "class_labels": "/scope/labels"}.get(place, "/scope"),
+        errors.EmptyForgetSet: "/scope",
+        errors.ForgetSetIsEverything: "/scope",
+        errors.UnknownDataset: "/scope/dataset",
+        errors.UnknownModel: "/scope/model" if getattr(body.scope, "model", None) is not None else "/models",
+        errors.UnknownComponent: "/method",
+        errors.MethodNotApplicable: "/method",
+        errors.DuplicateExternalId: "/external_id",
+    }
+    if isinstance(error, errors.ParameterOutOfRange):
+        error.facts["pointer"] = f"/parameters{error.facts.get('pointer', '')}"
+    elif type(error) in held:
+        error.facts.setdefault("pointer", held[type(error)])
+    return error
+
+
 @router.post("", status_code=202, response_model=RequestOut, responses={200: {"model": DryRunOut}})
 async def create(
     request: Request,
@@ -70,7 +91,10 @@ async def create(
         raise InvalidInput(detail="received_at lies in the future.", pointer="/received_at")
 
     def work(session: Session) -> tuple[int, RequestOut, dict[str, str]]:
-        view = service.create(session, body.form(), caller=ledger.caller, clock=ledger.clock, keys=ledger.keys)
+        try:
+            view = service.create(session, body.form(), caller=ledger.caller, clock=ledger.clock, keys=ledger.keys)
+        except LetheError as error:
+            raise pointed(error, body)  # noqa: B904  it is the same error
         made = RequestOut.of(view)
         status = 200 if view.replayed else 202
         return status, made, {"Location": made.links.self, "Retry-After": RETRY_S}

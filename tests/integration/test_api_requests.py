@@ -155,25 +155,26 @@ def test_many_creates_for_one_scope_at_once_make_one_leader(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    ("members", "code"),
+    ("members", "code", "pointer"),
     [
-        ({"scope": {"kind": "records", "dataset": "nothing", "ids": ["r1"]}}, "validation-error"),
-        ({"scope": {"kind": "class_labels", "model": "nothing", "labels": ["1"]}}, "unknown-model"),
-        ({"scope": {"kind": "class_labels", "dataset": "digits", "labels": ["9"]}}, "records-not-found"),
-        ({"scope": {"kind": "class_labels", "dataset": "digits", "labels": ["0", "1", "2", "3", "4"]}}, "validation-error"),
-        ({"scope": {"kind": "target_range", "dataset": "digits", "below": 1.0}}, "validation-error"),
-        ({"scope": PERSON, "models": ["nothing"], "note": "n"}, "unknown-model"),
-        ({"scope": PERSON, "policy": "nothing"}, "validation-error"),
-        ({"scope": PERSON, "method": "nothing"}, "unknown-method"),
-        ({"scope": PERSON, "method": "unsir"}, "method-not-applicable"),
-        ({"scope": CLASS, "method": "unsir", "parameters": {"epochs": 0}}, "validation-error"),
-        ({"scope": CLASS, "method": "unsir", "parameters": {"learning_rate": 1}}, "validation-error"),
-        ({"scope": PERSON, "identity": {"mode": "one_time_code"}}, "validation-error"),
+        ({"scope": {"kind": "records", "dataset": "nothing", "ids": ["r1"]}}, "validation-error", "/scope/dataset"),
+        ({"scope": {"kind": "class_labels", "model": "nothing", "labels": ["1"]}}, "unknown-model", "/scope/model"),
+        ({"scope": {"kind": "class_labels", "dataset": "digits", "labels": ["9"]}}, "records-not-found", "/scope/labels"),
+        ({"scope": {"kind": "class_labels", "dataset": "digits", "labels": ["0", "1", "2", "3", "4"]}}, "validation-error", "/scope"),
+        ({"scope": {"kind": "target_range", "dataset": "digits", "below": 1.0}}, "validation-error", None),
+        ({"scope": PERSON, "models": ["nothing"], "note": "n"}, "unknown-model", "/models"),
+        ({"scope": PERSON, "policy": "nothing"}, "validation-error", None),
+        ({"scope": PERSON, "method": "nothing"}, "unknown-method", "/method"),
+        ({"scope": PERSON, "method": "unsir"}, "method-not-applicable", "/method"),
+        ({"scope": CLASS, "method": "unsir", "parameters": {"epochs": 0}}, "validation-error", "/parameters/epochs"),
+        ({"scope": CLASS, "method": "unsir", "parameters": {"learning_rate": 1}}, "validation-error", "/parameters/learning_rate"),
+        ({"scope": PERSON, "identity": {"mode": "one_time_code"}}, "validation-error", None),
     ],
 )
-def test_what_the_ledger_refuses_is_422_with_its_code(desk: Desk, members: dict[str, Any], code: str) -> None:
+def test_what_the_ledger_refuses_is_422_with_its_code_and_place(desk: Desk, members: dict[str, Any], code: str, pointer: str | None) -> None:
     answer = desk.post("/deletion-requests", {"policy": "demo", **members})
     assert (answer.status_code, answer.json()["code"], answer.headers["content-type"]) == (422, code, "application/problem+json"), answer.text
+    assert [one["pointer"] for one in answer.json()["errors"]] == ([] if pointer is None else [pointer])
     dry = desk.post("/deletion-requests?dry_run=true", {"policy": "demo", **members})
     assert dry.status_code == 422 or (dry.status_code == 200 and not dry.json()["would_accept"]), dry.text
     assert desk.get("/deletion-requests").json()["items"] == []

@@ -99,13 +99,13 @@ def lab_of(architecture: Architecture, recipe: Recipe, train: Split, analysis: S
     return Lab(architecture, recipe, task, train, analysis, test, model.eval())
 
 
-def digits_lab(architecture: Architecture) -> Lab:
+def digits_lab(architecture: Architecture, *, epochs: int = 20) -> Lab:
     """Digits: 1,200 rows to train on, 200 to analyse, 397 to test on."""
     sets = load_digits()
     x = torch.from_numpy(sets.images * (255 / 16)).round().to(torch.uint8)[:, None]
     whole = Split(x, torch.from_numpy(sets.target), tuple(f"digit-{row}" for row in range(len(x))), by_255)
     order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
-    recipe = Recipe(learning_rate=2e-3, epochs=20, batch_size=64)
+    recipe = Recipe(learning_rate=2e-3, epochs=epochs, batch_size=64)
     return lab_of(architecture, recipe, whole.take(order[:1200]), whole.take(order[1200:1400]), whole.take(order[1400:]))
 
 
@@ -118,7 +118,7 @@ def mlp_lab() -> Lab:
 @pytest.fixture(scope="session")
 def cnn_lab() -> Lab:
     """A small CNN with batch norm on digits."""
-    return digits_lab(TinyCNN(TinyCNN.Parameters(outputs=10, width=8)))
+    return digits_lab(TinyCNN(TinyCNN.Parameters(outputs=10, width=8)), epochs=10)
 
 
 @pytest.fixture(scope="session")

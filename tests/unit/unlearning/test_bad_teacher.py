@@ -2,6 +2,7 @@
 
 import copy
 import math
+import statistics
 
 import pytest
 import torch
@@ -155,23 +156,25 @@ def test_12_a_random_teacher_at_least_halves_the_forget_accuracy(mlp_lab):
 @pytest.mark.soak
 @pytest.mark.parametrize("klass", [2, 4, 6])
 def test_12_fashion_mnist_against_the_retrained_model(klass, fashion_lab):
+    """The targets, on the median of three seeds: class 6 alone spreads over .012-.055 (uniform_retained) and .17-.47 (random_init) from seed to seed."""
     lab = fashion_lab(10_000, 64, 5)
     splits = lab.splits(classes=(klass,))
     before = lab.scores(lab.original, splits)
     retrained = lab.scores(lab.retrained(splits), splits)[2]
-    results = {}
+    medians = {}
     for teacher in ("uniform_retained", "random_init"):
-        parameters = BadTeacher.Parameters(incompetent=teacher, lr=1e-3, epochs=3, batch_size=64)
-        run = lab.run()
-        results[teacher] = lab.scores(BadTeacher(parameters).unlearn(lab.copy(), splits, lab.task, run), splits)
-        assert run.notes["steps"]["distil"] >= 150
+        method = BadTeacher(BadTeacher.Parameters(incompetent=teacher, lr=1e-3, epochs=3, batch_size=64))
+        runs = [lab.run(seed=seed) for seed in (1, 2, 3)]
+        scores = [lab.scores(method.unlearn(lab.copy(), splits, lab.task, run), splits) for run in runs]
+        medians[teacher] = [statistics.median(column) for column in zip(*scores, strict=True)]
+        assert all(run.notes["steps"]["distil"] >= 150 for run in runs)
 
-    told = f"class {klass}: before {before}, retrained retain {retrained}, after {results}"
-    forget, forget_test, retain_test = results["uniform_retained"]
+    told = f"class {klass}: before {before}, retrained retain {retrained}, medians {medians}"
+    forget, forget_test, retain_test = medians["uniform_retained"]
     assert max(forget, forget_test) <= 0.05, told
     assert retain_test >= retrained - 0.02, told
-    assert results["random_init"][0] <= before[0] / 2, told
-    assert results["random_init"][1] <= before[1] / 2, told
+    assert medians["random_init"][0] <= before[0] / 2, told
+    assert medians["random_init"][1] <= before[1] / 2, told
 
 
 def test_one_seed_gives_identical_bytes_and_another_seed_others(cnn_lab, digest_of):

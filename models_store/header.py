@@ -2,7 +2,7 @@
 
 The library accepts double keys, shapes such as [0, 2**40] and headers of 100 MB, which take seconds and gigabytes to list. Every file passes
 here first. Gates, in order: `file-refused`, `header-too-large`, `header-malformed`, `tensor-refused`, `layout-refused`,
-`architecture-mismatch`. `file-too-large` and `digest-mismatch` come before, in checkpoints; `non-finite` after, in tensors.
+`architecture-mismatch`. `file-too-large` and `digest-mismatch` come before, in checkpoints; `non-finite` after, in finite and in tensors.
 """
 
 import os
@@ -48,6 +48,16 @@ class _Entry:
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The bytes of one tensor in an open, checked file: `size_bytes` from the absolute position `start`."""
+
+    file: BinaryIO
+    spec: TensorSpec
+    start: int
+    size_bytes: int
+
+
 def check_header(path: Path, expected: Iterable[TensorSpec] | None) -> list[TensorSpec]:
     """Return the tensors of a safetensors file, by name, if it passes gates 3 to 7.
 
@@ -71,6 +81,15 @@ def check_open_file(file: BinaryIO, expected: Iterable[TensorSpec] | None) -> li
     if expected is not None:
         _check_architecture(specs, expected)
     return specs
+
+
+def spans(file: BinaryIO) -> list[Span]:
+    """Return where each tensor lies, in file order, of an open file that passes gates 3 to 6. Raises Refused."""
+    check_open_file(file, None)
+    file.seek(0)
+    raw = _header_bytes(file, os.fstat(file.fileno()).st_size)
+    entries = sorted(_entries(raw), key=lambda entry: entry.start)
+    return [Span(file, entry.spec, 8 + len(raw) + entry.start, entry.end - entry.start) for entry in entries]
 
 
 @contextmanager

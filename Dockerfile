@@ -44,7 +44,7 @@ USER 10001:10001
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/readyz', timeout=2)"]
-CMD ["uvicorn", "--factory", "api.app:from_environment", "--host", "0.0.0.0", "--port", "8080", "--log-level", "warning", "--no-server-header"]
+CMD ["uvicorn", "--factory", "api.app:from_environment", "--host", "0.0.0.0", "--port", "8080", "--log-level", "warning", "--no-server-header", "--timeout-graceful-shutdown", "5"]
 
 FROM base AS worker
 COPY --from=worker-packages /opt/venv /opt/venv

@@ -20,7 +20,7 @@ TABLES = (
     ("audit_event", "id IN (SELECT event_id FROM audit_payload WHERE object_id = $1)"),
     ("audit_payload", "object_id = $1"),
     ("outbox", "ref = $1"),
-    ("idempotency", "body ->> 'id' = 'dr_' || replace($1::text, '-', '')"),
+    ("idempotency", "body ->> 'id' = 'dr_' || replace($1::uuid::text, '-', '')"),
 )
 ALWAYS = frozenset(table for table, _ in TABLES) - {"outbox"}  # a request that waits for review rings for nobody
 GENERATED = {"audit_event": "id", "outbox": "id"}

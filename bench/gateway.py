@@ -44,12 +44,12 @@ def measure() -> Row:
         records = iter(with_model(client, stack.home))
         first = uuid_of(client.post("/deletion-requests", deletion([next(records)], policy="gdpr-default"))["id"])
         rest(stack, "worker", "control")
+        rows = asyncio.run(rows_of(stack, first))
         with bare_app(stack, first, one_insert=False) as bare, bare_app(stack, first, one_insert=True) as one:
             targets = dict(zip(APPS, (gateway(stack, records), bare, one), strict=True))
             loads, cpu, written = alternate(stack, targets)
         with superuser(stack) as connection:
             jobs = connection.execute("SELECT count(*) FROM job WHERE kind = 'unlearn'").fetchone()[0]
-        rows = asyncio.run(rows_of(stack, first))
     rates = {name: statistics.median(load.rate for load in found) for name, found in loads.items()}
     return Row("gateway", rates["gateway"] / rates["bare"], 0.5, "higher", detail(loads, cpu, rates, written) | {"rows": rows, "jobs_started": jobs})
 
@@ -118,7 +118,7 @@ def bare_app(stack: Stack, request: str, *, one_insert: bool) -> Iterator[Target
         "PYTHONPATH": str(Path(__file__).parent.parent),
     }
     command = [sys.executable, "-m", "uvicorn", "bench.bare_app:app", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--log-level", "warning", "--no-server-header"]
+    command += ["--log-level", "warning", "--no-server-header", "--lifespan", "on"]
     log = stack.home / "logs" / f"bare-{one_insert}.log"
     child = spawn("bare app", command, log=log, env=env, cwd=stack.home)
     try:

@@ -36,7 +36,7 @@ async def _status(reader: asyncio.StreamReader) -> int:
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     _, found, rest = head.partition(b"\r\ncontent-length:")
     if not found:
-        raise ValueError("an answer without Content-Length")
+        raise ValueError(f"an answer without Content-Length: {head[:200]!r}")
     await reader.readexactly(int(rest.partition(b"\r\n")[0]))
     return int(head[9:12])
 

@@ -143,6 +143,7 @@ class Stack:
             "gateway": [
                 sys.executable, "-m", "uvicorn", "--factory", "api.app:from_environment", "--host", "127.0.0.1", "--port", str(self.gateway_port),
                 "--log-level", "warning", "--no-server-header",
+                "--timeout-graceful-shutdown", "5",
             ],
             "worker": [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", "-Q", "cpu", "-c", "1", "--pool", "prefork", "-l", "WARNING"],
             "control": [sys.executable, "-m", "control"],

@@ -1,25 +1,19 @@
 """From the commit of a request to the first step of its job on an idle, warm worker: database times of requests made one after another."""
 
 import statistics
-import time
 from typing import Any
 
-import psutil
 import psycopg
 
 from bench.row import Row
-from bench.service import deletion, service, superuser, uuid_of, with_model
+from bench.service import deletion, service, superuser, uuid_of, wait_warm, with_model
 from cli.client import Client
-from cli.embedded.stack import Stack
 
 REQUESTS = 12
 WARM_UP = 1
 RECORDS = 4
 GOAL_P50_MS = 100.0
 GOAL_P99_MS = 1000.0
-WARM_TIMEOUT_S = 60.0
-CALM_S = 0.4
-CALM_CPU_S = 0.03
 
 _TIMES = """
 SELECT j.kind, extract(epoch FROM r.created_at), extract(epoch FROM j.created_at), extract(epoch FROM a.started_at),
@@ -67,28 +61,3 @@ def one(client: Client, connection: psycopg.Connection[Any], records: list[str])
         raise RuntimeError("the request got no job")
     _, created, job, attempt, step = row
     return {"job": 1000 * float(job - created), "claim": 1000 * float(attempt - created), "first_step": 1000 * float(step - created)}
-
-
-def wait_warm(stack: Stack) -> None:
-    """Wait until the worker's next runner is up and idle: its processes use no CPU for a while. Raises TimeoutError."""
-    deadline = time.monotonic() + WARM_TIMEOUT_S
-    while time.monotonic() < deadline:
-        before = runners(stack)
-        time.sleep(CALM_S)
-        after = runners(stack)
-        if before and before.keys() == after.keys() and all(after[pid] - before[pid] < CALM_CPU_S for pid in after):
-            return
-    raise TimeoutError("the worker's runner did not come to rest")
-
-
-def runners(stack: Stack) -> dict[int, float]:
-    """Return the CPU seconds of each runner process under the worker."""
-    found: dict[int, float] = {}
-    for process in psutil.Process(stack.children["worker"].pid).children(recursive=True):
-        try:
-            if "worker.runner" in process.cmdline():
-                used = process.cpu_times()
-                found[process.pid] = used.user + used.system
-        except psutil.Error:
-            continue
-    return found

@@ -27,8 +27,8 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Answers per second."""
-        return self.calls / self.seconds
+        """Expected answers per second."""
+        return (self.calls - self.failures) / self.seconds
 
 
 async def _status(reader: asyncio.StreamReader) -> int:

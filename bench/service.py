@@ -2,11 +2,13 @@
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 
 from cli.client import Client
@@ -16,6 +18,9 @@ from cli.embedded.stack import DATABASE, Stack
 MODEL = "bench-model"
 DATASET = "bench-digits"
 STEP_TIMEOUT_S = 120.0
+WARM_TIMEOUT_S = 60.0
+CALM_S = 0.4
+CALM_CPU_S = 0.03
 
 
 @contextmanager
@@ -77,3 +82,28 @@ def superuser(stack: Stack) -> psycopg.Connection[Any]:
 def uuid_of(wire_id: str) -> str:
     """Return the UUID behind an id on the wire."""
     return wire_id.partition("_")[2]
+
+
+def wait_warm(stack: Stack) -> None:
+    """Wait until the worker's next runner is up and idle: its processes use no CPU for a while. Raises TimeoutError."""
+    deadline = time.monotonic() + WARM_TIMEOUT_S
+    while time.monotonic() < deadline:
+        before = runners(stack)
+        time.sleep(CALM_S)
+        after = runners(stack)
+        if before and before.keys() == after.keys() and all(after[pid] - before[pid] < CALM_CPU_S for pid in after):
+            return
+    raise TimeoutError("the worker's runner did not come to rest")
+
+
+def runners(stack: Stack) -> dict[int, float]:
+    """Return the CPU seconds of each runner process under the worker."""
+    found: dict[int, float] = {}
+    for process in psutil.Process(stack.children["worker"].pid).children(recursive=True):
+        try:
+            if "worker.runner" in process.cmdline():
+                used = process.cpu_times()
+                found[process.pid] = used.user + used.system
+        except psutil.Error:
+            continue
+    return found

@@ -18,7 +18,7 @@ SHORT = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stack(server_home: Path) -> Iterator[Stack]:
     """The whole service on free ports."""
     import os
@@ -32,7 +32,7 @@ def stack(server_home: Path) -> Iterator[Stack]:
         running.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def client(stack: Stack) -> Iterator[Client]:
     """A caller with the first key."""
     caller = Client(stack.url, stack.api_key)
@@ -40,7 +40,7 @@ def client(stack: Stack) -> Iterator[Client]:
     caller.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def digits(client: Client, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The name of a ready dataset."""
     from cli.importers import import_sklearn

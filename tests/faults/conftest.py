@@ -1,5 +1,6 @@
 """A stack with short leases, a small dataset, and a model to kill things around."""
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,12 +41,12 @@ def client(stack: Stack) -> Iterator[Client]:
     caller.close()
 
 
-@pytest.fixture(scope="module")
-def digits(client: Client, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The name of a ready dataset."""
+@pytest.fixture
+def digits(client: Client, tmp_path: Path) -> str:
+    """The name of a ready dataset of its own: one whose records were forgotten may not be trained on again."""
     from cli.importers import import_sklearn
 
-    parquet = tmp_path_factory.mktemp("data") / "digits.parquet"
-    import_sklearn("digits", parquet, records_per_subject=10)
-    register_dataset(client, "digits", parquet, adapter="image", adapter_params={"height": 8, "width": 8, "channels": 1})
-    return "digits"
+    name = f"digits-{uuid.uuid4().hex[:8]}"
+    import_sklearn("digits", tmp_path / "digits.parquet", records_per_subject=10)
+    register_dataset(client, name, tmp_path / "digits.parquet", adapter="image", adapter_params={"height": 8, "width": 8, "channels": 1})
+    return name

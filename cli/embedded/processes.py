@@ -69,8 +69,7 @@ class Child:
             try:
                 self.process.wait(timeout_s)
             except subprocess.TimeoutExpired:
-                pass_on = signal.SIGKILL
-                os.killpg(self.process.pid, pass_on)
+                os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait(timeout_s)
 
     def kill(self) -> None:

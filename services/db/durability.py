@@ -9,7 +9,7 @@ _FLOOR = 160000
 
 
 def unsafe_settings(session: Session) -> list[str]:
-    """Return the settings that make an acknowledged write unsafe; a process refuses to start unless the list is empty.
+    """Return the settings that make an acknowledged write unsafe; `/readyz` is red unless the list is empty.
 
     `synchronous_commit` counts as on for `on`, `remote_write` and `remote_apply`.
     """
@@ -18,7 +18,7 @@ def unsafe_settings(session: Session) -> list[str]:
 
 
 def checksums_off(session: Session) -> bool:
-    """Say whether the server would not notice a page that the disk changed; a process warns of it at start."""
+    """Say whether the server would not notice a page that the disk changed."""
     return {row.name: row.setting for row in session.execute(_SHOW)}["data_checksums"] != "on"
 
 

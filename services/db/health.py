@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from services.db.durability import unsafe_settings
+
 REVISION = "0001"
 LIVE_S = 600
 
@@ -20,12 +22,9 @@ class Findings:
 
 def findings(session: Session) -> Findings:
     """Ask the database."""
-    durable = session.execute(
-        text("SELECT bool_and(setting = 'on') FROM pg_settings WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes')")
-    ).scalar_one()
     workers = session.execute(
         text("SELECT EXISTS (SELECT 1 FROM catalogue_entry WHERE kind = 'method' AND seen_at > clock_timestamp() - make_interval(secs => :live))"),
         {"live": LIVE_S},
     ).scalar_one()
     revision = session.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
-    return Findings(durable=bool(durable), migrated=revision is not None and revision >= REVISION, workers=bool(workers))
+    return Findings(durable=not unsafe_settings(session), migrated=revision is not None and revision >= REVISION, workers=bool(workers))

@@ -199,13 +199,16 @@ class EventStream(EventSourceResponse):
 
 
 async def _live(queue: asyncio.Queue[Look | None], told: set[int], after: int) -> AsyncGenerator[bytes]:
-    """Yield what comes out of the queue and was not told; a comment where nothing came for 15 s."""
+    """Yield what comes out of the queue and was not told; a comment where nothing was sent for 15 s, however many polls saw nothing new."""
     ends, shown = time.monotonic() + LIFE_S, None
-    while (left := ends - time.monotonic()) > 0:
-        try:
-            seen = await asyncio.wait_for(queue.get(), timeout=min(COMMENT_S, left))
-        except TimeoutError:
+    sent = time.monotonic()
+    while (now := time.monotonic()) < ends:
+        if now - sent >= COMMENT_S:
             yield format_sse_event(comment="still here")
+            sent = time.monotonic()
+        try:
+            seen = await asyncio.wait_for(queue.get(), timeout=max(0.0, min(sent + COMMENT_S, ends) - now))
+        except TimeoutError:
             continue
         if seen is None:
             return
@@ -213,10 +216,13 @@ async def _live(queue: asyncio.Queue[Look | None], told: set[int], after: int) -
         for event in fresh:
             told.add(event.id or 0)
             yield _frame(event)
-        if seen.progress is not None and seen.progress != shown:
+        moved = seen.progress is not None and seen.progress != shown
+        if moved and seen.progress is not None:
             kind = "progress" if shown is not None and shown["step"] == seen.progress["step"] else "step"
             shown = seen.progress
             yield _frame(EventOut(id=None, event=kind, type=f"job.{kind}", at=None, data=shown))
+        if fresh or moved:
+            sent = time.monotonic()
         if seen.done and not fresh:
             return
 

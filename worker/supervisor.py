@@ -153,10 +153,13 @@ class Supervisor:
             threading.Thread(target=target, name=name, daemon=True).start()
 
     def stop(self) -> None:
-        """Give a running job back and end the runners."""
+        """Give a running job back and end the runners; a second call finds nothing to do."""
         self.stopping.set()
         if self._busy.acquire(timeout=20.0):
-            self._spawner.stop()
+            try:
+                self._spawner.stop()
+            finally:
+                self._busy.release()
 
     def poll(self, job_id: UUID | None = None) -> int:
         """Do the job that was rung for, or else the best due one, then every further due job; return how many. None if this child is busy."""

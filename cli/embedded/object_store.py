@@ -8,9 +8,10 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from cli.embedded.processes import Child, NotReady, free_port, spawn, wait_until
+from cli.embedded.processes import Child, NotReady, free_port, free_ports, spawn, wait_until
 
 ATTEMPTS = 6
+INNER_PORTS = ("s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
 
 
 class SeaweedFS:
@@ -44,16 +45,18 @@ class SeaweedFS:
             f"-dir={folder}",
             "-ip=127.0.0.1",
             "-ip.bind=127.0.0.1",
-            f"-s3.port={self.port}",
             f"-s3.config={identity}",
             "-admin.ui=false",
+            "-webdav=false",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
         ]
         for attempt in range(ATTEMPTS):
-            self.child = spawn("object store", command, log=self.home / "logs" / "object_store.log", cwd=folder)
+            self.child = spawn("object store", [*command, *self._ports()], log=self.home / "logs" / "object_store.log", cwd=folder)
             try:
                 wait_until(self._answers, self.child, timeout_s=timeout_s)
             except NotReady:
-                # two servers that start at once can pick the same inner port: the one that lost tries again
+                # another process took one of the ports between the draw and the bind: draw again
                 if self.child.running or attempt == ATTEMPTS - 1:
                     raise
                 time.sleep(0.5 + random.random())  # noqa: S311  only to part two that collide
@@ -69,6 +72,11 @@ class SeaweedFS:
         """SIGKILL the server."""
         if self.child is not None:
             self.child.kill()
+
+    def _ports(self) -> list[str]:
+        """Return a flag for every port the server opens: its defaults are fixed numbers, and two servers that start at once would share them."""
+        drawn = iter(free_ports(len(INNER_PORTS)))
+        return [f"-s3.port={self.port}", *(f"-{name}={next(drawn)}" for name in INNER_PORTS)]
 
     def _answers(self) -> bool:
         try:

@@ -1,5 +1,6 @@
 """Child processes that die with their parent: start, wait until ready, stop."""
 
+import contextlib
 import ctypes
 import os
 import pwd
@@ -21,9 +22,7 @@ class NotReady(Exception):
 
 def free_port() -> int:
     """Return a TCP port on 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
 
 
 def _before_exec(user: str | None) -> Callable[[], None]:
@@ -38,6 +37,15 @@ def _before_exec(user: str | None) -> Callable[[], None]:
         _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after setuid, which clears it
 
     return prepare
+
+
+def free_ports(count: int) -> list[int]:
+    """Return `count` different free TCP ports on 127.0.0.1; all are held while they are drawn."""
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 @dataclass

@@ -69,7 +69,7 @@ class Stack:
         self._own()
         self.start_servers()
         self.bootstrap()
-        for name in ("gateway", "control", "worker"):
+        for name in ("worker", "gateway", "control"):  # the worker first: it has the longest way
             self.start_process(name)
         self.wait_ready()
 
@@ -152,8 +152,8 @@ class Stack:
         self.children[name] = child
         return child
 
-    def wait_ready(self, *, timeout_s: float = 60.0) -> None:
-        """Wait until `/readyz` says `ok`: database, migration and store are well, and a worker has published what it can run."""
+    def wait_ready(self, *, timeout_s: float = 180.0) -> None:
+        """Wait, as long as a slow machine needs to load its libraries for the first time, until `/readyz` says `ok`: database, migration and store are well, and a worker has published what it can run."""
         wait_until(self._ready, self.children["gateway"], timeout_s=timeout_s)
 
     def watch(self) -> None:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to an audit report with curl. Needs: a running `make up`, LETHE_URL and LETHE_KEY as it printed them, curl and jq.
-# Every line is run by tests/e2e/test_tutorial.py.
+# Every line is run by tests/e2e/test_up.py.
 set -euo pipefail
 API=$LETHE_URL/v1
 LETHE=${LETHE:-.venv/bin/lethe}

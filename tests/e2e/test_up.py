@@ -1,17 +1,21 @@
-"""`lethe up` as a user runs it: it starts, it dies whole, and it starts again on the same data."""
+"""`lethe up` as a user runs it: the walk of the documentation against it, then it dies whole and starts again on the same data."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 
+WALK = Path(__file__).parents[2] / "docs" / "tutorial" / "walk.sh"
 LETHE = str(Path(sys.executable).parent / "lethe")
 
 
@@ -51,24 +55,59 @@ def gone(pids: list[int]) -> bool:
     return False
 
 
-@pytest.mark.xdist_group("demo")
-def test_the_stack_dies_with_its_parent_and_starts_again_on_the_same_data(server_home: Path):
+@dataclass
+class Up:
+    """A stack that `lethe up` started, over a home of its own."""
+
+    home: Path
+    process: subprocess.Popen[str]
+    url: str
+    key: str
+
+
+@pytest.fixture(scope="module")
+def up(server_home: Path) -> Iterator[Up]:
+    """A running stack."""
     home = server_home / "up-home"
-    process, url, key = start(home)
-    register(url, key, "kept")
-    family = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    made = Up(home, *start(home))
+    yield made
+    if made.process.poll() is None:
+        made.process.send_signal(signal.SIGINT)
+        made.process.wait(120)
+
+
+@pytest.mark.xdist_group("up")
+def test_the_walk_of_the_documentation_goes_from_nothing_to_a_checked_report(up: Up, tmp_path: Path):
+    missing = [tool for tool in ("curl", "jq", "sha256sum") if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"the walk needs {', '.join(missing)}: install them to run this test")
+    env = {**os.environ, "LETHE_URL": up.url, "LETHE_KEY": up.key, "LETHE": LETHE}
+    walked = subprocess.run(["bash", "-x", str(WALK)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=400, check=False)
+
+    report = tmp_path / "report.json"
+    said = walked.stdout[-3000:] + walked.stderr[-2000:] + (report.read_text()[:6000] if report.exists() else "no report")
+    assert walked.returncode == 0, said
+    assert "model.safetensors: OK" in walked.stdout
+    assert '"verdict": "passed"' in walked.stdout, said
+    assert "event: state" in (tmp_path / "events.txt").read_text()
+
+
+@pytest.mark.xdist_group("up")
+def test_the_stack_dies_with_its_parent_and_starts_again_on_the_same_data(up: Up):
+    register(up.url, up.key, "kept")
+    family = [child.pid for child in psutil.Process(up.process.pid).children(recursive=True)]
     assert len(family) >= 6
 
-    process.send_signal(signal.SIGKILL)
-    process.wait(10)
+    up.process.send_signal(signal.SIGKILL)
+    up.process.wait(10)
     assert gone(family)
 
-    again, url, second_key = start(home)
-    assert second_key == key
-    assert [model["name"] for model in models_of(url, key)] == ["kept"]
+    again, url, second_key = start(up.home)
+    assert second_key == up.key
+    assert "kept" in [model["name"] for model in models_of(url, second_key)]
     family = [child.pid for child in psutil.Process(again.pid).children(recursive=True)]
     again.send_signal(signal.SIGINT)
-    assert again.wait(60) == 0
+    assert again.wait(120) == 0
     assert gone(family)
 
 

@@ -3,6 +3,7 @@
 One range is served (206); several, or a malformed one, give the whole file (RFC 9110, section 14.2); one beyond the end is 416.
 """
 
+import asyncio
 import base64
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -125,6 +126,14 @@ def _first(pieces: Iterator[bytes]) -> bytes:
 
 
 async def _flow(first: bytes, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    while piece := await to_thread.run_sync(next, pieces, b""):
-        yield piece
+    """Yield the pieces; the next one is read while one is sent."""
+    ahead = asyncio.ensure_future(to_thread.run_sync(next, pieces, b""))
+    try:
+        yield first
+        while piece := await ahead:
+            ahead = asyncio.ensure_future(to_thread.run_sync(next, pieces, b""))
+            yield piece
+    finally:
+        await asyncio.wait([ahead])  # a client that hangs up leaves a read under way, and its outcome to nobody
+        if not ahead.cancelled():
+            ahead.exception()

@@ -38,6 +38,7 @@ class Control:
         self.engine, self.settings, self.ingest, self.clock = engine, settings, ingest, clock
         self.keys = KeyRing(settings.keys.encryption.get_secret_value(), settings.keys.pepper.get_secret_value())
         self._broker = settings.queue.url.get_secret_value()
+        self._waiting: set[UUID] = set()
         self._slow = ThreadPoolExecutor(max_workers=2, thread_name_prefix="ingest")
         self._handlers: dict[str, Callable[[UUID, UUID], None]] = {
             "request.advance": self.advance,
@@ -48,7 +49,18 @@ class Control:
         }
 
     def drain(self) -> int:
-        """Carry out the outbox rows that are due and return how many there were. A row whose work fails stays, and is due again later."""
+        """Carry out the outbox rows that are due and return how many there were. A row whose work fails stays, and is due again later.
+
+        Jobs are opened when every due row has been carried out: requests that came together share one job, whatever their number.
+        """
+        count = self._drain()
+        if count < BATCH:
+            for tenant_id in list(self._waiting):
+                self.coalesce(tenant_id)
+                self._waiting.discard(tenant_id)
+        return count
+
+    def _drain(self) -> int:
         with unit_of_work(self.engine, tenant=None) as session:
             rows = outbox.take(session, BATCH)
             for row in rows:
@@ -89,10 +101,10 @@ class Control:
             log.warning("outbox.unsettled", topic=topic, code=error.code)
 
     def advance(self, tenant_id: UUID, request_id: UUID) -> None:
-        """Move a request on, then open the jobs whose batch window is closed."""
+        """Move a request on; the jobs whose batch window is closed are opened when the outbox is empty, or else by the sweep."""
         with unit_of_work(self.engine, tenant=tenant_id) as session:
             requests.advance(session, request_id, self.clock)
-        self.coalesce(tenant_id)
+        self._waiting.add(tenant_id)
 
     def coalesce(self, tenant_id: UUID) -> None:
         """Open one job for each model whose window is closed, and ring for it at once."""

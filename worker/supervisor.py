@@ -40,6 +40,8 @@ GUARD_S = 0.1
 STALL_S = 300.0
 STUCK_S = 60.0
 RENEW_S = 60.0
+SUCCESSOR_S = 1.0
+"""How long after a claim the next runner begins to warm up: its imports would take the processor from the job's first steps."""
 
 
 class Stopping(Exception):
@@ -192,7 +194,9 @@ class Supervisor:
         beat = Heartbeat(self.engine, lease, self.settings.worker)
         beat.start()
         runner = self._spawner.take()
-        self._spawner.warm()
+        successor = threading.Timer(SUCCESSOR_S, self._spawner.warm)
+        successor.daemon = True
+        successor.start()
         folder = self.settings.worker.scratch.absolute() / f"{lease.job_id.hex}-{lease.epoch}"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         compute = Session(runner, beat, self.settings, self.stopping)
@@ -207,7 +211,9 @@ class Supervisor:
         except LetheError as error:
             log.warning("job.unsettled", job_id=str(lease.job_id), code=error.code)
         finally:
+            successor.cancel()
             runner.kill()
+            self._spawner.warm()
             beat.stop()
             shutil.rmtree(folder, ignore_errors=True)
 

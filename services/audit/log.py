@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -32,7 +32,14 @@ def record(session: Session, *, tenant_id: UUID, object_id: UUID, type: str, bod
         type: past tense, such as `request.approved`.
         body: JSON without personal data; identifiers are keyed digests. Integers up to 2**53, other numbers as decimal strings.
     """
-    salt = os.urandom(_SALT_BYTES)
-    return repository.insert_event(
-        session, tenant_id=tenant_id, object_id=object_id, event_type=type, commitment=commitment(type, body, salt), salt=salt, body=dict(body)
-    )
+    return record_all(session, tenant_id=tenant_id, object_id=object_id, events=[(type, body)])[0][0]
+
+
+def record_all(session: Session, *, tenant_id: UUID, object_id: UUID, events: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[int, bytes]]:
+    """Write events about one object, given as (type, body), in their order; return id and commitment of each. Otherwise as `record`."""
+    made: list[repository.NewEvent] = []
+    for event_type, body in events:
+        salt = os.urandom(_SALT_BYTES)
+        made.append(repository.NewEvent(event_type, commitment(event_type, body, salt), salt, body))
+    numbers = repository.insert_events(session, tenant_id=tenant_id, object_id=object_id, events=made)
+    return [(number, event.commitment) for number, event in zip(numbers, made, strict=True)]

@@ -1,12 +1,13 @@
 """SQL of audit events and audit reports."""
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, text
 from sqlalchemy.orm import Session
 
 from services.db.tables import AuditEvent, AuditPayload, AuditReport
@@ -25,13 +26,40 @@ class Event:
     body: Mapping[str, Any]
 
 
-def insert_event(
-    session: Session, *, tenant_id: UUID, object_id: UUID, event_type: str, commitment: bytes, salt: bytes, body: Mapping[str, Any]
-) -> int:
-    """Insert event and payload; return the event's id."""
-    number = session.scalars(insert(AuditEvent).values(tenant_id=tenant_id, type=event_type, commitment=commitment).returning(AuditEvent.id)).one()
-    session.execute(insert(AuditPayload).values(event_id=number, tenant_id=tenant_id, object_id=object_id, salt=salt, body=dict(body)))
-    return number
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """One event as it is written. Commitments differ, since each has a salt of its own."""
+
+    type: str
+    commitment: bytes
+    salt: bytes
+    body: Mapping[str, Any]
+
+
+_INSERT_EVENTS = text("""
+    WITH given AS (
+        SELECT * FROM unnest(CAST(:types AS text[]), CAST(:commitments AS bytea[]), CAST(:salts AS bytea[]), CAST(:bodies AS text[]))
+          WITH ORDINALITY AS x(type, commitment, salt, body, position)),
+    event AS (
+        INSERT INTO audit_event (tenant_id, type, commitment)
+        SELECT CAST(:tenant AS uuid), type, commitment FROM given ORDER BY position RETURNING id, commitment)
+    INSERT INTO audit_payload (event_id, tenant_id, object_id, salt, body)
+    SELECT event.id, CAST(:tenant AS uuid), CAST(:object AS uuid), given.salt, CAST(given.body AS jsonb)
+      FROM event JOIN given ON given.commitment = event.commitment RETURNING event_id
+    """)
+
+
+def insert_events(session: Session, *, tenant_id: UUID, object_id: UUID, events: Sequence[NewEvent]) -> list[int]:
+    """Insert events and payloads about one object by one statement; return the events' ids, which rise in the order given."""
+    values: dict[str, Any] = {
+        "tenant": tenant_id,
+        "object": object_id,
+        "types": [one.type for one in events],
+        "commitments": [one.commitment for one in events],
+        "salts": [one.salt for one in events],
+        "bodies": [json.dumps(dict(one.body)) for one in events],
+    }
+    return sorted(session.execute(_INSERT_EVENTS, values).scalars())
 
 
 def events_of(session: Session, object_ids: Collection[UUID], after_id: int, limit: int) -> list[Event]:

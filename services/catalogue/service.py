@@ -1,9 +1,12 @@
 """The catalogue: what live workers can run, as they published it. The gateway lists and validates from here and never imports torch."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
+from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session
 
 from services.catalogue import repository
@@ -14,6 +17,8 @@ from services.errors import ParameterOutOfRange, UnknownComponent
 
 Kind = Literal["method", "metric", "attack", "task", "architecture", "dataset_adapter"]
 KINDS: tuple[Kind, ...] = ("method", "metric", "attack", "task", "architecture", "dataset_adapter")
+
+REMEMBERED_S = 1.0
 
 LIVE_S = 600.0
 """An entry is available if a worker offered it within this many seconds; workers renew theirs each minute."""
@@ -58,6 +63,9 @@ class EntryView:
     error: str | None
     queue: str
     available: bool
+
+
+_methods: WeakKeyDictionary[Engine | Connection, tuple[float, dict[str, EntryView]]] = WeakKeyDictionary()
 
 
 def publish(session: Session, entries: Sequence[EntryIn], *, worker: str, queue: str) -> None:
@@ -126,6 +134,16 @@ def require(session: Session, kind: Kind, name: str) -> EntryView:
     return found
 
 
+def methods(session: Session) -> dict[str, EntryView]:
+    """Return the methods by name, as they were at most a second ago: planning asks at every request, and workers publish once a minute."""
+    engine = session.get_bind()
+    known = _methods.get(engine)
+    if known is None or time.monotonic() - known[0] > REMEMBERED_S:
+        known = (time.monotonic(), {one.name: one for one in listing(session, "method")})
+        _methods[engine] = known
+    return known[1]
+
+
 def offers(session: Session) -> dict[str, Offer]:
     """Return every method as the router takes them; `facts` of a method hold the lists `tasks` and `granularities`."""
     return {
@@ -136,7 +154,7 @@ def offers(session: Session) -> dict[str, Offer]:
             needs=frozenset(one.needs),
             available=one.available,
         )
-        for one in listing(session, "method")
+        for one in methods(session).values()
         if one.error is None
     }
 

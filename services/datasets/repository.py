@@ -1,6 +1,7 @@
 """SQL of datasets, their records and the subject index. Every statement runs inside the caller's transaction and tenant."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -206,12 +207,27 @@ def hits_of_labels(session: Session, dataset_id: UUID, labels: Sequence[str]) ->
     return _hits(session, statement, {"dataset": dataset_id, "labels": list(labels)})
 
 
-def ready_numbers(session: Session, dataset_ids: Sequence[UUID]) -> list[tuple[UUID, int]]:
-    """Return (dataset, number) of every version that was ingested and not purged."""
-    query = select(DatasetVersion.dataset_id, DatasetVersion.number).where(
-        DatasetVersion.dataset_id.in_(dataset_ids), DatasetVersion.status.in_(("ready", "retired"))
-    )
-    return [(row.dataset_id, row.number) for row in session.execute(query.order_by(DatasetVersion.number))]
+@dataclass(frozen=True, slots=True)
+class HeldVersion:
+    """A version that was ingested and not purged. `ready` says that it may be learned from."""
+
+    dataset_id: UUID
+    dataset: str
+    number: int
+    ready: bool
+    records: int | None
+
+
+def held_versions(session: Session, dataset_ids: Sequence[UUID]) -> list[HeldVersion]:
+    """Return every version of the datasets that was ingested and not purged, by number."""
+    rows = session.execute(_HELD, {"datasets": list(dataset_ids)})
+    return [HeldVersion(row.dataset_id, row.name, row.number, row.status == "ready", row.records) for row in rows]
+
+
+_HELD = text("""
+    SELECT v.dataset_id, d.name, v.number, v.status, v.records FROM dataset_version v JOIN dataset d ON d.id = v.dataset_id
+     WHERE v.dataset_id = ANY(:datasets) AND v.status IN ('ready', 'retired') ORDER BY v.number
+    """)
 
 
 def label_counts(session: Session, dataset_id: UUID, number: int) -> dict[str, int]:

@@ -10,13 +10,21 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, func, insert, text
 from sqlalchemy.orm import Session
 
 from services.db.tables import Idempotency
 from services.errors import KeyInProgress, KeyReused
 
 KEPT = timedelta(days=90)
+
+
+_BEGIN = text("""
+    SELECT given.locked, i.fingerprint, i.status, i.headers, i.body, i.expires_at < clock_timestamp() AS expired
+      FROM (SELECT pg_try_advisory_xact_lock(CAST(:lock AS bigint)) AS locked) given
+      LEFT JOIN idempotency i ON i.tenant_id = CAST(:tenant AS uuid) AND i.route = :route AND i.key = :key
+    """)
+"""The look is as old as the statement: a call that committed between it and the lock is found by the unique key, and the transaction runs again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +52,12 @@ def begin(session: Session, *, tenant_id: UUID, route: str, key: str, fingerprin
     """
     scope = hashlib.sha256("\0".join((str(tenant_id), route, key)).encode()).digest()
     lock = int.from_bytes(scope[:8], "big", signed=True)
-    if not session.scalar(select(func.pg_try_advisory_xact_lock(lock))):
+    row = session.execute(_BEGIN, {"lock": lock, "tenant": tenant_id, "route": route, "key": key}).one()
+    if not row.locked:
         raise KeyInProgress
-    row = session.execute(
-        select(
-            Idempotency.fingerprint, Idempotency.status, Idempotency.headers, Idempotency.body, Idempotency.expires_at < func.clock_timestamp()
-        ).where(Idempotency.tenant_id == tenant_id, Idempotency.route == route, Idempotency.key == key)
-    ).one_or_none()
-    if row is None:
+    _, known, status, headers, body, expired = row
+    if known is None:
         return None
-    known, status, headers, body, expired = row
     if expired:
         session.execute(delete(Idempotency).where(Idempotency.tenant_id == tenant_id, Idempotency.route == route, Idempotency.key == key))
         return None

@@ -11,7 +11,6 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import rfc8785
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from services.audit import log as audit
@@ -19,7 +18,7 @@ from services.clock import Clock, uuid7
 from services.datasets import repository as datasets
 from services.db import outbox
 from services.db.tables import DeletionRequest, Policy, Target
-from services.errors import DuplicateExternalId, LetheError
+from services.errors import Conflict, DuplicateExternalId, LetheError
 from services.model_versions import repository as models
 from services.requests import clocks, planning, repository, subjects
 from services.requests.forms import NewRequest
@@ -105,7 +104,7 @@ def _review(session: Session, policy: Policy, located: Located) -> str | None:
     body = body_of(policy)
     if body.flags.require_review:
         return "policy"
-    for dataset_id, version in datasets.latest_ready(session, sorted(located.digests)).items():
+    for dataset_id, version in located.latest.items():
         present = [hit for hit in located.hits if hit.dataset_id == dataset_id and subjects.holds(hit, version.number)]
         cap = body.limits.records_share
         if cap is not None and version.records and len(present) > cap * version.records:
@@ -126,37 +125,47 @@ def _review(session: Session, policy: Policy, located: Located) -> str | None:
 # --- writing ---------------------------------------------------------------------------------------------------------------------------
 
 
-def insert(session: Session, intake: Intake, *, caller: Caller, clock: Clock) -> tuple[UUID, bool]:
-    """Write the request and return its id, and whether another transaction had written it already (same external_id and body)."""
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A request as it was written. `replayed`: another transaction had written it already (same external_id and body).
+
+    `row`, `lines` and `receipt` are what was written, with the database's own values; `row` is None where the request must be read back.
+    """
+
+    request_id: UUID
+    replayed: bool = False
+    row: DeletionRequest | None = None
+    lines: tuple[repository.TargetLine, ...] = ()
+    receipt: tuple[int, bytes] | None = None
+
+
+def insert(session: Session, intake: Intake, *, caller: Caller, clock: Clock) -> Written:
+    """Write the request. The common case costs one statement a table: an open request with this scope is looked for only when the insert finds one."""
     request_id = uuid7(clock)
-    leading = repository.open_with_scope(session, caller.tenant_id, intake.located.scope_hmac)
-    if leading is None:
-        try:
-            with session.begin_nested():
-                _row(session, intake, request_id, caller, clock, leading=None)
-        except IntegrityError as error:
-            raced = _raced(session, intake, caller, error)
-            if raced is not None:
-                return raced, True
-            leading = repository.open_with_scope(session, caller.tenant_id, intake.located.scope_hmac)
-            if leading is None:
-                raise
-    if leading is not None:
-        _row(session, intake, request_id, caller, clock, leading=leading)
+    values = _values(intake, request_id, caller, clock, leading=None)
+    created_at = repository.add_request(session, **values)
+    leading = None
+    if created_at is None:
+        raced = _seen(session, intake.body, intake.body_digest, caller.tenant_id)
+        if raced is not None:
+            return Written(raced, replayed=True)
+        leading = repository.open_with_scope(session, caller.tenant_id, intake.located.scope_hmac)
+        if leading is None:  # it was closed between the two statements
+            created_at = repository.add_request(session, **values)
+    if created_at is None:
+        if leading is None:
+            raise Conflict(detail="other requests with this scope open and close at the same time; send it again")
+        repository.add(session, DeletionRequest, **_values(intake, request_id, caller, clock, leading=leading))
         repository.hasten(session, leading.id, intake.deadlines.due_at)
-    _record(session, intake, request_id, caller, leading)
-    if leading is None:
-        _targets(session, intake, request_id, caller, clock)
-        if intake.review is None:
-            outbox.ring(session, tenant_id=caller.tenant_id, topic="request.advance", ref=request_id)
-    return request_id, False
-
-
-def _raced(session: Session, intake: Intake, caller: Caller, error: IntegrityError) -> UUID | None:
-    """Return the request that another transaction wrote under this external_id between our look and our insert."""
-    if "external_id" not in str(error.orig):
-        return None
-    return _seen(session, intake.body, intake.body_digest, caller.tenant_id)
+    receipt = _record(session, intake, request_id, caller, leading)
+    if leading is not None:
+        return Written(request_id)  # it shows the outcome of the other one
+    lines = _targets(session, intake, request_id, caller, clock)
+    if intake.review is None:
+        outbox.ring(session, tenant_id=caller.tenant_id, topic="request.advance", ref=request_id)
+    if lines is None:
+        return Written(request_id)
+    return Written(request_id, row=DeletionRequest(**values, created_at=created_at, version=1), lines=tuple(lines), receipt=receipt)
 
 
 def _state(intake: Intake) -> str:
@@ -165,7 +174,8 @@ def _state(intake: Intake) -> str:
     return state if intake.review is not None else following(REQUEST, state, "approve", thing="request")
 
 
-def _row(session: Session, intake: Intake, request_id: UUID, caller: Caller, clock: Clock, *, leading: DeletionRequest | None) -> None:
+def _values(intake: Intake, request_id: UUID, caller: Caller, clock: Clock, *, leading: DeletionRequest | None) -> dict[str, Any]:
+    """Return the columns of the request's row."""
     body, located, now = intake.body, intake.located, clock.now()
     state = _state(intake) if leading is None else following(REQUEST, "received", "duplicate_found", thing="request")
     scope = {
@@ -182,14 +192,16 @@ def _row(session: Session, intake: Intake, request_id: UUID, caller: Caller, clo
         "ends": _ends(located),
     }
     attention = {"code": "review-needed", "detail": intake.review} if leading is None and intake.review is not None else None
-    repository.add(
-        session, DeletionRequest, id=request_id, tenant_id=caller.tenant_id, external_id=body.external_id, regulation=body.regulation,
-        manner=body.manner, ground=body.ground, state=state, policy_id=intake.policy.id, method=body.method, params=intake.parameters,
-        duplicate_of=leading.id if leading is not None else None, scope=scope, scope_hmac=located.scope_hmac if leading is None else None,
-        body_digest=intake.body_digest, identity={"mode": body.identity.mode, "evidence_ref": body.identity.evidence_ref}, details=details,
-        received_at=intake.received_at, acknowledged_at=now, due_at=intake.deadlines.due_at, original_due_at=intake.deadlines.due_at,
-        ack_due_at=intake.deadlines.ack_due_at, created_by=caller.principal, attention=attention, closed_at=now if leading is not None else None,
-    )  # fmt: skip
+    return {
+        "id": request_id, "tenant_id": caller.tenant_id, "external_id": body.external_id, "regulation": body.regulation, "manner": body.manner,
+        "ground": body.ground, "state": state, "policy_id": intake.policy.id, "method": body.method, "params": intake.parameters,
+        "duplicate_of": leading.id if leading is not None else None, "scope": scope,
+        "scope_hmac": located.scope_hmac if leading is None else None, "body_digest": intake.body_digest,
+        "identity": {"mode": body.identity.mode, "evidence_ref": body.identity.evidence_ref}, "details": details,
+        "received_at": intake.received_at, "acknowledged_at": now, "due_at": intake.deadlines.due_at,
+        "original_due_at": intake.deadlines.due_at, "ack_due_at": intake.deadlines.ack_due_at, "created_by": caller.principal,
+        "attention": attention, "closed_at": now if leading is not None else None,
+    }  # fmt: skip
 
 
 def _ends(located: Located) -> dict[str, int]:
@@ -201,7 +213,8 @@ def _ends(located: Located) -> dict[str, int]:
     return ends
 
 
-def _record(session: Session, intake: Intake, request_id: UUID, caller: Caller, leading: DeletionRequest | None) -> None:
+def _record(session: Session, intake: Intake, request_id: UUID, caller: Caller, leading: DeletionRequest | None) -> tuple[int, bytes]:
+    """Write the events of the receipt; return the first one's id and commitment."""
     facts = {
         "regulation": intake.body.regulation,
         "kind": intake.located.kind,
@@ -211,35 +224,44 @@ def _record(session: Session, intake: Intake, request_id: UUID, caller: Caller, 
         "due_at": intake.deadlines.due_at.isoformat(),
         "by": caller.principal,
     }
-    audit.record(session, tenant_id=caller.tenant_id, object_id=request_id, type="request.received", body=facts)
+    events: list[tuple[str, dict[str, Any]]] = [("request.received", facts)]
     if leading is not None:
-        body = {"duplicate_of": leading.id.hex}
-        audit.record(session, tenant_id=caller.tenant_id, object_id=request_id, type="request.duplicate", body=body)
+        events.append(("request.duplicate", {"duplicate_of": leading.id.hex}))
     elif intake.review is not None:
-        audit.record(session, tenant_id=caller.tenant_id, object_id=request_id, type="request.pending_review", body={"reason": intake.review})
+        events.append(("request.pending_review", {"reason": intake.review}))
     else:
-        body = {"by": "policy", "policy": intake.policy.key, "version": intake.policy.version}
-        audit.record(session, tenant_id=caller.tenant_id, object_id=request_id, type="request.approved", body=body)
+        events.append(("request.approved", {"by": "policy", "policy": intake.policy.key, "version": intake.policy.version}))
+    return audit.record_all(session, tenant_id=caller.tenant_id, object_id=request_id, events=events)[0]
 
 
-def _targets(session: Session, intake: Intake, request_id: UUID, caller: Caller, clock: Clock) -> None:
-    """Write one target for each model, or one without a model where there is nothing to unlearn."""
+def _targets(session: Session, intake: Intake, request_id: UUID, caller: Caller, clock: Clock) -> list[repository.TargetLine] | None:
+    """Write one target for each model, or one without a model where there is nothing to unlearn.
+
+    Return them as they are shown; None where the number of a current version that has not learned from the records must be read.
+    """
     located = intake.located
-    values: dict[str, Any] = {"tenant_id": caller.tenant_id, "request_id": request_id, "due_at": intake.deadlines.due_at}
+    shared: dict[str, Any] = {"tenant_id": caller.tenant_id, "request_id": request_id, "due_at": intake.deadlines.due_at}
     if not located.tainted:
         outcome = "no_model_learned" if located.hits else "not_identifiable"
         found: dict[str, Any] = {"records": len(located.hits), "records_commitment": located.commitment}
-        repository.add(session, Target, id=uuid7(clock), state="not_found", outcome=outcome, **found, **values)
-        return
+        values = {"id": uuid7(clock), "state": "not_found", "outcome": outcome, **found, **shared}
+        repository.add(session, Target, **values)
+        return [repository.TargetLine(Target(**values, rung=1), None, None, None, None)]
+    lines: list[repository.TargetLine] = []
+    known = True
     for one in located.tainted:
-        target_id = uuid7(clock)
         held = _digests_of(session, located, one)
-        count = sum(len(digests) for digests in held.values())
-        repository.add(
-            session, Target, id=target_id, state="located", model_id=one.model_id, base_version_id=one.current_version_id,
-            records=count, records_commitment=subjects.commitment(held), **values,
-        )  # fmt: skip
+        target_id = uuid7(clock)
+        values = {
+            "id": target_id, "state": "located", "model_id": one.model_id, "base_version_id": one.current_version_id,
+            "records": sum(len(digests) for digests in held.values()), "records_commitment": subjects.commitment(held), **shared,
+        }  # fmt: skip
+        repository.add(session, Target, **values)
         repository.add_target_records(session, caller.tenant_id, target_id, held)
+        base = None if one.current_version_id is None else dict(zip(one.versions, one.numbers, strict=True)).get(one.current_version_id)
+        known = known and (one.current_version_id is None or base is not None)
+        lines.append(repository.TargetLine(Target(**values, rung=1), one.model, base, None, None))
+    return lines if known else None
 
 
 def _digests_of(session: Session, located: Located, one: Tainted) -> dict[UUID, list[bytes]]:

@@ -79,7 +79,8 @@ def _plan(session: Session, ladder: list[Rung], choice: router.Choice | None, me
     else:
         stored = choice.as_json() if choice else {}
     first = rungs[0]
-    entry = catalogue.require(session, "method", str(first["method"]))
+    name = str(first["method"])
+    entry = catalogue.methods(session).get(name) or catalogue.require(session, "method", name)
     return MethodPlan(
         method=entry.name,
         version=entry.version,

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy.orm import Session
 
 from services.clock import Clock
-from services.db.tables import DeletionRequest
+from services.db.tables import DeletionRequest, Policy
 from services.requests import clocks, repository
 from services.requests.repository import TargetLine
 from services.requests.states import DRP, OPENDSR, REQUEST, allowed, terminal
@@ -55,6 +55,22 @@ def views(session: Session, rows: Sequence[DeletionRequest], clock: Clock) -> li
         }
         shown.append(_view(row, leading, days_left=clocks.days_left(row.due_at, now, zone), **facts))
     return shown
+
+
+def fresh(
+    row: DeletionRequest, lines: Sequence[TargetLine], policy: Policy, receipt: tuple[int, bytes] | None, *, zone: ZoneInfo, clock: Clock
+) -> RequestView:
+    """Return a request that was written a moment ago, in this transaction, as `views` would; nothing is read."""
+    facts = {
+        "scope": scope_view(row.scope),
+        "targets": tuple(target_view(line, ()) for line in sorted(lines, key=lambda line: (line.model or "", line.target.id))),
+        "policy": policy.key,
+        "policy_version": policy.version,
+        "result": None,
+        "audit_report": None,
+        "receipt": None if receipt is None else Receipt(receipt[0], receipt[1].hex()),
+    }
+    return _view(row, row, days_left=clocks.days_left(row.due_at, clock.now(), zone), **facts)
 
 
 def _view(row: DeletionRequest, leading: DeletionRequest, **facts: Any) -> RequestView:

@@ -14,7 +14,6 @@ from services.db.tables import DeletionRequest, Target
 from services.errors import NotFound
 from services.model_versions import repository as models
 from services.requests import repository
-from services.requests.coalescing import coalesce
 from services.requests.states import REQUEST, TARGET, following
 from services.tenants.policies import body_of
 
@@ -35,8 +34,6 @@ def advance(session: Session, request_id: UUID, clock: Clock) -> str:
         _start(session, held)
     if held.state in {"in_progress", "approved"}:
         _close(session, held, clock)
-    if held.state == "in_progress":
-        coalesce(session, clock, tenant_id=held.tenant_id)
     return held.state
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import and_, func, insert, select, text, tuple_, update
+from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from services.db.tables import (
@@ -42,7 +43,16 @@ FINAL_TARGET = ("published", "exempt", "not_found", "cancelled")
 
 def add(session: Session, table: type[Base], **values: Any) -> None:
     """Insert one row."""
-    session.execute(insert(table).values(**values))
+    session.execute(insert(table.__table__), values)  # pyright: ignore[reportArgumentType]  a mapped class has a Table
+
+
+def add_request(session: Session, **values: Any) -> datetime | None:
+    """Insert a request and return when, or None where another one has its external_id or, being open, its scope.
+
+    Waits for a transaction that is writing such a request; when it has committed, the next statement sees its row.
+    """
+    statement = upsert(DeletionRequest.__table__).on_conflict_do_nothing().returning(DeletionRequest.__table__.c.created_at)  # pyright: ignore[reportArgumentType]
+    return session.execute(statement, values).scalar_one_or_none()
 
 
 def request(session: Session, request_id: UUID, *, lock: bool = False) -> DeletionRequest | None:
@@ -118,8 +128,8 @@ def hasten(session: Session, request_id: UUID, due_at: datetime) -> None:
 
 
 def tenant(session: Session, tenant_id: UUID) -> Tenant:
-    """Return a tenant."""
-    return session.scalars(select(Tenant).where(Tenant.id == tenant_id)).one()
+    """Return a tenant, read once in a transaction."""
+    return session.get_one(Tenant, tenant_id)
 
 
 def policies(session: Session, policy_ids: Sequence[UUID]) -> dict[UUID, Policy]:

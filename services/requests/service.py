@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import structlog
 from sqlalchemy.orm import Session
@@ -42,10 +43,12 @@ def create(session: Session, body: NewRequest, *, caller: Caller, clock: Clock, 
     intake = prepare(session, body, caller=caller, clock=clock, keys=keys)
     if intake.seen is not None:
         return replace(read(session, intake.seen, clock=clock), replayed=True)
-    request_id, replayed = insert(session, intake, caller=caller, clock=clock)
-    _log_received(intake, request_id)
-    view = read(session, request_id, clock=clock)
-    return replace(view, replayed=True) if replayed else view
+    written = insert(session, intake, caller=caller, clock=clock)
+    _log_received(intake, written.request_id)
+    if written.row is not None:
+        zone = ZoneInfo(repository.tenant(session, caller.tenant_id).time_zone)
+        return presentation.fresh(written.row, written.lines, intake.policy, written.receipt, zone=zone, clock=clock)
+    return replace(read(session, written.request_id, clock=clock), replayed=written.replayed)
 
 
 def dry_run(session: Session, body: NewRequest, *, caller: Caller, clock: Clock, keys: KeyRing) -> DryRun:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from services.datasets import repository as datasets
 from services.datasets.forms import Hit
 from services.datasets.identifiers import record_digest, subject_digest
+from services.datasets.repository import HeldVersion
 from services.errors import EmptyForgetSet, ForgetSetIsEverything, InvalidInput, RecordsNotFound, UnknownDataset, UnknownModel
 from services.model_versions import repository as models
 from services.requests.forms import ClassScope, NewRequest, OtherScope, RecordsScope, SubjectScope
@@ -49,6 +50,7 @@ class Located:
     datasets: tuple[DatasetHit, ...]
     commitment: str
     scope_hmac: bytes = field(repr=False)
+    latest: dict[UUID, HeldVersion]
 
     @property
     def granularity(self) -> str:
@@ -75,7 +77,9 @@ def locate(session: Session, body: NewRequest, key: bytes) -> Located:
         hits, rows, identity = _classes(session, scope)
         labels = tuple(sorted(set(scope.labels)))
     tainted = _narrow(session, body, _merge(rows))
-    _refuse_everything(session, hits)
+    held = datasets.held_versions(session, sorted({hit.dataset_id for hit in hits})) if hits else []
+    latest = {version.dataset_id: version for version in held if version.ready}
+    _refuse_everything(latest, hits)
     digests: dict[UUID, list[bytes]] = {}
     for hit in hits:
         digests.setdefault(hit.dataset_id, []).append(record_digest(key, hit.dataset_id, hit.record_id))
@@ -86,9 +90,10 @@ def locate(session: Session, body: NewRequest, key: bytes) -> Located:
         labels=labels,
         tainted=tainted,
         digests=digests,
-        datasets=_dataset_hits(session, hits),
+        datasets=_dataset_hits(session, held, hits),
         commitment=commitment(digests),
         scope_hmac=hmac.digest(key, b"scope\x00" + rfc8785.dumps(named), hashlib.sha256),
+        latest=latest,
     )
 
 
@@ -182,13 +187,11 @@ def _narrow(session: Session, body: NewRequest, tainted: list[Tainted]) -> tuple
     return tuple(one for one in tainted if one.model_id in wanted)
 
 
-def _refuse_everything(session: Session, hits: Sequence[Hit]) -> None:
-    latest = datasets.latest_ready(session, sorted({hit.dataset_id for hit in hits}))
+def _refuse_everything(latest: dict[UUID, HeldVersion], hits: Sequence[Hit]) -> None:
     for dataset_id, version in latest.items():
         present = sum(1 for hit in hits if hit.dataset_id == dataset_id and holds(hit, version.number))
         if present and present == version.records:
-            found = datasets.find(session, dataset_id)
-            raise ForgetSetIsEverything(dataset=found.name if found else str(dataset_id))
+            raise ForgetSetIsEverything(dataset=version.dataset)
 
 
 def holds(hit: Hit, number: int) -> bool:
@@ -196,14 +199,16 @@ def holds(hit: Hit, number: int) -> bool:
     return hit.first <= number and (hit.end is None or number < hit.end)
 
 
-def _dataset_hits(session: Session, hits: Sequence[Hit]) -> tuple[DatasetHit, ...]:
+def _dataset_hits(session: Session, held: Sequence[HeldVersion], hits: Sequence[Hit]) -> tuple[DatasetHit, ...]:
     spans: dict[UUID, set[tuple[int, int | None]]] = {}
     for hit in hits:
         spans.setdefault(hit.dataset_id, set()).add((hit.first, hit.end))
-    numbers: dict[UUID, list[int]] = {dataset_id: [] for dataset_id in spans}
-    for dataset_id, number in datasets.ready_numbers(session, sorted(spans)):
-        if any(first <= number and (end is None or number < end) for first, end in spans[dataset_id]):
-            numbers[dataset_id].append(number)
-    found = {dataset_id: datasets.find(session, dataset_id) for dataset_id in spans}
-    named = [DatasetHit(row.name, dataset_id, tuple(numbers[dataset_id])) for dataset_id, row in found.items() if row is not None]
-    return tuple(sorted(named, key=lambda one: one.dataset))
+    numbers: dict[tuple[str, UUID], list[int]] = {(version.dataset, version.dataset_id): [] for version in held}
+    for version in held:
+        if any(first <= version.number and (end is None or version.number < end) for first, end in spans[version.dataset_id]):
+            numbers[version.dataset, version.dataset_id].append(version.number)
+    for dataset_id in spans.keys() - {version.dataset_id for version in held}:  # every version of it was purged
+        found = datasets.find(session, dataset_id)
+        if found is not None:
+            numbers[found.name, dataset_id] = []
+    return tuple(DatasetHit(name, dataset_id, tuple(of)) for (name, dataset_id), of in sorted(numbers.items()))

@@ -76,8 +76,10 @@ def tenant_by_name(session: Session, name: str) -> Tenant | None:
 
 
 def tenant(session: Session, tenant_id: UUID) -> Tenant | None:
-    """Return a tenant."""
-    return session.get(Tenant, tenant_id)
+    """Return a tenant, read once in a transaction."""
+    found = session.get(Tenant, tenant_id)
+    session.info["tenant", tenant_id] = found  # the session itself holds it only weakly
+    return found
 
 
 def tenant_ids(session: Session) -> Sequence[UUID]:
@@ -93,7 +95,8 @@ def insert_tenant(session: Session, *, tenant_id: UUID, name: str, key_wrapped: 
 
 def wrapped_key(session: Session, tenant_id: UUID) -> bytes | None:
     """Return the tenant's wrapped key."""
-    return session.scalar(select(Tenant.key_wrapped).where(Tenant.id == tenant_id))
+    found = tenant(session, tenant_id)
+    return None if found is None else found.key_wrapped
 
 
 def newest_policy(session: Session, tenant_id: UUID, key: str) -> Policy | None:

@@ -41,6 +41,7 @@ class Killer(threading.Thread):
         self.stack, self.victim, self.step = stack, victim, step
         self.listening = threading.Event()
         self.killed = threading.Event()
+        self.victims: list[int] = []
 
     def run(self) -> None:
         url = self.stack.postgres.url("postgres", self.stack.secrets["superuser"], DATABASE)
@@ -59,12 +60,15 @@ class Killer(threading.Thread):
         if self.victim == "runner":
             for runner in runners(self.stack):
                 runner.kill()
+                self.victims.append(runner.pid)
         elif self.victim in {"worker", "gateway"}:
-            os.kill(self.stack.children[self.victim].pid, signal.SIGKILL)
-        elif self.victim == "postgres":
-            self.stack.postgres.kill()
+            self.victims.append(self.stack.children[self.victim].pid)
+            os.kill(self.victims[0], signal.SIGKILL)
         else:
-            self.stack.redis.kill()
+            server = self.stack.postgres if self.victim == "postgres" else self.stack.redis
+            assert server.child is not None
+            self.victims.append(server.child.pid)
+            server.kill()
 
 
 def start_again(stack: Stack, victim: str) -> None:
@@ -129,6 +133,7 @@ def check_scenario(stack: Stack, client: Client, dataset: str, victim: str, step
     request = client.post("/deletion-requests", body)["id"]
 
     assert killer.killed.wait(TIMEOUT_S), f"the job never reached step {step}"
+    assert killer.victims, f"no {victim} lived at step {step}: nothing was killed"
     start_again(stack, victim)
     finished = patient(client, f"/deletion-requests/{request}", lambda document: document["done"])
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from threading import Barrier, Thread
 from typing import Any
 from uuid import UUID
@@ -9,6 +10,9 @@ from uuid import UUID
 import pytest
 from sqlalchemy import insert, select, text, update
 
+from control.ingest import Ingest
+from control.loops import BATCH, Control
+from models_store.memory import MemoryStore
 from services.catalogue.service import EntryIn
 from services.catalogue.service import publish as publish_catalogue
 from services.clock import FixedClock, SystemClock, uuid7
@@ -55,6 +59,7 @@ from services.requests.forms import (
     RequestFilters,
     SubjectScope,
 )
+from services.settings import Settings
 from services.tenants.caller import SCOPES, Caller
 from services.tenants.keys import KeyRing
 from services.tenants.policies import seed_policies
@@ -129,7 +134,10 @@ class World:
         return self.run("lethe_gateway", requests.create, NewRequest(scope, policy=policy, **more), caller=self.caller, clock=CLOCK, keys=KEYS)
 
     def advance(self, request_id: UUID) -> str:
-        return self.run("lethe_control", requests.advance, request_id, CLOCK)
+        """Move a request on and open the jobs that are due, as control does."""
+        state = self.run("lethe_control", requests.advance, request_id, CLOCK)
+        self.run("lethe_control", coalescing.coalesce, CLOCK, tenant_id=self.tenant)
+        return state
 
     def read(self, request_id: UUID) -> Any:
         return self.run("lethe_gateway", requests.read, request_id, clock=CLOCK)
@@ -317,6 +325,25 @@ def test_a_policy_with_review_waits_for_another_person(world: World) -> None:
     assert world.jobs(view.id) == []
     with pytest.raises(IllegalTransition):
         world.run("lethe_gateway", requests.decide, view.id, approve, expected_version=3, caller=other, clock=CLOCK)
+
+
+def test_a_request_is_answered_as_it_is_read_back(world: World) -> None:
+    scopes = [person("p1"), person("nobody"), ClassScope(("2",), dataset="digits"), RecordsScope("digits", ("r050", "r051"))]
+    made = [world.create(scope) for scope in scopes] + [world.create(person("p2"), policy="gdpr-default", external_id="dsr-7")]
+    assert [view.state for view in made] == ["approved", "approved", "approved", "approved", "pending_review"]
+    for view in made:
+        assert view == world.read(view.id)
+
+
+def test_requests_that_wait_together_share_one_job_whatever_their_number(world: World, tmp_path: Path) -> None:
+    engine, keys = world.ledger.engine("lethe_control"), {"encryption": KEYS.kek, "pepper": KEYS.pepper, "cursor": "33" * 32}
+    settings = Settings(embedded=True, database={"url": world.ledger.url("lethe_control")}, keys=keys)
+    control = Control(engine, settings, Ingest(engine, MemoryStore(), CLOCK, tmp_path), clock=CLOCK)
+    views = [world.create(RecordsScope("digits", (f"r{number:03}",))) for number in range(BATCH + 6)]
+    while control.drain():
+        pass
+    (job,) = world.jobs()
+    assert set(job.requests) == {view.id for view in views}
 
 
 def test_a_denied_request_is_closed_and_its_scope_is_free_again(world: World) -> None:

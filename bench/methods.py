@@ -1,0 +1,311 @@
+"""`python -m bench methods`: every unlearning method on real data, beside the original and a model retrained without the records.
+
+For each seed the original and two retrained references are trained once and kept in the cache; every method starts from the same original.
+Method seconds are the method alone; retrain seconds are the training of the reference on the same machine in the same run or cache entry.
+"""
+
+import argparse
+import copy
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bench import sets
+from services.errors import LetheError
+from services.jobs.steps.plan import gated
+from services.learning.data import Split, Splits
+from services.learning.run import Run, derived_seed
+from services.learning.tasks.classification import Classification
+from services.learning.training import fit
+from services.tenants.policies import DEMO, GDPR_DEFAULT
+from services.unlearning.method import METHODS, UnlearningMethod
+from services.verification import evaluation
+from services.verification.metric import METRICS, Models
+from services.verification.reading import Measured, Reading
+from services.verification.verdict import IntegrityFacts, judge
+
+KINDS = ("class", "subset", "subject")
+SUBSET, SUBJECT, SMALL_SUBSET, SMALL_SUBJECT, SMALL = 500, 100, 60, 20, 5000
+ALSO = (("metric", "ain", "forget_train"), ("metric", "linear_probe_auc", "forget_train"), ("metric", "js_divergence", "forget_train"))
+COLUMNS = (
+    "method", "forget", "forget test", "retain", "retain test", "ZRF", "AIN", "MIA v2", "JS", "probe", "seconds", "speed-up", "verdict",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """One seed of one request: the records, the original, two retrained models and what the first of them took."""
+
+    bench: sets.Bench
+    kind: str
+    seed: int
+    task: Classification
+    splits: Splits
+    original: nn.Module
+    retrained: nn.Module
+    twin: nn.Module
+    retrain_seconds: float
+    device: torch.device
+
+    def run(self, purpose: str) -> Run:
+        """Return a run on a seed of its own."""
+        return Run(seed=derived_seed(self.seed, purpose), device=self.device, architecture=self.bench.architecture, recipe=self.bench.recipe)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the bench; return 1 where the data is missing."""
+    options = parse(arguments)
+    torch.set_num_threads(options.threads)
+    METHODS.discover("services.unlearning.methods")
+    evaluation.discover()
+    console = Console(stderr=True, width=180)
+    try:
+        held = sets.load(options.data)
+    except sets.DataMissing as missing:
+        console.print(f"[red]{missing}[/red]", highlight=False)
+        return 1
+    names = chosen(options.methods, options.kind)
+    rows: list[dict[str, Any]] = []
+    for seed in range(1, options.seeds + 1):
+        world = prepare(held, options.kind, seed, cache=options.cache)
+        for name in names:
+            row = measured(world, name)
+            rows.append(row)
+            console.print(f"seed {seed}  {name:18s} {row['verdict']}", highlight=False)
+            if options.json is not None:
+                with options.json.open("a") as lines:
+                    lines.write(json.dumps(row) + "\n")
+    console.print(table_of(rows, f"{options.data}, {options.kind}, {options.seeds} seeds, {held.architecture.name}"))
+    if options.plots is not None:
+        from bench.plots import draw
+
+        for path in draw(rows, options.plots):
+            console.print(str(path), highlight=False)
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(prog="python -m bench methods", description="Measure unlearning methods beside a retrained model.")
+    parser.add_argument("--data", choices=sorted(sets.SETS), default="digits")
+    parser.add_argument("--kind", choices=KINDS, default="class")
+    parser.add_argument("--methods", default="all", help="all, or names with commas between them")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="append one line a run to this file")
+    parser.add_argument("--plots", type=Path, help="write two SVG plots into this folder")
+    parser.add_argument("--cache", type=Path, default=Path(".lethe") / "bench", help="where trained originals and references are kept")
+    parser.add_argument("--threads", type=int, default=2)
+    return parser.parse_args(arguments)
+
+
+def chosen(methods: str, kind: str) -> list[str]:
+    """Return the names of the methods that serve a kind of request. Exits with the reason for a name that does not exist or does not serve it."""
+    granularity = "class" if kind == "class" else "records"
+    serving = [name for name in METHODS if granularity in METHODS[name].granularities and "classification" in METHODS[name].tasks]
+    if methods == "all":
+        return serving
+    names = methods.split(",")
+    wrong = [name for name in names if name not in serving]
+    if wrong:
+        sys.exit(f"cannot forget by {kind} here: {', '.join(wrong)}; these can: {', '.join(serving)}")
+    return names
+
+
+# --- the world -------------------------------------------------------------------------------------------------------------------------
+
+
+def prepare(held: sets.Bench, kind: str, seed: int, *, cache: Path) -> World:
+    """Return the records of the request and the three models, trained now or taken from the cache."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    task = Classification(held.classes)
+    splits = cut(held, kind, seed)
+    splits = replace(splits, **{name: getattr(splits, name).to(device) for name in ("forget", "retain", "analysis", "verification", "attack")})
+    train = held.train.to(device)
+    original, _ = trained(held, train, task, seed, "original", cache, device)
+    retrained, seconds = trained(held, splits.retain, task, seed, f"reference-{kind}", cache, device)
+    twin, _ = trained(held, splits.retain, task, seed, f"twin-{kind}", cache, device)
+    return World(held, kind, seed, task, splits, original, retrained, twin, seconds, device)
+
+
+def cut(held: sets.Bench, kind: str, seed: int) -> Splits:
+    """Return the five parts of a request: the held-out records are cut in three."""
+    order = torch.randperm(len(held.test), generator=torch.Generator().manual_seed(seed))
+    analysis, verification, attack = (held.test.take(part) for part in order.chunk(3))
+    if kind == "class":
+        label = (held.forgotten,)
+        forget, retain = held.train.with_labels(label, keep=True), held.train.with_labels(label, keep=False)
+        return Splits(forget, retain, analysis, verification, attack, "class", label)
+    small = len(held.train) < SMALL
+    count = (SMALL_SUBSET if small else SUBSET) if kind == "subset" else (SMALL_SUBJECT if small else SUBJECT)
+    rows = torch.randperm(len(held.train), generator=torch.Generator().manual_seed(derived_seed(seed, kind)))
+    return Splits(held.train.take(rows[:count]), held.train.take(rows[count:].sort().values), analysis, verification, attack, "records", ())
+
+
+def trained(
+    held: sets.Bench, rows: Split, task: Classification, seed: int, purpose: str, cache: Path, device: torch.device
+) -> tuple[nn.Module, float]:
+    """Return a model trained on `rows` and the seconds that took; kept in the cache under everything it depends on."""
+    facts = {
+        "set": held.name,
+        "architecture": [held.architecture.name, held.architecture.parameters.model_dump(mode="json")],
+        "recipe": held.recipe.model_dump(mode="json"),
+        "seed": seed,
+        "purpose": purpose,
+        "records": hashlib.sha256("\n".join(rows.ids).encode()).hexdigest(),
+        "device": device.type,
+        "torch": torch.__version__,
+    }
+    stem = cache / hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+    run = Run(seed=derived_seed(seed, purpose), device=device, architecture=held.architecture, recipe=held.recipe)
+    model = run.fresh_model(purpose)
+    weights, notes = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
+    if weights.exists() and notes.exists():
+        model.load_state_dict(load_file(weights, device=str(device)))
+        return model.eval(), float(json.loads(notes.read_text())["seconds"])
+    began = time.perf_counter()
+    fit(model, rows, task, held.recipe, run)
+    seconds = time.perf_counter() - began
+    cache.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights)
+    notes.write_text(json.dumps({**facts, "seconds": seconds}))
+    return model.eval(), seconds
+
+
+# --- one method ------------------------------------------------------------------------------------------------------------------------
+
+
+def measured(world: World, name: str) -> dict[str, Any]:
+    """Return the row of one method; a method that refuses or diverges gets its reason as verdict and no numbers."""
+    family = METHODS[name]
+    method = family(family.Parameters())
+    row: dict[str, Any] = {
+        "bench": "methods", "data": world.bench.name, "kind": world.kind, "method": name, "seed": world.seed,
+        "architecture": world.bench.architecture.name, "device": world.device.type, "retrain_seconds": round(world.retrain_seconds, 4),
+        "parameters": method.parameters.model_dump(mode="json"),
+    }  # fmt: skip
+    run = world.run(f"unlearn-{name}")
+    began = time.perf_counter()
+    try:
+        model = method.unlearn(copy.deepcopy(world.original), given(world.splits, family), world.task, run)
+    except LetheError as refusal:
+        return row | {"verdict": f"failed: {refusal}", "method_seconds": round(time.perf_counter() - began, 4)}
+    seconds = time.perf_counter() - began
+    row["parameters"] |= {"effective": run.notes.get("effective")}
+    plan = plan_of(world)
+    readings = evaluation.evaluate(
+        plan, Models(world.original, model, world.retrained, world.twin), world.splits, world.task, world.run(f"evaluate-{name}")
+    )
+    verdict = judge(plan, readings, facts(world, family, model))
+    shown = " ".join((verdict.verdict, *verdict.codes))
+    return row | numbers(readings) | {"verdict": shown, "method_seconds": round(seconds, 4)}
+
+
+def given(splits: Splits, family: type[UnlearningMethod]) -> Splits:
+    """Return what a method may see: neither the judge's records nor a set that it does not need."""
+    nothing = torch.zeros(0, dtype=torch.int64)
+    seen = splits.for_method()
+    if not family.needs.forget_set:
+        seen = replace(seen, forget=seen.forget.take(nothing))
+    return seen if family.needs.retain_set else replace(seen, retain=seen.retain.take(nothing))
+
+
+def plan_of(world: World) -> dict[str, Any]:
+    """Return the plan of the seeded policy (`demo` where the set is small), with the readings of the table that the policy does not list."""
+    small = len(world.bench.train) < SMALL
+    document = (DEMO if small else GDPR_DEFAULT).verification.model_dump(mode="json", by_alias=True)
+    kind = "class" if world.kind == "class" else "records"
+    counts = {name: len(world.splits.named(name)) for name in ("forget_train", "forget_test", "retain_train", "retain_test", "test")}
+    readings = [gated(entry, counts) for entry in document[kind]]
+    listed = {(entry["kind"], entry["name"], entry["split"]) for entry in readings}
+    more = [entry for entry in (*ALSO, ("metric", "accuracy", "forget_test")) if entry not in listed and entry[1] in METRICS]
+    readings += [{"kind": one[0], "name": one[1], "split": one[2], "direction": "info", "gate": False, "parameters": {}} for one in more]
+    seeds = {name: derived_seed(world.seed, name) % 2**31 for name in ("train", "unlearn", "evaluate")}
+    common = {name: document[name] for name in ("level", "alpha", "utility", "reference")}
+    return {**common, "readings": readings, "seeds": seeds, "batch_size": 1024, "request_kind": kind}
+
+
+def facts(world: World, family: type[UnlearningMethod], model: nn.Module) -> IntegrityFacts:
+    """Return what the verdict must know of the run beside its readings."""
+    before, after = world.original.state_dict(), model.state_dict()
+    return IntegrityFacts(
+        finite=all(bool(torch.isfinite(value).all()) for value in after.values() if value.is_floating_point()),
+        differs_from_parent=any(not same(value, after[name]) for name, value in before.items()),
+        plan_precedes_run=True,
+        fresh_start=family.fresh_start,
+        forget_read=family.needs.forget_set,
+        guarantee=family.guarantee,
+        records=len(world.splits.forget),
+    )
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    """Say whether two tensors are equal."""
+    return one.shape == other.shape and torch.equal(one, other)
+
+
+def numbers(readings: Sequence[Measured]) -> dict[str, Any]:
+    """Return the columns of the row: after, and the retrained model's beside it; null where there is no number."""
+    held = {(reading.name, reading.split): reading for reading in readings}
+    wanted = {
+        "forget_accuracy": ("accuracy", "forget_train"),
+        "forget_test_accuracy": ("accuracy", "forget_test"),
+        "retain_train_accuracy": ("accuracy", "retain_train"),
+        "retain_accuracy": ("accuracy", "retain_test"),
+        "zrf": ("zrf", "forget_train"),
+        "ain": ("ain", "forget_train"),
+        "mia_auc": ("mia_v2", "forget_train"),
+        "js_divergence": ("js_divergence", "forget_train"),
+        "probe_auc": ("linear_probe_auc", "forget_train"),
+    }
+    row: dict[str, Any] = {}
+    for column, key in wanted.items():
+        reading = held.get(key)
+        row[column] = value(reading.after) if reading is not None else None
+        row[f"retrained_{column}"] = value(reading.reference) if reading is not None else None
+        if column == "mia_auc":
+            bounds = reading.after if reading is not None else None
+            row["mia_interval"] = [round(bounds.low, 4), round(bounds.high, 4)] if isinstance(bounds, Reading) else None
+    return row
+
+
+def value(number: object) -> float | None:
+    """Return a reading's value, or None where it could not be taken."""
+    return round(number.value, 4) if isinstance(number, Reading) else None
+
+
+# --- the table -------------------------------------------------------------------------------------------------------------------------
+
+
+def table_of(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
+    """Return means over seeds, with the retrained model's in brackets and the verdicts counted."""
+    table = Table(*COLUMNS, title=title)
+    for name in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == name]
+        method, retrain = mean(row["method_seconds"] for row in mine), mean(row["retrain_seconds"] for row in mine)
+        passed = sum(row["verdict"] == "passed" for row in mine)
+        other = ", ".join(sorted({row["verdict"][:48] for row in mine if row["verdict"] != "passed"}))
+        columns = ("forget_accuracy", "forget_test_accuracy", "retain_train_accuracy", "retain_accuracy", "zrf", "ain", "mia_auc", "js_divergence")
+        cells = [beside(mine, column) for column in (*columns, "probe_auc")]
+        table.add_row(name, *cells, f"{method:.2f}", f"{retrain / max(method, 1e-9):.1f}", f"{passed}/{len(mine)} passed {other}".strip())
+    return table
+
+
+def beside(rows: Sequence[Mapping[str, Any]], column: str) -> str:
+    """Return the mean of a column and, in brackets, the retrained model's."""
+    own = [row[column] for row in rows if row.get(column) is not None]
+    gold = [row[f"retrained_{column}"] for row in rows if row.get(f"retrained_{column}") is not None]
+    if not own:
+        return "-"
+    return f"{mean(own):.3f}" + (f" ({mean(gold):.3f})" if gold else "")

@@ -1,0 +1,48 @@
+"""The methods bench as a user runs it: a table, JSON lines and plots, and a plain refusal."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+KEYS = {
+    "bench", "data", "kind", "method", "seed", "forget_accuracy", "retain_accuracy", "retrained_forget_accuracy", "retrained_retain_accuracy",
+    "mia_auc", "zrf", "ain", "method_seconds", "retrain_seconds", "verdict", "parameters",
+}  # fmt: skip
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench", "methods", *arguments]
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_a_run_prints_a_table_and_leaves_lines_and_plots(tmp_path: Path):
+    lines, plots, cache = tmp_path / "rows.jsonl", tmp_path / "plots", tmp_path / "cache"
+    options = ["--data", "digits", "--methods", "retrain", "--cache", str(cache), "--json", str(lines), "--plots", str(plots), "--threads", "1"]
+
+    first, second = run(*options), run(*options)
+
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    rows = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert len(rows) == 2
+    assert set(rows[0]) >= KEYS
+    assert (rows[0]["method"], rows[0]["verdict"], rows[0]["forget_accuracy"]) == ("retrain", "passed", 0.0)
+    assert {key: rows[0][key] for key in KEYS - {"method_seconds"}} == {key: rows[1][key] for key in KEYS - {"method_seconds"}}
+    assert sorted(path.name for path in plots.iterdir()) == ["retain-forget.svg", "time-quality.svg"]
+    assert len(list(cache.glob("*.safetensors"))) == 3
+    assert "retrain" in first.stderr
+
+
+def test_missing_data_is_named_with_the_folder_it_was_looked_for_in(tmp_path: Path):
+    done = run("--data", "mnist", LETHE_DATA_DIR=str(tmp_path))
+
+    assert done.returncode == 1
+    assert "mnist/train-images-idx3-ubyte.gz is not in" in "".join(done.stderr.split("\n"))
+
+
+def test_a_method_that_cannot_serve_the_request_is_refused_with_those_that_can():
+    done = run("--kind", "subset", "--methods", "unsir")
+
+    assert done.returncode == 1
+    assert "cannot forget by subset here: unsir; these can:" in done.stderr

@@ -41,8 +41,8 @@ def contrast_gradients(model: nn.Module, names: list[str], retain: Split, forget
         for split, sign in ((retain, 1.0), (forget, -1.0)):
             for batch in split.batches(batch_size):
                 loss = task.losses(model, batch).sum() * (sign / len(split))
-                gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-                totals = [total if each is None else total + each for total, each in zip(totals, gradients, strict=True)]
+                gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+                totals = [total + each for total, each in zip(totals, gradients, strict=True)]
     return dict(zip(names, totals, strict=True))
 
 

@@ -250,19 +250,19 @@ def test_retraining_a_sharded_network_trains_it_in_shards(lab):
     assert lab.accuracy(model, lab.test) > 0.85
 
 
-def test_convolutions_with_slices_go_round_too(cnn_lab, digest_of):
+def test_convolutions_with_slices_go_round_too(lab, digest_of):
     architecture = sharded(2, 2, "tiny_cnn", width=4)
-    train = cnn_lab.train.take(torch.arange(200))
+    train = lab.train.take(torch.arange(200))
     recipe = Recipe(epochs=3, batch_size=32)
     model = architecture.fresh(1)
-    train_shards(model, train, cnn_lab.task, recipe, Run(seed=1), seed=5, resume=False)
-    splits = Splits(train.take(torch.zeros(0, dtype=torch.int64)), train.take(torch.arange(3, 200)), cnn_lab.analysis, kind="records")
+    train_shards(model, train, lab.task, recipe, Run(seed=1), seed=5, resume=False)
+    splits = Splits(train.take(torch.zeros(0, dtype=torch.int64)), train.take(torch.arange(3, 200)), lab.analysis, kind="records")
     run = Run(seed=2, architecture=architecture, recipe=recipe)
 
-    result = Sisa(Sisa.Parameters()).unlearn(model, splits, cnn_lab.task, run)
+    result = Sisa(Sisa.Parameters()).unlearn(model, splits, lab.task, run)
 
     scratch = architecture.fresh(2)
-    train_shards(scratch, splits.retain, cnn_lab.task, recipe, Run(seed=1), seed=5, resume=False)
+    train_shards(scratch, splits.retain, lab.task, recipe, Run(seed=1), seed=5, resume=False)
     assert digest_of(result) == digest_of(scratch)
 
 
@@ -274,12 +274,13 @@ def test_a_network_never_trained_in_shards_is_trained_from_its_first_slice(lab):
 
 
 def test_a_plain_network_counts_as_one_shard(mlp_lab, digest_of):
-    splits, run = mlp_lab.without_forget(), mlp_lab.run()
+    lab = replace(mlp_lab, recipe=RECIPE)
+    splits, run = lab.without_forget(), lab.run()
 
-    model = Sisa(Sisa.Parameters()).unlearn(mlp_lab.copy(), splits, mlp_lab.task, run)
+    model = Sisa(Sisa.Parameters()).unlearn(lab.copy(), splits, lab.task, run)
 
-    fresh = mlp_lab.run().fresh_model("sisa")
-    fit(fresh, splits.retain, mlp_lab.task, mlp_lab.recipe, mlp_lab.run(), generator=mlp_lab.run().stream("sisa/order"))
+    fresh = lab.run().fresh_model("sisa")
+    fit(fresh, splits.retain, lab.task, lab.recipe, lab.run(), generator=lab.run().stream("sisa/order"))
     assert digest_of(model) == digest_of(fresh)
     assert run.notes["cost"]["share_of_whole_training"] == 1.0
 

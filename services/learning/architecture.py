@@ -21,12 +21,12 @@ class ArchitectureParameters(BaseModel):
 class Architecture(ABC):
     """A family of networks. `build` uses torch's global generator for its initial weights; callers use `fresh`, which seeds it apart.
 
-    The last linear layer's attribute path is `head`, so that code may speak of features (its input) and of logits (its output). It is a
-    fact of the class, but for families whose members differ; read it from an instance.
+    The last linear layer's attribute path is `head`, so that code may speak of features (its input) and of logits (its output). `head` and
+    `modality` are facts of the class, but for families whose members differ; read them from an instance.
     """
 
     name: ClassVar[str]
-    modality: ClassVar[str]
+    modality: str
     tasks: ClassVar[frozenset[str]]
     head: str
 

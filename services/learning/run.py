@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,7 @@ class Run:
         cancelled: asked at every report; true raises Cancelled.
         deadline_s: seconds from now after which a report raises DeadlineExceeded.
         precision: dtype of autocast, or None for float32 throughout.
+        inherited: notes of the run that made the parent version (its ledger), as its manifest keeps them.
     """
 
     def __init__(
@@ -56,12 +58,14 @@ class Run:
         deadline_s: float | None = None,
         report_every_s: float = 0.5,
         precision: torch.dtype | None = None,
+        inherited: Mapping[str, Any] | None = None,
     ) -> None:
         self.seed = seed
         self.device = torch.device(device)
         self.architecture = architecture
         self.recipe = recipe
         self.precision = precision
+        self.inherited: dict[str, Any] = dict(inherited or {})
         self.notes: dict[str, object] = {}
         self.generator = self.stream("main")
         self._on_progress = on_progress

@@ -22,6 +22,7 @@ SMALL = {
     "all_cnn": {"channels": 1, "width": 8},
     "cifar_resnet18": {"channels": 1},
     "torchvision": {"model": "resnet18", "channels": 1},
+    "sharded": {"base": "mlp", "base_parameters": {"inputs": 64, "hidden": (16,)}, "shards": 2, "slices": 2},
     "mlp": {"inputs": 64, "hidden": (16,), "dropout": 0.1, "input_norm": "batch"},
     "text_transformer": {"vocab_size": 50, "max_length": 12, "width": 16, "layers": 1, "heads": 2},
 }

@@ -9,17 +9,17 @@ from services.errors import InvalidInput
 from services.jobs.compute.context import Bench
 from services.jobs.compute.plugins import code_digest, versions
 from services.jobs.messages import CANDIDATE_FILE
-from services.learning.training import fit
+from services.unlearning.mechanisms.shard_training import train_whole
 
 
 def train(bench: Bench) -> None:
-    """Train a fresh model and write it as the candidate. Raises InvalidInput without a recipe, and what `fit` raises."""
+    """Train a fresh model and write it as the candidate. Raises InvalidInput without a recipe, and what training raises."""
     if bench.recipe is None:
         raise InvalidInput(detail="a training job needs a recipe")
     run = bench.run("train", bench.spec.seeds.train)
     model = run.fresh_model("init")
     started = time.perf_counter()
-    result = fit(model, bench.splits.retain, bench.task, bench.recipe, run)
+    result = train_whole(model, bench.splits.retain, bench.task, bench.recipe, run)
     bench.save(model, CANDIDATE_FILE)
     bench.note(
         method_seconds=time.perf_counter() - started,

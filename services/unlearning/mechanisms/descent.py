@@ -81,17 +81,24 @@ def descend(
     lr: float,
     generator: torch.Generator,
     after_step: Callable[[int], None] | None = None,
+    optimizer_of: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None,
+    rate: Callable[[int, int], float] | None = None,
 ) -> None:
     """Minimise `loss_of(rows)` in train mode by a fresh Adam over `plan`; the model's modes are restored.
 
-    `generator` drives order and dropout. `after_step` sees the number of each step done, the model in train mode.
+    `generator` drives order and dropout. `after_step` sees the number of each step done, the model in train mode. `optimizer_of` makes another
+    optimiser than Adam from the trainable parameters. `rate(step, of)` is the factor on `lr` at each step, counted from 1; else it is 1.
 
     Raises:
         Diverged: the loss is not finite. Cancelled, DeadlineExceeded: at any step.
     """
     with global_draws(generator, run.device), mode_of(model, training=True), image_layout(model):
-        optimizer = torch.optim.Adam([each for each in model.parameters() if each.requires_grad], lr=lr, fused=True)
+        trainable = [each for each in model.parameters() if each.requires_grad]
+        optimizer = torch.optim.Adam(trainable, lr=lr, fused=True) if optimizer_of is None else optimizer_of(trainable)
         for step, rows in enumerate(plan.order(generator), start=1):
+            if rate is not None:
+                for group in optimizer.param_groups:
+                    group["lr"] = lr * rate(step, plan.steps)
             with run.autocast():
                 loss = loss_of(rows)
             optimizer.zero_grad(set_to_none=True)

@@ -11,8 +11,8 @@ from services.learning.data import Splits
 from services.learning.recipe import Recipe
 from services.learning.run import Run
 from services.learning.task import Task
-from services.learning.training import fit
 from services.unlearning.mechanisms.applicability import admit
+from services.unlearning.mechanisms.shard_training import train_whole
 from services.unlearning.method import METHODS, Needs, UnlearningMethod
 
 
@@ -59,7 +59,7 @@ class Retrain(UnlearningMethod):
         run.note("parameter_tensors_changed", changed)
         run.note("parameter_tensors", sum(1 for _ in fresh.parameters()))
         try:
-            result = fit(fresh, data.retain, task, recipe, run, stage="retrain", generator=run.stream("retrain/order"))
+            result = train_whole(fresh, data.retain, task, recipe, run, stage="retrain", generator=run.stream("retrain/order"))
         except NonFinite as error:
             raise Diverged(method=self.name, stage="retrain", detail=str(error)) from error
         run.note("steps", {"retrain": result.steps})

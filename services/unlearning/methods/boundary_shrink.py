@@ -1,0 +1,96 @@
+"""Boundary shrink: each record of the class is taught the class that lies nearest across the decision boundary. No retain record is read.
+
+Source: Chen et al., "Boundary Unlearning: Rapid Forgetting of Deep Networks via Shifting the Decision Boundary", CVPR 2023.
+Differs: a record whose shifted copy keeps its class, or falls into another class of the request, gets the next likeliest; those labels are found
+once, before training, because the original does not change; batch norm is frozen, since a single class would drag its statistics along; the
+first epoch after which the forget set is no longer recognised is the one kept.
+"""
+
+from dataclasses import replace
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from services.learning.data import Split, Splits
+from services.learning.modes import evaluating
+from services.learning.run import Run
+from services.learning.task import Task
+from services.unlearning.mechanisms.accuracy import accuracy
+from services.unlearning.mechanisms.applicability import admit, refuse
+from services.unlearning.mechanisms.boundary import nearest_labels
+from services.unlearning.mechanisms.descent import descend, plan_steps
+from services.unlearning.mechanisms.guard import Guard, snapshot, with_retry
+from services.unlearning.method import METHODS, Needs, UnlearningMethod
+
+FORGET_TARGET = 0.01
+
+
+@METHODS.register("boundary_shrink")
+class BoundaryShrink(UnlearningMethod):
+    """Hand the records of whole classes over to their nearest other classes. Outputs are redirected; the report shows where to."""
+
+    tasks = frozenset({"classification"})
+    granularities = frozenset({"class"})
+    guarantee = "approximate"
+    needs = Needs(forget_set=True, retain_set=False)
+    retries = 1
+
+    class Parameters(UnlearningMethod.Parameters):
+        """Parameters of `boundary_shrink`."""
+
+        bound: float = Field(0.1, ge=0, le=1, description="Length of the step up the loss, in the units of the model's input.")
+        lr: float = Field(1e-5, ge=1e-8, le=0.01, description="Step size of Adam.")
+        epochs: int = Field(10, ge=1, le=100, description="Passes over the forget set.")
+        batch_size: int = Field(64, ge=4, le=4096, description="Records per step.")
+        min_steps: int = Field(150, ge=0, le=10_000, description="Least steps when fewer than 20,000 records are used.")
+        guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the guard's loss exceeds this many times its first value.")
+
+    def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
+        """Change `model` in place and return it in eval mode. x (B, *record) real-valued, y (B,) int64; held-out rows serve the guard alone."""
+        admit(self, data, task, run)
+        p = self.parameters
+        taught = self.relabelled(model, data, task, run)
+        guard = Guard.around(self.name, model, self._probe(data, taught, run), task, run, factor=p.guard_factor)
+        plan = plan_steps(len(taught), batch_size=p.batch_size, epochs=p.epochs, min_steps=p.min_steps)
+        run.note("effective", plan.described())
+        run.note("steps", {"shrink": plan.steps})
+        run.note("forget_accuracy_before", accuracy(model, data.forget))
+
+        def loss_of(rows: Tensor) -> Tensor:
+            with evaluating(model):
+                return task.losses(model, taught.batch(rows)).mean()
+
+        def attempt(scale: float) -> None:
+            reached: dict[str, Tensor] = {}
+
+            def look(step: int) -> None:
+                if not reached and step % (plan.steps // plan.epochs) == 0 and (accuracy(model, data.forget) or 0.0) <= FORGET_TARGET:
+                    reached.update(snapshot(model))
+                    run.note("kept_step", step)
+
+            descend(model, plan, loss_of, run, guard, stage="shrink", lr=p.lr * scale, generator=run.stream("shrink"), after_step=look)
+            if reached:
+                model.load_state_dict(reached)
+            run.note("ended_by", "target" if reached else "steps")
+            run.note("forget_accuracy_after", accuracy(model, data.forget))
+            run.note("guard_loss", {"before": guard.before, "after": guard.check(model, "shrink")})
+
+        return with_retry(self.name, model, run, attempt, retries=self.retries)
+
+    def relabelled(self, model: nn.Module, data: Splits, task: Task, run: Run) -> Split:
+        """Return the forget set under its nearest labels; the note `redirected` counts them by class. Raises MethodNotApplicable."""
+        if not data.forget.batch(torch.zeros(1, dtype=torch.int64)).x.is_floating_point():
+            raise refuse(self, data, "a step up the loss needs records of real numbers, and these are tokens")
+        if len(data.classes) >= task.outputs:
+            raise refuse(self, data, "no class is left to hand the records to")
+        labels = nearest_labels(model, data.forget, task, bound=self.parameters.bound, excluded=data.classes)
+        shares = torch.bincount(labels.cpu(), minlength=task.outputs).tolist()
+        run.note("redirected", {str(label): int(count) for label, count in enumerate(shares) if count})
+        return replace(data.forget, y=labels)
+
+    def _probe(self, data: Splits, taught: Split, run: Run) -> Split:
+        """Return what the guard watches: held-out rows of the classes that stay, or the lesson itself where there are none."""
+        others = data.analysis.with_labels(data.classes, keep=False)
+        run.note("guard_probe", "held-out rows" if len(others) else "the forget set under its new labels")
+        return others if len(others) else taught

@@ -1,0 +1,81 @@
+"""CT: every convolution kernel is transposed, height for width, and the network is fine-tuned on the retain set.
+
+Source: entry "CT" (convolution transpose) of the NeurIPS 2023 unlearning challenge, as compared in "Deep Unlearn: Benchmarking Machine
+Unlearning" (arXiv 2410.01276).
+Differs: kernels that are not square stay as they are, since their transpose has another shape; fewer than 20,000 records get smaller batches or
+more epochs.
+"""
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from services.errors import Diverged, NonFinite
+from services.learning.data import Splits
+from services.learning.recipe import Recipe
+from services.learning.run import Run
+from services.learning.task import Task
+from services.learning.training import fit
+from services.unlearning.mechanisms.applicability import admit, refuse
+from services.unlearning.mechanisms.convolutions import planar
+from services.unlearning.mechanisms.descent import plan_steps
+from services.unlearning.mechanisms.guard import Guard, with_retry
+from services.unlearning.method import METHODS, Needs, UnlearningMethod
+
+BATCH = 64
+
+
+def swap_axes(model: nn.Module) -> int:
+    """Transpose the last two axes of every square two-dimensional kernel in place; return how many kernels are other than before."""
+    changed = 0
+    with torch.no_grad():
+        for weight in planar(model).values():
+            if weight.shape[-1] == weight.shape[-2]:
+                turned = weight.transpose(-1, -2).clone()
+                changed += int(not torch.equal(turned, weight))
+                weight.copy_(turned)
+    return changed
+
+
+@METHODS.register("ct")
+class Ct(UnlearningMethod):
+    """Transpose every convolution kernel, then fine-tune on the retain set. Not targeted: compare with a retrained model."""
+
+    tasks = frozenset({"classification"})
+    granularities = frozenset({"class", "records"})
+    guarantee = "approximate"
+    needs = Needs(forget_set=False, retain_set=True)
+    retries = 1
+
+    class Parameters(UnlearningMethod.Parameters):
+        """Parameters of `ct`."""
+
+        lr: float = Field(1e-3, ge=1e-6, le=0.1, description="Step size of SGD, falling as a cosine.")
+        epochs: int = Field(3, ge=1, le=100, description="Passes over the retain set.")
+        batch_size: int = Field(BATCH, ge=4, le=4096, description="Records per step.")
+        min_steps: int = Field(150, ge=0, le=10_000, description="Least steps when fewer than 20,000 records are used.")
+        guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")
+
+    def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
+        """Change `model` in place and return it in eval mode. x (B, *record), y (B,) int64."""
+        admit(self, data, task, run)
+        if not any(weight.shape[-1] == weight.shape[-2] > 1 for weight in planar(model).values()):
+            raise refuse(self, data, "the network has no convolution kernel whose height and width could be swapped")
+        p = self.parameters
+        guard = Guard.around(self.name, model, data.retain, task, run, factor=p.guard_factor)
+        plan = plan_steps(len(data.retain), batch_size=p.batch_size, epochs=p.epochs, min_steps=p.min_steps)
+        run.note("effective", plan.described())
+        run.note("steps", {"fine_tune": plan.steps})
+
+        def attempt(scale: float) -> None:
+            run.note("kernels_transposed", swap_axes(model))
+            chosen = {"optimizer": "sgd", "learning_rate": p.lr * scale, "schedule": "cosine", "epochs": plan.epochs, "batch_size": plan.batch_size}
+            recipe = Recipe.model_validate({**chosen, "momentum": 0.9, "weight_decay": 5e-4})
+            try:
+                fit(model, data.retain, task, recipe, run, stage="fine_tune", generator=run.stream("fine_tune"))
+            except NonFinite as error:
+                raise Diverged(method=self.name, stage="fine_tune", detail=str(error)) from error
+            run.note("ended_by", "steps")
+            run.note("retain_loss", {"before": guard.before, "after": guard.check(model, "fine_tune")})
+
+        return with_retry(self.name, model, run, attempt, retries=self.retries)

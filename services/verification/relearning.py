@@ -3,14 +3,18 @@
 Source: Tarun et al., "Fast Yet Effective Machine Unlearning" (arXiv 2111.08947); Chundawat et al., "Zero-Shot Machine Unlearning" (arXiv 2201.05629).
 Differs: the released code trains the compared models in place, so that a reference used by several calls comes nearer to the bar with each of
 them, returns the cap without a flag where the bar is never reached, and in one release judges all classes instead of the forgotten records.
-Here every run starts from a deep copy, is judged on forgotten records alone, and says when it was cut off.
+Here every run starts from a deep copy, is judged on records of the forgotten
+kind alone, and says when it was cut off. The step size is 3e-3, not 1e-3: a
+third of the steps (digits, two retrained networks: 1.03 against .96, which are 72 and 188 steps).
 """
 
 import copy
+import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -29,13 +33,16 @@ from services.verification.outputs import generator_of, joined, rows_of
 from services.verification.reading import Reading, Unmeasured
 from services.verification.statistics.ratios import median_ratio
 
-LEAST_RECORDS = 2
+LEAST_JUDGED = 10
 COARSE_STEPS = 3
 BATCH = 1024
 AT_THE_BAR = Unmeasured("reference_at_the_bar_from_the_start")
 BOTH_AT_THE_BAR = Unmeasured("both_at_the_bar_from_the_start")
 BOTH_CENSORED = Unmeasured("both_censored")
 NOT_FINITE = Unmeasured("not_finite")
+
+
+_REMEMBERED: WeakKeyDictionary[Run, dict[tuple[str, ...], "list[Relearned] | Unmeasured"]] = WeakKeyDictionary()
 
 
 class RelearningParameters(MetricParameters):
@@ -46,19 +53,24 @@ class RelearningParameters(MetricParameters):
     steps: int = Field(400, ge=1, le=100_000, description="Steps after which a run that has not reached the bar is cut off (censored).")
     train_data: Literal["all", "forget"] = Field("all", description="Relearn on all training records, or on the forgotten ones alone.")
     optimizer: Literal["adam", "sgd"] = Field("adam", description="Optimiser, without weight decay.")
-    learning_rate: float = Field(1e-3, ge=1e-7, le=1, description="Step size.")
+    learning_rate: float = Field(3e-3, ge=1e-7, le=1, description="Step size; take less where the steps are few (coarse).")
     batch_size: int = Field(256, ge=2, le=65536, description="Records per step.")
-    held_share: float = Field(0.3, gt=0, lt=1, description="Share of the forgotten records that is never relearned and on which the bar is judged.")
-    held_rows: int = Field(1000, ge=1, le=100_000, description="At most this many records are judged after each step.")
+    judged_on: Literal["auto", "forget_test", "forget_train"] = Field(
+        "auto", description="Records of the bar; auto: the forgotten classes' held-out records where there are 10, else the forgotten records."
+    )
+    judged_rows: int = Field(1000, ge=1, le=100_000, description="At most this many records are judged after each step.")
 
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What is relearned (`taught`), what it is judged on (`held`, forgotten records alone), and the bar, oriented so that higher is better."""
+    """What is relearned (`taught`), what it is judged on (`held`: `records` of the split `judged_on`), and the bar; higher is better."""
 
     taught: Split
-    held: Split
+    held: tuple[Batch, ...]
+    records: int
+    judged_on: str
     bar: float
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,37 +88,53 @@ class Relearned:
         return float(np.mean((held[1:] + held[:-1]) / 2))
 
 
-def score(model: nn.Module, held: Split, task: Task) -> float:
+def score(model: nn.Module, held: Sequence[Batch], task: Task) -> float:
     """Return the accuracy on `held`, or minus the mean loss where the task has no accuracy; eval mode, the model's modes are restored.
 
     It asks the model itself, never `task.predict`, whose answers may be remembered from before the last step.
     """
-    total = 0.0
+    total, count = 0.0, 0
     with evaluating(model), torch.inference_mode():
-        for batch in held.batches(BATCH):
+        for batch in held:
             rows: Tensor = model(batch.x).argmax(dim=1) == batch.y if task.name == "classification" else -task.losses(model, batch)
             total += float(rows.double().sum())
-    return total / len(held)
+            count += len(batch.y)
+    return total / count
 
 
 def lesson_of(p: RelearningParameters, models: Models, data: Splits, task: Task, run: Run, split: str) -> Lesson | Unmeasured:
-    """Return the lesson of a request; which forgotten records are held depends on the run's seed and the record ids alone."""
+    """Return the lesson of a request: which records, in what order of rows, depends on the run's seed and the record ids alone.
+
+    A class is judged on its held-out records, for the original learned the others by heart and no relearning from its like would reach the bar;
+    single records can only be judged on themselves.
+    """
     rows = rows_of(data, split)
     if isinstance(rows, Unmeasured):
         return rows
-    if len(rows) < LEAST_RECORDS:
-        return Unmeasured("too_few_records")
-    forgotten = _by_id(rows)
-    order = torch.randperm(len(forgotten), generator=run.stream("relearning/held"))
-    count = min(max(1, round(p.held_share * len(forgotten))), len(forgotten) - 1)
-    held, taught = forgotten.take(order[:count][: p.held_rows].sort().values), forgotten.take(order[count:].sort().values)
-    if p.train_data == "all" and len(data.retain):
-        taught = _by_id(joined(taught, data.retain))
+    judged_on, judged = _judged(p, data, rows, split)
+    if isinstance(judged, Unmeasured):
+        return judged
+    judged = _by_id(judged)
+    if len(judged) > p.judged_rows:
+        drawn = torch.randperm(len(judged), generator=run.stream("relearning/judged"))[: p.judged_rows]
+        judged = judged.take(drawn.sort().values)
+    taught = _by_id(joined(rows, data.retain) if p.train_data == "all" and len(data.retain) else rows)
+    held = tuple(judged.batches(BATCH))
     reached = score(models.original, held, task)
     if not np.isfinite(reached):
         return NOT_FINITE
     bar = (1 - p.margin) * reached if task.name == "classification" else (1 + p.margin) * reached
-    return Lesson(taught, held, bar)
+    key = hashlib.sha256(repr((taught.ids, judged.ids, bar)).encode()).hexdigest()
+    return Lesson(taught, held, len(judged), judged_on, bar, key)
+
+
+def _judged(p: RelearningParameters, data: Splits, rows: Split, split: str) -> tuple[str, Split | Unmeasured]:
+    """Return the name of the split that is judged, and its records."""
+    if p.judged_on == "forget_train":
+        return split, rows
+    held_out = rows_of(data, "forget_test")
+    enough = isinstance(held_out, Split) and len(held_out) >= LEAST_JUDGED
+    return ("forget_test", held_out) if p.judged_on == "forget_test" or enough else (split, rows)
 
 
 def relearn(model: nn.Module, lesson: Lesson, p: RelearningParameters, task: Task, run: Run, *, seed: int) -> Relearned:
@@ -140,11 +168,27 @@ def relearn(model: nn.Module, lesson: Lesson, p: RelearningParameters, task: Tas
 
 
 def relearned_over_seeds(model: nn.Module, lesson: Lesson, p: RelearningParameters, task: Task, run: Run) -> list[Relearned] | Unmeasured:
-    """Return the runs of all seeds; two models see the same batches in the same order under the same seed."""
-    try:
-        return [relearn(model, lesson, p, task, run, seed=seed) for seed in range(p.seeds)]
-    except NonFinite:
-        return NOT_FINITE
+    """Return the runs of all seeds; two models see the same batches in the same order under the same seed.
+
+    What one run of an evaluation has relearned it does not relearn for its next reading: the key is the content of the weights and the lesson.
+    """
+    known = _REMEMBERED.setdefault(run, {})
+    key = (_digest(model), lesson.key, p.model_dump_json(exclude={"level"}))
+    if key not in known:
+        try:
+            known[key] = [relearn(model, lesson, p, task, run, seed=seed) for seed in range(p.seeds)]
+        except NonFinite:
+            known[key] = NOT_FINITE
+    return known[key]
+
+
+def _digest(model: nn.Module) -> str:
+    """Return the SHA-256 of all weights and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(f"{name}/{tuple(tensor.shape)}/{tensor.dtype}/".encode() + content.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def anamnesis(mine: Sequence[Relearned], theirs: Sequence[Relearned], *, level: float, n: int, rng: np.random.Generator) -> Reading | Unmeasured:
@@ -203,17 +247,17 @@ class Anamnesis(Metric):
             return reference
         if score(reference, lesson.held, task) >= lesson.bar:
             return BOTH_AT_THE_BAR if score(models.unlearned, lesson.held, task) >= lesson.bar else AT_THE_BAR
-        detail = {"train_data": p.train_data, "bar": lesson.bar, "held": len(lesson.held)}
+        detail = {"train_data": p.train_data, "judged_on": lesson.judged_on, "bar": lesson.bar}
         if score(models.unlearned, lesson.held, task) >= lesson.bar:
             steps = {"subject": [0] * p.seeds, "reference": None}
-            return Reading(0.0, 0.0, 0.0, p.level, len(lesson.held), {**detail, "steps": steps, "bound": None, "log_interval": None})
+            return Reading(0.0, 0.0, 0.0, p.level, lesson.records, {**detail, "steps": steps, "bound": None, "log_interval": None})
         mine = relearned_over_seeds(models.unlearned, lesson, p, task, run)
         if isinstance(mine, Unmeasured):
             return mine
         theirs = mine if models.unlearned is reference else relearned_over_seeds(reference, lesson, p, task, run)
         if isinstance(theirs, Unmeasured):
             return theirs
-        found = anamnesis(mine, theirs, level=p.level, n=len(lesson.held), rng=generator_of(run, self.name))
+        found = anamnesis(mine, theirs, level=p.level, n=lesson.records, rng=generator_of(run, self.name))
         return replace(found, detail={**found.detail, **detail}) if isinstance(found, Reading) else found
 
 

@@ -18,7 +18,7 @@ DIGITS = 6
 
 @METRICS.register("relearn_time")
 class RelearnTime(Metric):
-    """Median over seeds of the steps until held forgotten records are at the bar: 0 already there, few where information is left.
+    """Median over seeds of the steps until the forgotten are back at the bar: 0 already there, few where information is left.
 
     The bar is 95 % of the original's accuracy on them (regression: 105 % of its loss). A run that is cut off counts as the cap and is flagged:
     with `detail.censored` the value is a lower bound. `detail.courses` has the accuracy (regression: minus the loss) after every step and
@@ -61,8 +61,8 @@ class RelearnTime(Metric):
             "coarse": max(steps) <= COARSE_STEPS,
             "bar": lesson.bar,
             "train_data": p.train_data,
-            "held": len(lesson.held),
+            "judged_on": lesson.judged_on,
             "courses": [[round(at, DIGITS) for at in one.course] for one in found],
             "areas": [one.area(p.steps) for one in found],
         }
-        return Reading(value, min(low, value), max(high, value), p.level, len(lesson.held), detail)
+        return Reading(value, min(low, value), max(high, value), p.level, lesson.records, detail)

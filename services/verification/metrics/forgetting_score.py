@@ -15,7 +15,7 @@ from services.learning.task import Task
 from services.verification.metric import METRICS, Direction, LeakSide, Metric, Models
 from services.verification.outputs import generator_of, outputs_on, rows_of
 from services.verification.reading import Reading, Unmeasured
-from services.verification.statistics.learned import Tested, advantage_interval, balanced, resampled_rows, shuffled_accuracy
+from services.verification.statistics.learned import SplitCounts, advantage_interval, balanced, resampled_rows, shuffled_accuracy
 from services.verification.statistics.scores import negative_losses
 
 FEW = 50
@@ -67,7 +67,7 @@ class ForgettingScore(Metric):
         low, high = (float(q) for q in np.quantile(drawn, [(1.0 - level) / 2, (1.0 + level) / 2]))
         return Reading(value, min(low, value), max(high, value), level, len(mine.times) // 2)
 
-    def _tested(self, model: nn.Module, data: Splits, task: Task, split: str) -> Tested | Unmeasured:
+    def _tested(self, model: nn.Module, data: Splits, task: Task, split: str) -> SplitCounts | Unmeasured:
         rows = rows_of(data, split)
         if isinstance(rows, Unmeasured):
             return rows
@@ -77,11 +77,11 @@ class ForgettingScore(Metric):
         if isinstance(held_out, Unmeasured):
             return Unmeasured("no_held_out_records_of_these_classes")
         inside, outside = (outputs_on(model, part, task) for part in (rows, held_out))
-        found: list[Tested] = []
+        found: list[SplitCounts] = []
         for label in np.unique(inside.y).tolist():
             losses = [-negative_losses(out.z, out.y)[out.y == label] for out in (inside, outside)]
             members, others = balanced(*losses, rows=self.parameters.rows, seed=self.parameters.seed)
             if len(members) < LEAST:
                 return Unmeasured("too_few_records")
             found.append(shuffled_accuracy(members, others, seed=self.parameters.seed))
-        return Tested(np.concatenate([part.times for part in found]), np.concatenate([part.right for part in found]))
+        return SplitCounts(np.concatenate([part.times for part in found]), np.concatenate([part.right for part in found]))

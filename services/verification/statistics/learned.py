@@ -63,7 +63,7 @@ def linear_attack(members: Floats, non_members: Floats, *, seed: int) -> Callabl
     return count
 
 
-class Tested(NamedTuple):
+class SplitCounts(NamedTuple):
     """How often each row was in the tested part of a split, and how often it was then classified right, (rows,)."""
 
     times: Floats
@@ -76,7 +76,7 @@ class Tested(NamedTuple):
         return np.divide(drawn @ self.right, times, out=np.full(len(drawn), 0.5), where=times > 0)
 
 
-def shuffled_accuracy(members: Floats, non_members: Floats, *, seed: int, splits: int = SPLITS) -> Tested:
+def shuffled_accuracy(members: Floats, non_members: Floats, *, seed: int, splits: int = SPLITS) -> SplitCounts:
     """Return how a logistic regression on one number tells members (n,) from as many non-members (n,), fitted on 90 %, tested on the rest.
 
     The tested part has as many of one side as of the other, so that equal numbers throughout give exactly one half.
@@ -84,9 +84,9 @@ def shuffled_accuracy(members: Floats, non_members: Floats, *, seed: int, splits
     values = np.nan_to_num(np.concatenate([members, non_members]), posinf=1e6, neginf=-1e6)[:, None]
     labels = np.concatenate([np.ones(len(members)), np.zeros(len(non_members))])
     splitter = StratifiedShuffleSplit(splits, test_size=2 * int(np.ceil(0.1 * len(members))), random_state=seed)
-    found = Tested(np.zeros(len(labels)), np.zeros(len(labels)))
+    found = SplitCounts(np.zeros(len(labels)), np.zeros(len(labels)))
     for fitted, held in splitter.split(values, labels):
-        called = LogisticRegression(solver="newton-cholesky").fit(values[fitted], labels[fitted]).predict(values[held])
+        called = LogisticRegression().fit(values[fitted], labels[fitted]).predict(values[held])
         found.times[held] += 1
         found.right[held] += called == labels[held]
     return found
@@ -97,7 +97,7 @@ def resampled_rows(rows: int, *, rng: np.random.Generator, resamples: int = RESA
     return rng.multinomial(rows, np.full(rows, 1.0 / rows), size=resamples).astype(np.float64)
 
 
-def advantage_interval(tested: Tested, *, level: float, rng: np.random.Generator) -> Interval:
+def advantage_interval(tested: SplitCounts, *, level: float, rng: np.random.Generator) -> Interval:
     """Return the interval of |.5 - accuracy|: the bootstrap interval of the accuracy over rows, given the fits, folded at one half."""
     accuracy, tail = float(tested.accuracy()[0]), (1.0 - level) / 2
     low, high = (float(q) for q in np.quantile(tested.accuracy(resampled_rows(len(tested.times), rng=rng)), [tail, 1.0 - tail]))

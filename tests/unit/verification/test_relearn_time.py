@@ -71,7 +71,9 @@ def plain_steps(p, models, data, run, start):
 
 
 def sgd_without_momentum(monkeypatch):
-    monkeypatch.setattr("services.verification.relearning.optimizer_for", lambda recipe, parameters: torch.optim.SGD(parameters, recipe.learning_rate))
+    monkeypatch.setattr(
+        "services.verification.relearning.optimizer_for", lambda recipe, parameters: torch.optim.SGD(parameters, recipe.learning_rate)
+    )
 
 
 def taken(models, data, task=None, run=None, **more):
@@ -155,8 +157,7 @@ def test_a_class_is_judged_on_its_held_out_records_which_are_not_relearned(monke
     capped, _ = spied_on(data, clocks(), judged_rows=5)
     itself, _ = spied_on(data, clocks(), judged_on="forget_train")
 
-    assert seen == {value for value in twelve[:, 0].tolist()}
-    assert not seen & set(lesson.taught.x[:, 0].tolist()) - {10.0, 11.0}
+    assert seen == set(twelve[:, 0].tolist())
     assert not set(lesson.taught.ids) & set(held_out.ids)
     assert capped < seen
     assert len(capped) == 5
@@ -180,7 +181,9 @@ def test_inputs_are_bit_identical_afterwards_and_a_second_call_gives_the_same():
     models, data = Models(exact, model), splits_of(forget=forget, retain=retain)
 
     first, second = (
-        RelearnTime(RelearnTime.Parameters(learning_rate=0.03, batch_size=16, seeds=3, steps=60)).measure(models, data, TWO, Run(seed=3), split="forget_train")
+        RelearnTime(RelearnTime.Parameters(learning_rate=0.03, batch_size=16, seeds=3, steps=60)).measure(
+            models, data, TWO, Run(seed=3), split="forget_train"
+        )
         for _ in range(2)
     )
 

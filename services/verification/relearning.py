@@ -28,7 +28,7 @@ from services.learning.recipe import Recipe
 from services.learning.run import Run
 from services.learning.task import Task
 from services.learning.training import autocast_of, epoch_of, optimizer_for
-from services.verification.metric import Direction, LeakSide, Metric, MetricParameters, Models
+from services.verification.metric import Direction, LeakSide, Metric, Models
 from services.verification.outputs import generator_of, joined, rows_of
 from services.verification.reading import Reading, Unmeasured
 from services.verification.statistics.ratios import median_ratio
@@ -45,7 +45,7 @@ NOT_FINITE = Unmeasured("not_finite")
 _REMEMBERED: WeakKeyDictionary[Run, dict[tuple[str, ...], "list[Relearned] | Unmeasured"]] = WeakKeyDictionary()
 
 
-class RelearningParameters(MetricParameters):
+class RelearningParameters(Metric.Parameters):
     """Parameters of every metric that relearns; two models are compared under the same ones."""
 
     margin: float = Field(0.05, gt=0, lt=1, description="The bar: this share below the original's accuracy, or above its loss (regression).")
@@ -146,7 +146,7 @@ def relearn(model: nn.Module, lesson: Lesson, p: RelearningParameters, task: Tas
     course = [score(model, lesson.held, task)]
     if course[0] >= lesson.bar:
         return Relearned(0, censored=False, course=tuple(course))
-    recipe = Recipe(optimizer=p.optimizer, learning_rate=p.learning_rate, batch_size=p.batch_size)
+    recipe = Recipe.model_validate({"optimizer": p.optimizer, "learning_rate": p.learning_rate, "batch_size": p.batch_size})
     generator = run.stream(f"relearning/{seed}")
     with torch.inference_mode(mode=False):
         pupil = copy.deepcopy(model).requires_grad_(requires_grad=True)

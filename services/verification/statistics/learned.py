@@ -86,7 +86,7 @@ def shuffled_accuracy(members: Floats, non_members: Floats, *, seed: int, splits
     splitter = StratifiedShuffleSplit(splits, test_size=2 * int(np.ceil(0.1 * len(members))), random_state=seed)
     found = SplitCounts(np.zeros(len(labels)), np.zeros(len(labels)))
     for fitted, held in splitter.split(values, labels):
-        called = LogisticRegression().fit(values[fitted], labels[fitted]).predict(values[held])
+        called = LogisticRegression(solver="newton-cg").fit(values[fitted], labels[fitted]).predict(values[held])
         found.times[held] += 1
         found.right[held] += called == labels[held]
     return found

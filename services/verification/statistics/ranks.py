@@ -1,5 +1,7 @@
 """Tests by ranks."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
@@ -21,5 +23,5 @@ def mann_whitney_p(first: ArrayLike, second: ArrayLike, *, rng: np.random.Genera
         return float(stats.mannwhitneyu(inside, outside, method="asymptotic").pvalue)
     if len(np.unique(joined)) == len(joined):
         return float(stats.mannwhitneyu(inside, outside, method="exact").pvalue)
-    method = stats.PermutationMethod(n_resamples=RESAMPLES, batch=1000, rng=rng)
+    method: Any = stats.PermutationMethod(n_resamples=RESAMPLES, batch=1000, rng=rng)
     return float(stats.mannwhitneyu(inside, outside, method=method).pvalue)

@@ -7,8 +7,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
-from sklearn.linear_model import LogisticRegression
-from sklearn.svm import SVC
 from torch import nn
 
 from services.learning.data import Split, Splits
@@ -19,16 +17,8 @@ from services.verification.metric import Direction, Models
 from services.verification.outputs import generator_of, outputs_on, rows_of
 from services.verification.reading import Reading, Unmeasured
 from services.verification.statistics.intervals import clopper_pearson
+from services.verification.statistics.learned import called_members
 from services.verification.statistics.scores import Floats, entropies
-
-
-def called_members(members: Floats, non_members: Floats, targets: Floats, *, attacker: Literal["logistic_balanced", "svc"]) -> int:
-    """Return how many of `targets` (t,) an attacker fitted on the entropies of `members` (m,) and `non_members` (n,) calls members."""
-    features = np.concatenate([members, non_members])[:, None]
-    labels = np.concatenate([np.ones(len(members)), np.zeros(len(non_members))])
-    classifier = SVC(C=3, gamma="auto", kernel="rbf") if attacker == "svc" else LogisticRegression(class_weight="balanced", solver="lbfgs")
-    classifier.fit(features, labels)
-    return int(np.sum(classifier.predict(targets[:, None]) == 1))
 
 
 @ATTACKS.register("mia_legacy")

@@ -15,6 +15,7 @@ from services.verification.metric import METRICS, Direction, LeakSide, Metric, M
 from services.verification.outputs import generator_of, outputs_on, rows_of
 from services.verification.reading import Reading, Unmeasured
 from services.verification.statistics.bootstrap import entropy_interval, normalised_entropy, paired_entropy_interval
+from services.verification.statistics.intervals import clopper_pearson
 from services.verification.statistics.scores import Integers
 
 
@@ -22,13 +23,14 @@ from services.verification.statistics.scores import Integers
 class PredictionDistribution(Metric):
     """Normalised entropy of the largest logit's class among the retained classes: 1 spread evenly, 0 all on one class.
 
-    A spike on one class tells an observer what was forgotten. `detail.largest_share` is that class's share; the aim is the retrained model's.
+    A spike on one class tells an observer what was forgotten. `detail.largest_share` is that class's share with its Clopper-Pearson interval, and
+    `detail.shares` the histogram; the aim is the retrained model's. Either side of its band is a tell-tale, so the metric has no sign.
     """
 
     tasks = frozenset({"classification"})
     unit = "share"
     bounds = (0.0, 1.0)
-    direction: ClassVar[Direction] = "info"
+    direction: ClassVar[Direction] = "band"
     leak_side: ClassVar[LeakSide] = "unsigned"
     splits = ("forget_train", "forget_test")
 
@@ -44,11 +46,18 @@ class PredictionDistribution(Metric):
         level = self.parameters.level
         low, high = entropy_interval(counts, level=level, rng=generator_of(run, f"prediction_distribution/{split}"))
         shares = {str(label): float(count / counts.sum()) for label, count in zip(retained, counts, strict=True)}
-        detail = {"largest_share": float(counts.max() / counts.sum()), "shares": shares}
+        largest = clopper_pearson(int(counts.max()), len(rows), level=level)
+        detail = {
+            "largest_share": float(counts.max() / counts.sum()),
+            "largest_share_low": largest.low,
+            "largest_share_high": largest.high,
+            "largest_class": str(retained[int(counts.argmax())]),
+            "shares": shares,
+        }
         return Reading(float(normalised_entropy(counts)), low, high, level, len(rows), detail)
 
     def difference(self, models: Models, data: Splits, task: Task, run: Run, *, split: str, versus: nn.Module) -> Reading | Unmeasured | None:
-        """Return the difference of the two entropies, records resampled in pairs."""
+        """Return the difference of the two entropies, records resampled in pairs; `detail` has that of the largest shares."""
         rows = rows_of(data, split)
         if isinstance(rows, Unmeasured):
             return rows
@@ -56,13 +65,14 @@ class PredictionDistribution(Metric):
         if len(retained) < 2:
             return Unmeasured("too_few_retained_classes")
         mine, theirs = (_choices(model, rows, task, retained) for model in (models.unlearned, versus))
-        sizes = (np.bincount(column, minlength=len(retained)) for column in (mine, theirs))
+        sizes = [np.bincount(column, minlength=len(retained)) for column in (mine, theirs)]
         first, second = (float(normalised_entropy(counts)) for counts in sizes)
         level = self.parameters.level
         rng = generator_of(run, f"prediction_distribution/{split}/paired")
         low, high = paired_entropy_interval(mine, theirs, len(retained), level=level, rng=rng)
         value = first - second
-        return Reading(value, min(low, value), max(high, value), level, len(rows))
+        detail = {"largest_share": float((sizes[0].max() - sizes[1].max()) / len(rows))}
+        return Reading(value, min(low, value), max(high, value), level, len(rows), detail)
 
 
 def _retained(data: Splits, task: Task) -> list[int]:

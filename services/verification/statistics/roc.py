@@ -34,6 +34,7 @@ def placements(members: ArrayLike, non_members: ArrayLike, weights: ArrayLike | 
     share = _normalised(weights, len(outside))
     order = np.argsort(outside, kind="stable")
     cumulative = np.concatenate([[0.0], np.cumsum(share[order])])
+    cumulative /= cumulative[-1]  # exactly 1 at the end, so that no area is above 1 and ties give exactly one half
     ranked = outside[order]
     below, upto = np.searchsorted(ranked, inside, side="left"), np.searchsorted(ranked, inside, side="right")
     of_members = 0.5 * (cumulative[below] + cumulative[upto])

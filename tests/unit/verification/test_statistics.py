@@ -97,6 +97,14 @@ def test_auc_of_separated_tied_and_inverted_scores():
     assert roc.auc([0], [1, 2]) == 0
 
 
+@pytest.mark.parametrize("count", [30, 60, 91, 160])
+def test_auc_of_separated_and_of_tied_scores_is_exact_whatever_the_number_and_weights(count):
+    weights = rng(count).random(count)
+
+    assert roc.auc(np.ones(count), np.zeros(count)) == roc.auc(np.ones(count), np.zeros(count), weights) == 1
+    assert roc.auc(np.zeros(count), np.zeros(count), weights) == 0.5
+
+
 def test_weighted_auc_is_that_of_scikit_learn_and_of_repeated_rows():
     generator = rng(4)
     inside, outside = generator.normal(0.3, 1, 40).round(1), generator.normal(size=30).round(1)

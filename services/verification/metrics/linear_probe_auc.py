@@ -1,0 +1,127 @@
+"""Linear probe: can a linear classifier still read from the features what was forgotten?
+
+Source: Alain and Bengio, "Understanding intermediate layers using linear classifier probes", 2016 (arXiv 1610.01644).
+"""
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from services.learning.data import Split, Splits
+from services.learning.run import Run
+from services.learning.task import Task
+from services.verification.features import features_on
+from services.verification.metric import METRICS, Direction, Metric, Models
+from services.verification.outputs import generator_of, rows_of
+from services.verification.reading import Reading, Unmeasured
+from services.verification.statistics.learned import cross_fitted_scores
+from services.verification.statistics.roc import Sides, auc, auc_interval, class_weights, paired_auc_difference
+
+FOLDS = 5
+
+
+@METRICS.register("linear_probe_auc")
+class LinearProbe(Metric):
+    """AUC of a five-fold logistic probe on the frozen input of the head: 1 readable, .5 not.
+
+    Class requests: the forgotten class against the rest. Record requests: the forgotten against held-out records of the same labels, weighted to
+    the same class mix. The aim is the retrained model's value, not .5: its features may tell a class it never saw from the others, and so may
+    those of a network that was never trained (`detail.untrained`). A method that edits the head alone leaves the original's value.
+    """
+
+    tasks = frozenset({"classification"})
+    unit = "auc"
+    bounds = (0.0, 1.0)
+    direction: ClassVar[Direction] = "band"
+    splits = ("forget_train", "forget_test")
+
+    class Parameters(Metric.Parameters):
+        """Parameters of the linear probe."""
+
+        rows: int = Field(2000, ge=50, le=100_000, description="At most this many records a side.")
+        untrained: bool = Field(default=True, description="Also probe a network of the same architecture that was never trained.")
+
+    def measure(self, models: Models, data: Splits, task: Task, run: Run, *, split: str) -> Reading | Unmeasured:  # noqa: ARG002
+        """Return the AUC of the out-of-fold scores with DeLong's interval."""
+        sides = self._sides(data, run, split)
+        if isinstance(sides, Unmeasured):
+            return sides
+        forgotten, others = sides
+        weights = _weights(forgotten, others, data)
+        scores = self._scores(models.unlearned, forgotten, others, data, run)
+        if isinstance(scores, Unmeasured):
+            return scores
+        level = self.parameters.level
+        low, high = auc_interval(*scores, level=level, weights=weights)
+        detail: dict[str, object] = {"compared_with": len(others)}
+        if self.parameters.untrained:
+            never = self._scores(run.fresh_model("linear_probe_auc/untrained"), forgotten, others, data, run)
+            detail["untrained"] = None if isinstance(never, Unmeasured) else auc(*never, weights)
+        return Reading(auc(*scores, weights), low, high, level, len(forgotten), detail)
+
+    def difference(
+        self,
+        models: Models,
+        data: Splits,
+        task: Task,  # noqa: ARG002
+        run: Run,
+        *,
+        split: str,
+        versus: nn.Module,
+    ) -> Reading | Unmeasured | None:
+        """Return AUC minus the AUC of `versus`: same rows, same folds, scores resampled in pairs."""
+        sides = self._sides(data, run, split)
+        if isinstance(sides, Unmeasured):
+            return sides
+        mine, theirs = (self._scores(model, *sides, data, run) for model in (models.unlearned, versus))
+        if isinstance(mine, Unmeasured):
+            return mine
+        if isinstance(theirs, Unmeasured):
+            return theirs
+        level = self.parameters.level
+        rng = generator_of(run, f"linear_probe_auc/{split}/paired")
+        value, (low, high) = paired_auc_difference(mine, theirs, level=level, rng=rng, weights=_weights(*sides, data))
+        return Reading(value, low, high, level, len(sides[0]))
+
+    def _scores(self, model: nn.Module, forgotten: Split, others: Split, data: Splits, run: Run) -> Sides | Unmeasured:
+        first, second = features_on(model, forgotten, run), features_on(model, others, run)
+        if isinstance(first, Unmeasured):
+            return first
+        if isinstance(second, Unmeasured):
+            return second
+        rng = generator_of(run, "linear_probe_auc/folds")
+        return Sides(*cross_fitted_scores(first, second, _weights(forgotten, others, data), rng=rng, folds=FOLDS))
+
+    def _sides(self, data: Splits, run: Run, split: str) -> tuple[Split, Split] | Unmeasured:
+        forgotten = rows_of(data, split)
+        if isinstance(forgotten, Unmeasured):
+            return forgotten
+        rest = {"forget_train": "retain_train", "forget_test": "retain_test"}[split] if data.kind == "class" else "test"
+        others = rows_of(data, rest)
+        if isinstance(others, Unmeasured):
+            return others
+        if data.kind != "class":
+            known = torch.isin(forgotten.y, others.y.unique())
+            wanted = torch.isin(others.y, forgotten.y.unique())
+            forgotten, others = (rows.take(torch.nonzero(kept).flatten().cpu()) for rows, kept in ((forgotten, known), (others, wanted)))
+        if min(len(forgotten), len(others)) < FOLDS:
+            return Unmeasured("too_few_records")
+        return self._at_most(forgotten, run, f"linear_probe_auc/{split}"), self._at_most(others, run, f"linear_probe_auc/{rest}")
+
+    def _at_most(self, rows: Split, run: Run, purpose: str) -> Split:
+        """Return the rows sorted by record id, a sample of them where there are too many."""
+        order = torch.tensor(sorted(range(len(rows)), key=rows.ids.__getitem__), dtype=torch.int64)
+        if len(order) > self.parameters.rows:
+            drawn = torch.randperm(len(order), generator=run.stream(purpose))[: self.parameters.rows]
+            order = order[drawn.sort().values]
+        return rows.take(order)
+
+
+def _weights(forgotten: Split, others: Split, data: Splits) -> np.ndarray:
+    """Return the weights of the other side, (n,): equal for a class against the rest, else those of the same class mix."""
+    if data.kind == "class":
+        return np.ones(len(others))
+    return class_weights(forgotten.y.cpu().numpy(), others.y.cpu().numpy())

@@ -1,0 +1,112 @@
+"""Streisand check: do the forgotten records stand out, on either side, from records that the model should treat alike?
+
+Source: Golatkar et al., "Eternal Sunshine of the Spotless Net", CVPR 2020 (the effect); Mann and Whitney, 1947 (the test).
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+from torch import nn
+
+from services.learning.data import Splits
+from services.learning.run import Run
+from services.learning.task import Task
+from services.verification.metric import METRICS, Direction, Metric, Models
+from services.verification.outputs import NO_REFERENCE, Outputs, generator_of, outputs_on, rows_of
+from services.verification.reading import Reading, Unmeasured
+from services.verification.statistics.equivalence import Place, place
+from services.verification.statistics.intervals import Interval
+from services.verification.statistics.ranks import mann_whitney_p
+from services.verification.statistics.roc import Sides, auc, auc_interval, class_weights, paired_auc_difference
+from services.verification.statistics.scores import Floats, entropies, margins
+
+SIDES = {Place.ABOVE: "leak", Place.BELOW: "over_unlearned", Place.INSIDE: "inside", Place.UNDECIDED: "undecided"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """Outputs on the forgotten records and on what they are compared with, whose rows weigh `weights` (n,)."""
+
+    forgotten: Outputs
+    others: Outputs
+    weights: Floats
+    without_counterpart: int = 0
+
+    @property
+    def margins(self) -> Sides:
+        return Sides(margins(self.forgotten.z, self.forgotten.y), margins(self.others.z, self.others.y))
+
+
+@METRICS.register("streisand")
+class Streisand(Metric):
+    """AUC of the margin, forgotten records against their like: .5 indistinguishable, towards 1 still known, towards 0 conspicuously unknown.
+
+    Record requests: against held-out records of the same labels, weighted to the same class mix. Class requests: those are forgotten as well, so
+    the same records under the retrained model are the comparison. `detail.side` is `leak` or `over_unlearned` where the interval lies wholly
+    beyond .5 + or - epsilon; `detail.p` is the two-sided Mann-Whitney test, by permutation below 50 records (of unweighted rows);
+    `detail.entropy_gap` the mean entropy of the forgotten records minus the others', nats. The interval is DeLong's, whose limit is that of a
+    bootstrap of both sides.
+    """
+
+    tasks = frozenset({"classification"})
+    unit = "auc"
+    bounds = (0.0, 1.0)
+    compares_to = frozenset({"retrained"})
+    direction: ClassVar[Direction] = "band"
+    splits = ("forget_train", "forget_test")
+
+    class Parameters(Metric.Parameters):
+        """Parameters of the Streisand check."""
+
+        epsilon: float = Field(0.05, gt=0, lt=0.5, description="Half-width of the band about .5 that `detail.side` is read from.")
+
+    def measure(self, models: Models, data: Splits, task: Task, run: Run, *, split: str) -> Reading | Unmeasured:
+        """Return the AUC with DeLong's interval."""
+        found = self._compared(models.unlearned, models, data, task, split)
+        if isinstance(found, Unmeasured):
+            return found
+        inside, outside = found.margins
+        level, epsilon = self.parameters.level, self.parameters.epsilon
+        interval = auc_interval(inside, outside, level=level, weights=found.weights)
+        entropy, others = (entropies(out.log_p) for out in (found.forgotten, found.others))
+        detail: dict[str, object] = {
+            "side": SIDES[place(interval, Interval(0.5 - epsilon, 0.5 + epsilon))],
+            "p": mann_whitney_p(inside, outside, rng=generator_of(run, f"streisand/{split}")),
+            "entropy_gap": float(entropy.mean() - np.average(others, weights=found.weights)),
+            "compared_with": len(outside),
+            "without_counterpart": found.without_counterpart,
+        }
+        return Reading(auc(inside, outside, found.weights), interval.low, interval.high, level, len(inside), detail)
+
+    def difference(self, models: Models, data: Splits, task: Task, run: Run, *, split: str, versus: nn.Module) -> Reading | Unmeasured | None:
+        """Return AUC minus the AUC of `versus` on the same rows, both sides resampled in pairs."""
+        found = [self._compared(model, models, data, task, split) for model in (models.unlearned, versus)]
+        mine, theirs = found
+        if isinstance(mine, Unmeasured):
+            return mine
+        if isinstance(theirs, Unmeasured):
+            return theirs
+        level = self.parameters.level
+        rng = generator_of(run, f"streisand/{split}/paired")
+        value, (low, high) = paired_auc_difference(mine.margins, theirs.margins, level=level, rng=rng, weights=mine.weights)
+        return Reading(value, low, high, level, len(mine.forgotten))
+
+    def _compared(self, model: nn.Module, models: Models, data: Splits, task: Task, split: str) -> _Compared | Unmeasured:
+        forget = rows_of(data, split)
+        if isinstance(forget, Unmeasured):
+            return forget
+        if data.kind == "class":
+            if models.retrained is None:
+                return NO_REFERENCE
+            return _Compared(outputs_on(model, forget, task), outputs_on(models.retrained, forget, task), np.ones(len(forget)))
+        held_out = rows_of(data, "test")
+        if isinstance(held_out, Unmeasured):
+            return held_out
+        forgotten, others = (outputs_on(model, rows, task) for rows in (forget, held_out))
+        known, wanted = np.isin(forgotten.y, others.y), np.isin(others.y, forgotten.y)
+        if not known.any():
+            return Unmeasured("no_held_out_records_of_these_classes")
+        forgotten, others = Outputs(forgotten.z[known], forgotten.y[known]), Outputs(others.z[wanted], others.y[wanted])
+        return _Compared(forgotten, others, class_weights(forgotten.y, others.y), int(np.sum(~known)))

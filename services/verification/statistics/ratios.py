@@ -1,0 +1,44 @@
+"""Medians and ratios of a few repeated runs."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from services.verification.statistics.intervals import Interval
+from services.verification.statistics.scores import Floats
+
+RESAMPLES = 9999
+
+
+def _medians(values: Floats, *, rng: np.random.Generator) -> Floats:
+    return np.median(values[rng.integers(0, len(values), size=(RESAMPLES, len(values)))], axis=1)
+
+
+def median_interval(values: ArrayLike, *, level: float, rng: np.random.Generator) -> Interval:
+    """Return the percentile bootstrap interval of the median of `values` (n,)."""
+    sample = np.asarray(values, dtype=np.float64)
+    tail = (1.0 - level) / 2
+    low, high = (float(q) for q in np.quantile(_medians(sample, rng=rng), [tail, 1.0 - tail]))
+    return Interval(low, high)
+
+
+class Ratio(NamedTuple):
+    """The median of paired ratios with its bootstrap interval on the log scale, None where a ratio is 0; `per_pair` holds the ratios."""
+
+    value: float
+    interval: Interval
+    log_interval: Interval | None
+    per_pair: Floats
+
+
+def median_ratio(numerators: ArrayLike, denominators: ArrayLike, *, level: float, rng: np.random.Generator) -> Ratio:
+    """Return the median of numerators / denominators (n,), in pairs; denominators are positive, and a numerator of 0 has no logarithm."""
+    above, below = (np.asarray(side, dtype=np.float64) for side in (numerators, denominators))
+    ratios = above / below
+    value = float(np.median(ratios))
+    if np.any(above == 0):
+        return Ratio(value, Interval(float(ratios.min()), float(ratios.max())), None, ratios)
+    log_interval = median_interval(np.log(ratios), level=level, rng=rng)
+    low, high = (float(np.exp(end)) for end in log_interval)
+    return Ratio(value, Interval(min(low, value), max(high, value)), log_interval, ratios)

@@ -50,10 +50,11 @@ def trials(width: int) -> int:
 
 
 def fewest(work: Perturbation, floor: float | None, stage: Stage, *, method: str) -> tuple[Cut, int, str]:
-    """Return the cut, its k and what ended the search: `target`, `floor`, or `width` where even all features leave the class recognised.
+    """Return the cut, its k and what ended the search: `target`, `floor`, or `exhausted` where the class stays recognised.
 
-    The first half of the class's rows ranks, the second half tells the smallest k at which none is recognised; half as many again are
-    zeroed, ranked by all rows, unless accuracy on the kept rows falls below `floor`: then as many as keep it.
+    The first half of the class's rows ranks, the second half tells the smallest k at which none is recognised, among the features that
+    speak for the class. Half as many again are zeroed, ranked by all rows, unless accuracy on the kept rows falls below `floor`: then as
+    many as keep it.
 
     Raises:
         Diverged: not one feature can be zeroed above the floor, and the class is still recognised.
@@ -70,9 +71,10 @@ def fewest(work: Perturbation, floor: float | None, stage: Stage, *, method: str
         stage.tick(cross_entropy(own, work.own.labels))
         return floor is None or len(kept) == 0 or float((kept.argmax(dim=1) == work.kept.labels).double().mean()) >= floor
 
-    found = smallest(work.width, met)
-    ended = "target" if found < work.width or met(found) else "width"
-    k = min(work.width, math.ceil(MARGIN * found))
+    most = work.favourable(slice(half))
+    found = smallest(most, met)
+    ended = "target" if found < most or met(found) else "exhausted"
+    k = min(max(found, work.favourable()), math.ceil(MARGIN * found))
     if k > 0 and not borne(k):
         k, ended = smallest(k - 1, lambda fewer: not borne(fewer + 1)), "floor"
         if k == 0:

@@ -114,6 +114,10 @@ class Perturbation:
         targets = seen.labels if self.reading.start == "target" else seen.logits.argmax(dim=1)
         return relevance(seen.features, self.head, targets, eps=self.reading.eps, absolute=self.reading.absolute)
 
+    def favourable(self, rows: slice = slice(None)) -> int:
+        """Return how many features speak for the class on average over its `rows`; to zero others would raise its logit again."""
+        return int((self.relevances(self.own)[rows].mean(dim=0) > 0).sum())
+
     def cut(self, k: int, rows: slice = slice(None)) -> Cut:
         """Return the cut of `k` features that the class's `rows` speak for; in other layers, as many of a hundred."""
         values = self.relevances(self.own)[rows]

@@ -53,7 +53,7 @@ class Propagation:
                 vars(module)["rule"] = rule(epsilon=eps if isinstance(module, WEIGHTED) else STABLE)
         places = [self.network.get_submodule(written(layer.name)) for layer in self.layers]
         with torch.enable_grad():
-            found = attribution.LayerLRP(self.network, places).attribute(x.detach().clone(), target=targets)
+            found = attribution.LayerLRP(self.network, places).attribute(x.detach().clone().requires_grad_(), target=targets)
         with torch.no_grad():
             reached = self.network(x).gather(1, targets[:, None]).double()
         by = torch.where(reached == 0, torch.ones_like(reached), reached)
@@ -147,13 +147,13 @@ class _Writer:
 def strongest(own: Tensor, others: Tensor | None, share: float) -> Tensor:
     """Return the `share` of channels with the largest relevance for a class less the largest for any other class, largest first, (k,) int64.
 
-    `own` (n, channels) row by row, `others` (classes, channels) means of the other classes or None; only channels that stand above 0 are taken.
+    `own` (n, channels) row by row, `others` (classes, channels) means of the other classes or None. A channel that speaks against the class is
+    never taken: without it the class's logit would rise.
     """
-    scores = own.mean(dim=0).cpu()
-    if others is not None:
-        scores = scores - others.max(dim=0).values.cpu()
+    means = own.mean(dim=0).cpu()
+    scores = means if others is None else means - others.max(dim=0).values.cpu()
     order = scores.sort(descending=True, stable=True).indices
-    return order[scores[order] > 0][: round(share * len(scores))]
+    return order[means[order] > 0][: round(share * len(means))]
 
 
 def class_means(values: Tensor, labels: Tensor) -> Tensor | None:

@@ -50,6 +50,11 @@ class Observed:
     labels: Tensor
     layers: tuple[Tensor, ...] = ()
 
+    @property
+    def accuracy(self) -> float | None:
+        """The share of rows whose largest logit is their label's, or None where there is no row."""
+        return float((self.logits.argmax(dim=1) == self.labels).double().mean()) if len(self.labels) else None
+
 
 def observe(
     model: nn.Module, head: nn.Linear, split: Split, reading: Reading, through: Propagation | None, tick: Callable[[Tensor], None]

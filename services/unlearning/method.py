@@ -49,6 +49,9 @@ class UnlearningMethod(ABC):
     def __init__(self, parameters: Any) -> None:  # each subclass has its own Parameters class
         self.parameters = parameters
 
+    def inspect(self, whole: Splits) -> None:  # noqa: B027  most methods have nothing to refuse here
+        """Refuse data that only the whole of it shows to be unfit, before what the method does not need is withheld. Raises MethodNotApplicable."""
+
     @abstractmethod
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
         """Return the unlearned model. `model` is the runner's own copy of the original and may be changed in place.

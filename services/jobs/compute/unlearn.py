@@ -39,6 +39,7 @@ def unlearn(bench: Bench) -> None:
     """Run the method and write the candidate; its time excludes loading, saving and every measurement."""
     method = method_of(bench)
     model = bench.model(BASE_FILE)
+    method.inspect(bench.splits)
     seen = withheld(bench.splits, forget=method.needs.forget_set, retain=method.needs.retain_set)
     run = bench.run("unlearn", bench.spec.seeds.unlearn)
     started = time.perf_counter()

@@ -4,8 +4,9 @@ The epoch counts of the papers assume tens of thousands of rows. A stage with fe
 batch is halved first, not below 32, then epochs are added, at most 10 in all.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,25 @@ MANY_ROWS = 20_000
 SMALLEST_BATCH = 32
 MOST_EPOCHS = 10
 FINITE_EVERY = 25
+
+Mode = Literal["train", "eval", "frozen"]
+OptimizerOf = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+
+
+class Steps(Protocol):
+    """Which rows each step of a stage sees."""
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in all."""
+        ...
+
+    def order(self, generator: torch.Generator) -> Iterator[Tensor]:
+        """Yield the row numbers of each step, (B,) int64."""
+        ...
+
+
+S = TypeVar("S", bound=Steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +68,20 @@ class Plan:
         return {"rows": self.rows, "batch_size": self.batch_size, "epochs": self.epochs, "steps": self.steps}
 
 
-def plan_steps(rows: int, *, batch_size: int, epochs: int, min_steps: int) -> Plan:
-    """Return the plan of a stage over `rows` rows, lengthened to `min_steps` where the rows are few; no epochs stay no epochs."""
-    plan = Plan(rows, batch_size, epochs)
+def lengthened(make: Callable[[int, int], S], rows: int, *, batch_size: int, epochs: int, min_steps: int) -> S:
+    """Return `make(batch_size, epochs)`, lengthened to `min_steps` where the rows are few; no epochs stay no epochs."""
     if rows >= MANY_ROWS or rows == 0 or epochs == 0:
-        return plan
-    while plan.steps < min_steps and plan.batch_size // 2 >= SMALLEST_BATCH:
-        plan = Plan(rows, plan.batch_size // 2, epochs)
-    while plan.steps < min_steps and plan.epochs < MOST_EPOCHS:
-        plan = Plan(rows, plan.batch_size, plan.epochs + 1)
-    return plan
+        return make(batch_size, epochs)
+    while make(batch_size, epochs).steps < min_steps and batch_size // 2 >= SMALLEST_BATCH:
+        batch_size //= 2
+    while make(batch_size, epochs).steps < min_steps and epochs < MOST_EPOCHS:
+        epochs += 1
+    return make(batch_size, epochs)
+
+
+def plan_steps(rows: int, *, batch_size: int, epochs: int, min_steps: int) -> Plan:
+    """Return the plan of a stage over `rows` rows, lengthened to `min_steps` where the rows are few."""
+    return lengthened(lambda batch, passes: Plan(rows, batch, passes), rows, batch_size=batch_size, epochs=epochs, min_steps=min_steps)
 
 
 def per_class(split: Split, count: int, generator: torch.Generator) -> Split:
@@ -70,6 +94,13 @@ def per_class(split: Split, count: int, generator: torch.Generator) -> Split:
     return split.take(torch.cat(taken).sort().values)
 
 
+def freeze_batch_norm(model: nn.Module) -> None:
+    """Let batch norm use its running statistics and leave them as they are; everything else keeps its mode."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  the one base of all batch norms  # pyright: ignore[reportPrivateUsage]
+            module.eval()
+
+
 def descend(
     model: nn.Module,
     plan: Plan,
@@ -80,19 +111,26 @@ def descend(
     stage: str,
     lr: float,
     generator: torch.Generator,
-    after_step: Callable[[int], None] | None = None,
-    optimizer_of: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None,
+    after_step: Callable[[int], bool | None] | None = None,
+    optimizer_of: OptimizerOf | None = None,
     rate: Callable[[int, int], float] | None = None,
-) -> None:
-    """Minimise `loss_of(rows)` in train mode by a fresh Adam over `plan`; the model's modes are restored.
+    mode: Mode = "train",
+    still: Sequence[nn.Module] = (),
+) -> int:
+    """Minimise `loss_of(rows)` over `plan` by a fresh optimiser, Adam unless `optimizer_of` makes another; return the steps taken.
 
-    `generator` drives order and dropout. `after_step` sees the number of each step done, the model in train mode. `optimizer_of` makes another
-    optimiser than Adam from the trainable parameters. `rate(step, of)` is the factor on `lr` at each step, counted from 1; else it is 1.
+    `generator` drives order and dropout. `after_step` sees the number of each step done, the model in `mode`; true ends the descent.
+    `rate(step, of)` is the factor on `lr` at each step, counted from 1; else it is 1. Mode `frozen` is train mode with the statistics of
+    batch norm as they are; the modules of `still` are in eval mode meanwhile. The model's modes are restored.
 
     Raises:
         Diverged: the loss is not finite. Cancelled, DeadlineExceeded: at any step.
     """
-    with global_draws(generator, run.device), mode_of(model, training=True), image_layout(model):
+    with global_draws(generator, run.device), mode_of(model, training=mode != "eval"), image_layout(model):
+        if mode == "frozen":
+            freeze_batch_norm(model)
+        for module in still:
+            module.eval()
         trainable = [each for each in model.parameters() if each.requires_grad]
         optimizer = torch.optim.Adam(trainable, lr=lr, fused=True) if optimizer_of is None else optimizer_of(trainable)
         for step, rows in enumerate(plan.order(generator), start=1):
@@ -107,5 +145,7 @@ def descend(
             if step % FINITE_EVERY == 0 or step == plan.steps:
                 guard.check_finite(loss.detach(), stage)
             run.report(step, plan.steps, stage=stage, loss=loss.detach())
-            if after_step is not None:
-                after_step(step)
+            if after_step is not None and after_step(step):
+                run.report(step, step, stage=stage, loss=loss.detach())
+                return step
+    return plan.steps

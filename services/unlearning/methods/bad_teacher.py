@@ -14,45 +14,19 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from services.errors import ParameterOutOfRange
-from services.learning.data import Split, Splits
+from services.learning.data import Splits
 from services.learning.run import Run, derived_seed
 from services.learning.task import Task
-from services.unlearning.mechanisms.accuracy import Matched, predicted
 from services.unlearning.mechanisms.applicability import admit, refuse
 from services.unlearning.mechanisms.descent import Plan, descend, plan_steps
 from services.unlearning.mechanisms.distillation import Lesson, distillation_loss, teacher_probabilities, uniform_probabilities
-from services.unlearning.mechanisms.guard import Guard, snapshot, with_retry
+from services.unlearning.mechanisms.guard import Guard, with_retry
+from services.unlearning.mechanisms.rewind import Rewind
 from services.unlearning.method import METHODS, Needs, UnlearningMethod
 
 Incompetent = Literal["random_init", "uniform", "random_init_train_bn", "uniform_retained"]
 PARITY_LR = 1e-4
 UNIFORM_RETAINED_LR = 1e-3
-
-
-class Rewind:
-    """Keeps the checkpoint whose accuracy on the forget set is nearest that on held-out records of the same classes."""
-
-    def __init__(self, model: nn.Module, forget: Split, held_out: Split, matched: Matched) -> None:
-        self.model, self.forget, self.held_out, self.matched = model, forget, held_out, matched
-        self.truth = forget.y.cpu()
-        self.gap, self.step, self.forget_accuracy, self.held_out_accuracy = float("inf"), 0, 0.0, 0.0
-        self.weights: dict[str, Tensor] = {}
-
-    def look(self, step: int) -> None:
-        """Measure the student after `step`, and keep it when it is nearest so far."""
-        forgotten = float((predicted(self.model, self.forget) == self.truth).double().mean())
-        self.consider(step, forgotten, self.matched.accuracy(predicted(self.model, self.held_out)))
-
-    def consider(self, step: int, forgotten: float, expected: float) -> None:
-        """Keep the student when its accuracies are nearer than those of every one before, or as near with fewer held-out errors."""
-        gap = abs(forgotten - expected)
-        if (gap, -expected) < (self.gap, -self.held_out_accuracy) or not self.weights:
-            self.gap, self.step, self.forget_accuracy, self.held_out_accuracy = gap, step, forgotten, expected
-            self.weights = snapshot(self.model)
-
-    def described(self) -> dict[str, object]:
-        """Return the checkpoint chosen, for the report."""
-        return {"step": self.step, "forget_accuracy": self.forget_accuracy, "held_out_accuracy": self.held_out_accuracy, "gap": self.gap}
 
 
 @METHODS.register("bad_teacher")
@@ -130,11 +104,7 @@ class BadTeacher(UnlearningMethod):
         wanted = self.parameters.rewind if self.parameters.rewind is not None else data.kind == "records"
         if not wanted:
             return None
-        matched = Matched.to(data.forget, data.analysis)
-        if matched is None:
-            run.note("rewind", "impossible: the analysis split holds no record of a class of the forget set")
-            return None
-        return Rewind(model, data.forget, data.analysis, matched)
+        return Rewind.matched_to(model, data, run)
 
     def _lesson(self, model: nn.Module, data: Splits, task: Task, run: Run) -> Lesson:
         p = self.parameters

@@ -1,0 +1,91 @@
+"""Relabelling: every record of the forget set gets a wrong label, drawn once, and the model is trained on with these and the retain set.
+
+Source: the amnesiac baseline of Chundawat et al., "Can Bad Teaching Induce Forgetting?", AAAI 2023 (Adam, 3 epochs, batches of 256); with
+order `forget_first` the random labels of Fan et al., "SalUn", ICLR 2024 (SGD, 10 epochs).
+Differs: a label is never the true one, nor any class of a class request, and stays the same over all epochs; the released random labels hit the
+true class once in C and are drawn anew. This is not the amnesiac unlearning that subtracts logged updates: no log of the training is kept.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from services.learning.data import Splits
+from services.learning.recipe import Recipe
+from services.learning.run import Run
+from services.learning.task import Task
+from services.learning.training import optimizer_for
+from services.unlearning.mechanisms.applicability import admit
+from services.unlearning.mechanisms.descent import descend
+from services.unlearning.mechanisms.guard import Guard, with_retry
+from services.unlearning.mechanisms.relabel import Order, Relabelled, relabelled
+from services.unlearning.method import METHODS, Needs, UnlearningMethod
+
+ADAM_LR = 1e-4
+SGD_LR = 0.013
+
+
+@METHODS.register("amnesiac")
+class Amnesiac(UnlearningMethod):
+    """Teach the model wrong labels for the forget set."""
+
+    tasks = frozenset({"classification"})
+    granularities = frozenset({"class", "records"})
+    guarantee = "approximate"
+    needs = Needs(forget_set=True, retain_set=True)
+    retries = 1
+
+    class Parameters(UnlearningMethod.Parameters):
+        """Parameters of `amnesiac`."""
+
+        epochs: int | None = Field(None, ge=1, le=50, description="Passes over forget and retain set; null: 3 for Adam, 10 for SGD.")
+        lr: float | None = Field(None, ge=1e-7, le=0.1, description="Step size; null: 0.0001 for Adam, 0.013 for SGD.")
+        batch_size: int = Field(256, ge=8, le=4096, description="Records per step.")
+        order: Order = Field("mixed", description="Both sets shuffled together, or in each epoch the forget set first.")
+        optimizer: Literal["adam", "sgd"] | None = Field(None, description="Optimiser; null: Adam for mixed, SGD for forget_first.")
+        min_steps: int = Field(150, ge=0, le=10_000, description="Least steps when fewer than 20,000 records are used.")
+        guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")
+
+    def recipe(self, scale: float) -> Recipe:
+        """Return the effective recipe, its learning rate times `scale`."""
+        p = self.parameters
+        optimizer = p.optimizer or ("adam" if p.order == "mixed" else "sgd")
+        lr = p.lr if p.lr is not None else (ADAM_LR if optimizer == "adam" else SGD_LR)
+        epochs = p.epochs if p.epochs is not None else (3 if optimizer == "adam" else 10)
+        decay = {"momentum": 0.9, "weight_decay": 5e-4} if optimizer == "sgd" else {}
+        return Recipe.model_validate({"optimizer": optimizer, "learning_rate": lr * scale, "epochs": epochs, **decay})
+
+    def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
+        """Change `model` in place and return it in eval mode. x (B, *record), y (B,) int64."""
+        admit(self, data, task, run)
+        guard = Guard.around(self.name, model, data.retain, task, run, factor=self.parameters.guard_factor)
+        shown = relabelled(self, data, task, run)
+
+        def attempt(scale: float) -> None:
+            self._relearn(model, shown, task, run, guard, self.recipe(scale))
+            run.note("ended_by", "steps")
+            run.note("retain_loss", {"before": guard.before, "after": guard.check(model, "relabel")})
+
+        return with_retry(self.name, model, run, attempt, retries=self.retries)
+
+    def _relearn(self, model: nn.Module, shown: Relabelled, task: Task, run: Run, guard: Guard, recipe: Recipe) -> None:
+        p = self.parameters
+        plan = shown.plan(p.order, batch_size=p.batch_size, epochs=recipe.epochs, min_steps=p.min_steps)
+        run.note("effective", {"optimizer": recipe.optimizer, "learning_rate": recipe.learning_rate, **plan.described()})
+        run.note("steps", {"relabel": plan.steps})
+
+        def loss_of(rows: Tensor) -> Tensor:
+            return task.loss(model, shown.batch(rows))
+
+        descend(
+            model,
+            plan,
+            loss_of,
+            run,
+            guard,
+            stage="relabel",
+            lr=recipe.learning_rate,
+            generator=run.stream("relabel"),
+            optimizer_of=lambda trainable: optimizer_for(recipe, trainable),
+        )

@@ -1,0 +1,106 @@
+"""NegGrad+: descend the loss of the retain set and ascend that of the forget set, in one step.
+
+Source: Kurmanji et al., "Towards Unbounded Machine Unlearning", NeurIPS 2023; the baseline to beat in Cadet et al. (arXiv 2410.01276).
+Differs: batch norm keeps its statistics; the anchor at the original weights takes the place of weight decay; the ascent, which has no bound,
+rests on forget batches whose loss has reached a target (`ascent_target`, null for the paper's loss), and is watched at every epoch's end.
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from services.learning.data import Batch, Splits
+from services.learning.recipe import Recipe
+from services.learning.run import Run
+from services.learning.task import Task
+from services.learning.training import optimizer_for
+from services.unlearning.mechanisms.applicability import admit
+from services.unlearning.mechanisms.descent import Plan, descend, plan_steps
+from services.unlearning.mechanisms.guard import Guard, with_retry
+from services.unlearning.method import METHODS, Needs, UnlearningMethod
+
+
+def anchor_penalty(model: nn.Module, anchor: list[Tensor], weight: float) -> Tensor:
+    """Return weight / 2 times the squared distance of the weights from `anchor`, a scalar."""
+    distances = [(parameter - start).square().sum() for parameter, start in zip(model.parameters(), anchor, strict=True)]
+    return weight / 2 * torch.stack(distances).sum()
+
+
+@METHODS.register("neg_grad_plus")
+class NegGradPlus(UnlearningMethod):
+    """Ascend the loss of the forget set while the retain set holds the model in place."""
+
+    tasks = frozenset({"classification", "regression", "forecasting"})
+    granularities = frozenset({"class", "records"})
+    guarantee = "approximate"
+    needs = Needs(forget_set=True, retain_set=True)
+    retries = 1
+
+    class Parameters(UnlearningMethod.Parameters):
+        """Parameters of `neg_grad_plus`."""
+
+        retain_weight: float = Field(0.95, ge=0.5, le=1, description="Weight a of the retain loss; the forget loss is ascended with 1 - a.")
+        lr: float = Field(0.01, ge=1e-6, le=0.1, description="Step size of SGD.")
+        momentum: float = Field(0.9, ge=0, lt=1, description="Momentum.")
+        epochs: int = Field(10, ge=1, le=100, description="Passes over the retain set.")
+        anchor_wd: float = Field(0.0, ge=0, le=1, description="Weight of half the squared distance from the original weights.")
+        ascent_target: float | None = Field(
+            1.0, ge=0.1, le=1000, description="Ascend no further than this many times the loss of knowing nothing; null: without end."
+        )
+        batch_size: int = Field(64, ge=8, le=4096, description="Retain records, and as many forget records, per step.")
+        min_steps: int = Field(150, ge=0, le=10_000, description="Least steps when fewer than 20,000 retain records are used.")
+        guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")
+
+    def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
+        """Change `model` in place and return it in eval mode; its buffers stay. x (B, *record), y as the task has it."""
+        admit(self, data, task, run)
+        p = self.parameters
+        guard = Guard.around(self.name, model, data.retain, task, run, factor=p.guard_factor)
+        plan = plan_steps(len(data.retain), batch_size=p.batch_size, epochs=p.epochs, min_steps=p.min_steps)
+        run.note("effective", plan.described())
+        run.note("steps", {"contrast": plan.steps})
+
+        def attempt(scale: float) -> None:
+            self._contrast(model, data, task, run, guard, plan, p.lr * scale)
+            run.note("ended_by", "steps")
+            run.note("retain_loss", {"before": guard.before, "after": guard.check(model, "contrast")})
+
+        return with_retry(self.name, model, run, attempt, retries=self.retries)
+
+    def _contrast(self, model: nn.Module, data: Splits, task: Task, run: Run, guard: Guard, plan: Plan, lr: float) -> None:
+        p = self.parameters
+        forgotten: Iterator[Batch] = data.forget.forever(plan.batch_size, run.stream("forget"))
+        anchor = [parameter.detach().clone() for parameter in model.parameters()]
+        recipe = Recipe.model_validate({"optimizer": "sgd", "learning_rate": lr, "momentum": p.momentum})
+        enough = math.inf if p.ascent_target is None else p.ascent_target * guard.trivial
+        per_epoch = plan.steps // plan.epochs
+
+        def loss_of(rows: Tensor) -> Tensor:
+            kept = task.loss(model, data.retain.batch(rows))
+            if p.anchor_wd > 0:
+                kept = kept + anchor_penalty(model, anchor, p.anchor_wd)
+            if p.retain_weight == 1:
+                return kept
+            lost = task.loss(model, next(forgotten)).clamp(max=enough)
+            return p.retain_weight * kept - (1 - p.retain_weight) * lost
+
+        def watch(step: int) -> None:
+            if step % per_epoch == 0:
+                guard.check_damage(model, "contrast")
+
+        descend(
+            model,
+            plan,
+            loss_of,
+            run,
+            guard,
+            stage="contrast",
+            lr=lr,
+            generator=run.stream("fine_tune"),  # the order of `fine_tune`, which a = 1 then repeats step by step
+            after_step=watch,
+            optimizer_of=lambda trainable: optimizer_for(recipe, trainable),
+            mode="frozen",
+        )

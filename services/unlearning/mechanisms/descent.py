@@ -4,7 +4,7 @@ The epoch counts of the papers assume tens of thousands of rows. A stage with fe
 batch is halved first, not below 32, then epochs are added, at most 10 in all.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,25 +80,33 @@ def descend(
     stage: str,
     lr: float,
     generator: torch.Generator,
-    after_step: Callable[[int], None] | None = None,
-) -> None:
-    """Minimise `loss_of(rows)` in train mode by a fresh Adam over `plan`; the model's modes are restored.
+    after_step: Callable[[int], bool | None] | None = None,
+    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None,
+    still: Sequence[nn.Module] = (),
+) -> int:
+    """Minimise `loss_of(rows)` in train mode over `plan`, and return the steps taken; the model's modes are restored.
 
-    `generator` drives order and dropout. `after_step` sees the number of each step done, the model in train mode.
+    `generator` drives order and dropout. `after_step` sees the number of each step done, the model in train mode; true ends the descent.
+    `optimizer` makes the optimiser of the trainable parameters, by default Adam at `lr`. The modules of `still` are in eval mode meanwhile.
 
     Raises:
         Diverged: the loss is not finite. Cancelled, DeadlineExceeded: at any step.
     """
     with global_draws(generator, run.device), mode_of(model, training=True), image_layout(model):
-        optimizer = torch.optim.Adam([each for each in model.parameters() if each.requires_grad], lr=lr, fused=True)
+        for module in still:
+            module.eval()
+        trainable = [each for each in model.parameters() if each.requires_grad]
+        chosen = torch.optim.Adam(trainable, lr=lr, fused=True) if optimizer is None else optimizer(trainable)
         for step, rows in enumerate(plan.order(generator), start=1):
             with run.autocast():
                 loss = loss_of(rows)
-            optimizer.zero_grad(set_to_none=True)
+            chosen.zero_grad(set_to_none=True)
             loss.backward()
-            optimizer.step()
+            chosen.step()
             if step % FINITE_EVERY == 0 or step == plan.steps:
                 guard.check_finite(loss.detach(), stage)
             run.report(step, plan.steps, stage=stage, loss=loss.detach())
-            if after_step is not None:
-                after_step(step)
+            if after_step is not None and after_step(step):
+                run.report(step, step, stage=stage, loss=loss.detach())
+                return step
+    return plan.steps

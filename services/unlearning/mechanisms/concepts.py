@@ -72,7 +72,7 @@ def learn_concept(name: str, positive: Tensor, negative: Tensor, generator: torc
     best: Concept | None = None
     for penalty in PENALTIES:
         machine = SVC(C=penalty, kernel="linear").fit(x.cpu().numpy(), y)
-        vector = torch.from_numpy(np.asarray(machine.coef_[0])).to(x)
+        vector = torch.tensor(np.asarray(machine.coef_[0]).tolist()).to(x)
         intercept = float(machine.intercept_[0])
         signed = margins(x, vector[None], torch.tensor([intercept]).to(x))[:, 0]
         concept = Concept(

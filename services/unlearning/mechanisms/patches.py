@@ -1,7 +1,8 @@
 """Patches of images: where one shows a concept most, and how one is put in another's place. Images are (n, ch, H, W) as stored.
 
 Source: arXiv 2405.15662 (patches of 64 pixels every 16 of an image of 224, enlarged, compared with the concept by cosine).
-Differs: sizes follow the image instead of enlarging every image to 224 pixels; nothing is written as JPEG in between.
+Differs: sizes follow the image instead of enlarging every image to 224 pixels; in the classifier's own features, which know places, a patch
+is seen in its place on a backdrop and not enlarged; nothing is written as JPEG in between.
 """
 
 from collections.abc import Callable
@@ -62,15 +63,22 @@ def enlarged(patches: Tensor, size: tuple[int, int]) -> Tensor:
     return grown if patches.is_floating_point() else grown.round().clamp(0, 255).to(patches.dtype)
 
 
-def strongest_place(images: Tensor, concept: Tensor, encode: Callable[[Tensor], Tensor], *, side: int, stride: int) -> Tensor:
-    """Return the corner (n, 2) of each image's patch whose features `encode` (b, ch, H, W) -> (b, d) are nearest `concept` (d,) by cosine."""
+def strongest_place(
+    images: Tensor, concept: Tensor, encode: Callable[[Tensor], Tensor], *, side: int, stride: int, backdrop: Tensor | None
+) -> Tensor:
+    """Return the corner (n, 2) of each image's patch whose features `encode` (b, ch, H, W) -> (b, d) are nearest `concept` (d,) by cosine.
+
+    Each patch is seen in its place on `backdrop` (ch, H, W), or alone at the size of the image when there is none.
+    """
     places = places_of(images, side, stride)
     at_once = max(1, PATCHES_AT_ONCE // len(places))
     size = (int(images.shape[2]), int(images.shape[3]))
     best: list[Tensor] = [torch.zeros(0, 2, dtype=torch.int64)]
     for part in images.split(at_once):
-        repeated = part.repeat_interleave(len(places), dim=0)
-        features = encode(enlarged(cut(repeated, places.repeat(len(part), 1), side), size))
+        spots = places.repeat(len(part), 1)
+        patches = cut(part.repeat_interleave(len(places), dim=0), spots, side)
+        seen = enlarged(patches, size) if backdrop is None else paste(backdrop.expand(len(patches), -1, -1, -1), patches, spots)
+        features = encode(seen)
         scores = cosine_similarity(features, concept[None].to(features), dim=1).view(len(part), len(places))
         best.append(places[scores.argmax(dim=1).cpu()])
     return torch.cat(best)

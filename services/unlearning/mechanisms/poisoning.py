@@ -46,11 +46,15 @@ class MarkedConcept(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """Concepts, the weight of each for every class, theta (classes, k), and the encoder whose features they live in."""
+    """Concepts, the weight of each for every class, theta (classes, k), and the encoder whose features they live in.
+
+    `backdrop` (*record) is what a patch is seen on, None where the encoder sees it alone.
+    """
 
     bank: ConceptBank
     theta: Tensor
     encode: Encoder
+    backdrop: Tensor | None
 
     def vector_for(self, label: int, chosen: int | None) -> Tensor:
         """Return the direction (d,) of concept `chosen`, by default the top one of class `label`."""
@@ -106,13 +110,16 @@ def learn_bank(marked: Sequence[MarkedConcept], data: Splits, encode: Encoder, r
     return ConceptBank.of(learned), learned
 
 
-def infer(bank: ConceptBank, data: Splits, encode: Encoder, run: Run, *, classes: int) -> Inference:
-    """Return what each concept of `bank` says about each class, read on at most 500 training records per class."""
+def infer(bank: ConceptBank, data: Splits, encode: Encoder, run: Run, *, classes: int, in_place: bool) -> Inference:
+    """Return what each concept of `bank` says about each class, read on at most 500 training records per class.
+
+    `in_place`: patches are seen in their place on the mean of the records to keep, else alone.
+    """
     stream = run.stream("bottleneck")
     kept, gone = per_class(data.retain, READ_PER_CLASS, stream), per_class(data.forget, READ_PER_CLASS, stream)
     read = bank.margins(torch.cat([encoded(kept, encode, run), encoded(gone, encode, run)]))
     theta = bottleneck(read, torch.cat([kept.y, gone.y]), classes=classes, seed=derived_seed(run.seed, "bottleneck"))
-    return Inference(bank, theta, encode)
+    return Inference(bank, theta, encode, kept.x.float().mean(dim=0).to(kept.x.dtype) if in_place else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +137,12 @@ class Swap:
             raise ParameterOutOfRange(name="patch", detail=f"{side} pixels do not fit into images of {images.shape[2]} x {images.shape[3]}")
         return side
 
-    def spots(self, images: Tensor, concept: Tensor | None, encode: Encoder | None, generator: torch.Generator) -> Tensor:
-        """Return the corner (n, 2) of the patch to be replaced in each image."""
+    def strongest(self, images: Tensor, inference: Inference, label: int, concept: int | None) -> Tensor:
+        """Return the corner (n, 2) of the patch that shows `concept` most, by default the top concept of class `label`."""
         side = self.side(images)
-        if self.placement == "localised" and concept is not None and encode is not None:
-            stride = self.stride or max(1, round(STRIDE_SHARE * side))
-            return strongest_place(images, concept, encode, side=side, stride=stride)
-        return random_places(images, side, generator) if self.placement == "random_place" else centre_places(images, side)
+        stride = self.stride or max(1, round(STRIDE_SHARE * side))
+        vector = inference.vector_for(label, concept)
+        return strongest_place(images, vector, inference.encode, side=side, stride=stride, backdrop=inference.backdrop)
 
 
 def poison(forget: Split, retain: Split, donors: Mapping[int, Donor], swap: Swap, inference: Inference | None, run: Run) -> Split:
@@ -152,13 +158,14 @@ def poison(forget: Split, retain: Split, donors: Mapping[int, Donor], swap: Swap
         lenders = retain.with_labels((donor.label,), keep=True).x
         drawn = torch.randint(len(lenders), (len(rows),), generator=stream).to(lenders.device)
         unique, which = drawn.unique(return_inverse=True)
-        encode = None if inference is None else inference.encode
-        ours = None if inference is None else inference.vector_for(label, donor.target_concept)
-        theirs = None if inference is None else inference.vector_for(donor.label, donor.donor_concept)
-        lent = lenders[unique]
-        source = swap.spots(lent, theirs, encode, stream) if swap.placement == "localised" else centre_places(lent, swap.side(lent))
-        patches = cut(lent, source, swap.side(lent))
-        images[rows] = paste(forget.x[rows], patches[which], swap.spots(forget.x[rows], ours, encode, stream))
+        lent, ours, side = lenders[unique], forget.x[rows], swap.side(forget.x)
+        if inference is not None and swap.placement == "localised":
+            source = swap.strongest(lent, inference, donor.label, donor.donor_concept)
+            goal = swap.strongest(ours, inference, label, donor.target_concept)
+        else:
+            source = centre_places(lent, side)
+            goal = random_places(ours, side, stream) if swap.placement == "random_place" else centre_places(ours, side)
+        images[rows] = paste(ours, cut(lent, source, side)[which], goal)
         run.report(step, len(donors), stage="poison")
     return replace(forget, x=images)
 

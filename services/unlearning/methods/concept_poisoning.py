@@ -144,7 +144,7 @@ class ConceptPoisoning(UnlearningMethod):
             return None
         bank, learned = learn_bank(p.concepts, data, lambda x: penultimate(model, head, data.retain.prepare(x)), run)
         run.note("concepts", [concept.described() for concept in learned])
-        return infer(bank, data, lambda x: penultimate(model, head, data.retain.prepare(x)), run, classes=task.outputs)
+        return infer(bank, data, lambda x: penultimate(model, head, data.retain.prepare(x)), run, classes=task.outputs, in_place=True)
 
     def _donors(self, model: nn.Module, data: Splits, allowed: tuple[int, ...], inference: Inference | None) -> dict[int, Donor]:
         """Return the donor of each forgotten class: the operator's, else by concepts, else by the largest mean softmax."""

@@ -12,15 +12,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from services.errors import ParameterOutOfRange
-from services.learning.data import Split, Splits
+from services.learning.data import Split, Splits, by_255
 from services.learning.run import Run
 from services.learning.task import Task
 from services.unlearning.mechanisms.accuracy import accuracy, predicted
 from services.unlearning.mechanisms.applicability import admit, refuse
+from services.unlearning.mechanisms.clip import ClipMissing, local_clip
 from services.unlearning.mechanisms.concepts import Donor, choose_donor
 from services.unlearning.mechanisms.descent import descend, plan_steps
 from services.unlearning.mechanisms.features import feature_split, head_of, last_block, only_trainable, outside, penultimate, sgd
@@ -31,6 +33,7 @@ from services.unlearning.mechanisms.relabelling import Lesson, Watch, kept_label
 from services.unlearning.method import METHODS, Needs, UnlearningMethod
 
 RETAIN_FLOOR = 0.03
+IMAGE_DIMENSIONS = 4
 
 
 @METHODS.register("concept_poisoning")
@@ -61,6 +64,9 @@ class ConceptPoisoning(UnlearningMethod):
         batch_size: int = Field(32, ge=4, le=4096, description="Records per step.")
         data_share: float = Field(1.0, ge=0.05, le=1, description="Share of each class that is used.")
         concepts: tuple[MarkedConcept, ...] = Field((), max_length=1000, description="Concepts with the ids of records that show them.")
+        embedding: Literal["classifier", "clip"] = Field(
+            "classifier", description="Where concepts live: the model's own features, or those of a CLIP network kept on the worker."
+        )
         top_concepts: int = Field(5, ge=1, le=100, description="Concepts of the class that the report lists.")
         scan_k: int = Field(5, ge=1, le=100, description="Concepts of the class that may name a donor.")
         patch: int | None = Field(None, ge=4, le=224, description="Side of a patch in pixels; null: 64 of 224 (localised), 96 of 224 (else).")
@@ -126,7 +132,7 @@ class ConceptPoisoning(UnlearningMethod):
         head = head_of(model, run)
         if head is None:
             raise refuse(self, data, "the model ends in no linear layer")
-        if self.parameters.image_mode != "none" and data.forget.x.ndim != 4:
+        if self.parameters.image_mode != "none" and data.forget.x.ndim != IMAGE_DIMENSIONS:
             raise ParameterOutOfRange(name="image_mode", detail=f"{self.parameters.image_mode!r} is for images, and these records are not")
         if self.parameters.image_mode == "localised" and not self.parameters.concepts:
             raise ParameterOutOfRange(name="image_mode", detail="'localised' needs concepts, with the records that show them")
@@ -142,9 +148,26 @@ class ConceptPoisoning(UnlearningMethod):
         p = self.parameters
         if not p.concepts:
             return None
-        bank, learned = learn_bank(p.concepts, data, lambda x: penultimate(model, head, data.retain.prepare(x)), run)
+        if p.embedding == "clip":
+            return self._by_clip(data, task, run)
+
+        def encode(x: Tensor) -> Tensor:
+            return penultimate(model, head, data.retain.prepare(x))
+
+        bank, learned = learn_bank(p.concepts, data, encode, run)
         run.note("concepts", [concept.described() for concept in learned])
-        return infer(bank, data, lambda x: penultimate(model, head, data.retain.prepare(x)), run, classes=task.outputs, in_place=True)
+        return infer(bank, data, encode, run, classes=task.outputs, in_place=data.retain.x.ndim == IMAGE_DIMENSIONS)
+
+    def _by_clip(self, data: Splits, task: Task, run: Run) -> Inference:
+        x = data.retain.x
+        if x.dtype != torch.uint8 or x.ndim != IMAGE_DIMENSIONS or x.shape[1] not in {1, 3}:
+            raise ParameterOutOfRange(name="embedding", detail="'clip' is for images of 8 bits with 1 or 3 channels")
+        try:
+            clip = local_clip(run.device)
+        except ClipMissing as missing:
+            raise ParameterOutOfRange(name="embedding", detail=f"'clip' cannot be used: {missing}") from missing
+        bank = clip.bank([concept.name for concept in self.parameters.concepts], run.device)
+        return infer(bank, data, lambda images: clip.images(by_255(images)), run, classes=task.outputs, in_place=False)
 
     def _donors(self, model: nn.Module, data: Splits, allowed: tuple[int, ...], inference: Inference | None) -> dict[int, Donor]:
         """Return the donor of each forgotten class: the operator's, else by concepts, else by the largest mean softmax."""

@@ -51,11 +51,11 @@ def local_clip(device: torch.device) -> Clip:
     """Return the CLIP network kept on this machine. Raises ClipMissing: the library or the weights are not here."""
     if find_spec("transformers") is None:
         raise ClipMissing("the library transformers is not installed")
-    from transformers import CLIPModel, CLIPTokenizerFast  # noqa: PLC0415  heavy, and optional
+    from transformers import AutoTokenizer, CLIPModel  # noqa: PLC0415  heavy, and optional
 
     try:
         network: Any = CLIPModel.from_pretrained(WEIGHTS, local_files_only=True)
-        tokenizer: Any = CLIPTokenizerFast.from_pretrained(WEIGHTS, local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(WEIGHTS, local_files_only=True)
     except OSError as error:
         raise ClipMissing(f"the weights {WEIGHTS} are not on this machine, and none are downloaded") from error
     return Clip(

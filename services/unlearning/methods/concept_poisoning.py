@@ -80,7 +80,7 @@ class ConceptPoisoning(UnlearningMethod):
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
         """Change `model` in place and return it in eval mode. x (B, *record), images (B, ch, H, W) for patches; y (B,) int64."""
         admit(self, data, task, run)
-        head, allowed = self._head(model, data, run), self._allowed(data)
+        head, allowed = self._head(model, data, task, run), self._allowed(data)
         p, stream = self.parameters, run.stream("share")
         data = replace(data, forget=share_of(data.forget, p.data_share, stream), retain=share_of(data.retain, p.data_share, stream))
         guard = Guard.around(self.name, model, data.retain, task, run, factor=p.guard_factor)
@@ -128,10 +128,10 @@ class ConceptPoisoning(UnlearningMethod):
 
         with_retry(self.name, model, run, attempt, retries=self.retries)
 
-    def _head(self, model: nn.Module, data: Splits, run: Run) -> nn.Linear:
+    def _head(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Linear:
         head = head_of(model, run)
-        if head is None:
-            raise refuse(self, data, "the model ends in no linear layer")
+        if head is None or head.out_features != task.outputs:
+            raise refuse(self, data, "the model ends in no linear layer with one output per class")
         if self.parameters.image_mode != "none" and data.forget.x.ndim != IMAGE_DIMENSIONS:
             raise ParameterOutOfRange(name="image_mode", detail=f"{self.parameters.image_mode!r} is for images, and these records are not")
         if self.parameters.image_mode == "localised" and not self.parameters.concepts:

@@ -158,7 +158,7 @@ def fashion() -> tuple[Split, Split]:
 class TwoConvolutions(Architecture):
     """conv16 - conv32 - FC, without batch norm, for 28 x 28 images."""
 
-    name, modality, tasks, head = "two_convolutions", "image", frozenset({"classification"}), "7"
+    name, modality, tasks, head = "two_convolutions", "image", frozenset({"classification"}), "9"
 
     class Parameters(Architecture.Parameters):
         """Width of the hidden layer."""

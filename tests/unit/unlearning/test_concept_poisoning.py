@@ -4,10 +4,10 @@ import copy
 from dataclasses import dataclass, replace
 from functools import cache
 from statistics import mean
+from typing import NamedTuple
 
 import pytest
 import torch
-import transformers
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.metrics import roc_auc_score
@@ -429,20 +429,27 @@ def test_a_model_without_a_linear_layer_is_refused(mlp_lab):
 BRIGHT = {"image_mode": "localised", "embedding": "clip", "patch": 4, "concepts": [{"name": "stroke"}, {"name": "loop"}]}
 
 
+class Pooled(NamedTuple):
+    """What the library returns features in."""
+
+    pooler_output: Tensor
+
+
+class TinyClip:
+    """The mean colours of an image, and the first letters of a word, as features."""
+
+    def get_image_features(self, pixel_values: Tensor) -> Pooled:
+        """Return the mean of each quarter of each channel, (B, 12)."""
+        return Pooled(torch.nn.functional.adaptive_avg_pool2d(pixel_values, 2).flatten(1))
+
+    def get_text_features(self, input_ids: Tensor) -> Pooled:
+        """Return the tokens themselves, (k, 12)."""
+        return Pooled(input_ids.float())
+
+
 def clip_of(device: torch.device) -> Clip:
-    """A tiny CLIP network with random weights, whose words are their letters."""
-    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {**shape, "vocab_size": 200, "max_position_embeddings": 16, "eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 0}
-    config = transformers.CLIPConfig(text_config=text, vision_config={**shape, "image_size": 16, "patch_size": 8}, projection_dim=8)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = transformers.CLIPModel(config).eval().to(device)
-
-    def tokens(texts: list[str]) -> dict[str, Tensor]:
-        rows = torch.tensor([[1, *(ord(letter) for letter in each[:6].ljust(6)), 2] for each in texts])
-        return {"input_ids": rows, "attention_mask": torch.ones_like(rows)}
-
-    return Clip(network, tokens, 16)
+    """A network in the place of CLIP, for tests without its weights."""
+    return Clip(TinyClip(), lambda texts: {"input_ids": torch.tensor([[ord(letter) for letter in each.ljust(12)[:12]] for each in texts])}, 16)
 
 
 def test_clip_embeds_words_and_images_in_one_space_at_length_one():
@@ -453,7 +460,7 @@ def test_clip_embeds_words_and_images_in_one_space_at_length_one():
 
     assert bank.names == ("stroke", "loop")
     assert bank.intercepts.tolist() == [0.0, 0.0]
-    assert bank.vectors.shape[1] == features.shape[1] == 8
+    assert bank.vectors.shape[1] == features.shape[1] == 12
     assert torch.cat([bank.vectors, features]).norm(dim=1).tolist() == pytest.approx([1.0] * 5, abs=1e-5)
 
 
@@ -475,11 +482,25 @@ def test_clip_is_refused_with_the_reason_where_the_library_is_missing(cnn_lab, m
         chosen(BRIGHT).unlearn(cnn_lab.copy(), cnn_lab.splits(), cnn_lab.task, cnn_lab.run())
 
 
+@pytest.mark.soak
 def test_clip_is_refused_with_the_reason_where_its_weights_are_not_here(cnn_lab, monkeypatch):
+    pytest.importorskip("transformers")
     monkeypatch.setattr(clip_module, "WEIGHTS", "nobody/has-this")
 
     with pytest.raises(ParameterOutOfRange, match="not on this machine, and none are downloaded"):
         chosen(BRIGHT).unlearn(cnn_lab.copy(), cnn_lab.splits(), cnn_lab.task, cnn_lab.run())
+
+
+@pytest.mark.soak
+def test_clip_reads_the_features_of_the_library_as_they_are():
+    transformers = pytest.importorskip("transformers")
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**shape, "vocab_size": 200, "max_position_embeddings": 16, "eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 0}
+    config = transformers.CLIPConfig(text_config=text, vision_config={**shape, "image_size": 16, "patch_size": 8}, projection_dim=8)
+    clip = Clip(transformers.CLIPModel(config).eval(), lambda texts: {"input_ids": torch.tensor([[1, 7, 2], [1, 9, 2]])}, 16)
+
+    assert clip.bank(["stroke", "loop"], torch.device("cpu")).vectors.norm(dim=1).tolist() == pytest.approx([1.0, 1.0], abs=1e-5)
+    assert clip.images(torch.rand(3, 1, 8, 8)).shape == (3, 8)
 
 
 @pytest.mark.soak

@@ -15,6 +15,7 @@ from services.learning.modes import evaluating
 from services.unlearning.mechanisms.accuracy import accuracy
 
 PATIENCE = 10
+IDLE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +34,17 @@ class Checkpoint:
 class StoppingRule:
     """Keeps the last checkpoint with `forget` at most `threshold` and the greatest `retain`.
 
-    `patience` checks in a row above the threshold end the run; so does a checkpoint below it that retains `target`, for nothing is left to gain.
+    `patience` checks in a row above the threshold end the run (`relearned`); so do a checkpoint below it that retains `target`, for nothing is
+    left to gain, and `idle` checks in a row below it of which none retains more than the best before them (`no_gain`).
     """
 
-    def __init__(self, threshold: float, *, patience: int = PATIENCE, target: float | None = None) -> None:
+    def __init__(self, threshold: float, *, patience: int = PATIENCE, target: float | None = None, idle: int = IDLE) -> None:
         self.threshold, self.patience, self.target = threshold, patience, target
         self.trajectory: list[Checkpoint] = []
         self.best: Checkpoint | None = None
         self.weights: dict[str, Tensor] = {}
-        self.above = 0
+        self.idle_limit = idle
+        self.above, self.idle = 0, 0
         self.ended_by = "steps"
 
     def consider(self, look: Checkpoint, weights: Callable[[], dict[str, Tensor]]) -> bool:
@@ -54,11 +57,17 @@ class StoppingRule:
             self.ended_by = "relearned" if self.above >= self.patience else self.ended_by
             return self.above >= self.patience
         self.above = 0
-        if self.best is None or look.retain >= (self.best.retain or 0.0):
+        gain = self.best is None or look.retain > (self.best.retain or 0.0)
+        self.idle = 0 if gain else self.idle + 1
+        if gain or look.retain == (self.best.retain if self.best else None):
             self.best, self.weights = look, weights()
-        reached = self.target is not None and look.retain >= self.target
-        self.ended_by = "target" if reached else self.ended_by
-        return reached
+        if self.target is not None and look.retain >= self.target:
+            self.ended_by = "target"
+            return True
+        if self.idle >= self.idle_limit:
+            self.ended_by = "no_gain"
+            return True
+        return False
 
 
 class OperatorEval:

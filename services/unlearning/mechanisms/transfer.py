@@ -39,7 +39,7 @@ def gate(logits: Tensor, classes: Sequence[int], epsilon: float) -> Tensor:
 def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Return KL(teacher, student) of two logits (B, C) over B * C, a scalar with a gradient in both, without a factor for the temperature."""
     first, second = (functional.log_softmax(logits.float() / temperature, dim=1) for logits in (student, teacher))
-    return functional.kl_div(first, second, reduction="mean", log_target=True)
+    return (second.exp() * (second - first)).mean()
 
 
 def halvings(at: int, lr: float, *, every: int = 150) -> float:
@@ -123,8 +123,11 @@ class Transfer:
     def pseudo_batch(self) -> None:
         """Take the generator's and the student's steps of one pseudo-batch. Raises Diverged where the gate lets nothing through, however often drawn."""
         lesson = self.next_lesson()
+        if self.given.student_statistics:
+            batch_statistics(self.student)
         for _ in range(self.given.n_stu):
             self.learn(lesson)
+        self.student.eval()
 
     def next_lesson(self) -> Lesson:
         """Return a lesson after the generator's steps, drawing again while the gate keeps too little; within the budget."""
@@ -156,17 +159,17 @@ class Transfer:
 
     def explore(self, z: Tensor) -> bool:
         """Let the generator seek images on which student and teacher differ; false, and no step, where the gate keeps too little."""
-        with frozen(self.student), self.run.autocast():
-            self.student.eval()
+        with self.run.autocast():
             x = self.generator(z)
             logits = self.teacher(x)
             keep = gate(logits.detach(), self.given.classes, self.given.epsilon)
             if not self.enough(int(keep.sum())):
                 return False
             loss = -divergence(self.student(x[keep]), logits[keep], self.given.temperature)
-            self.generator_optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-        nn.utils.clip_grad_norm_(self.generator.parameters(), self.given.clip)
+        weights = self.generator_optimizer.param_groups[0]["params"]
+        for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):  # none is computed for the student's own weights
+            weight.grad = gradient
+        nn.utils.clip_grad_norm_(weights, self.given.clip)
         self.generator_optimizer.step()
         self.disagreement = loss.detach()
         self.step += 1
@@ -190,9 +193,6 @@ class Transfer:
 
     def learn(self, lesson: Lesson) -> Tensor:
         """Take one student step: KL to the teacher, plus `beta` times the differences of attention; return the loss before it."""
-        self.student.eval()
-        if self.given.student_statistics:
-            batch_statistics(self.student)
         with ExitStack() as stack:
             maps = stack.enter_context(tapped(self.student, self.taps))
             stack.enter_context(self.run.autocast())
@@ -201,7 +201,7 @@ class Transfer:
                 loss = loss + self.given.beta * summed_difference(maps, lesson.maps)
         self.student_optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.student.parameters(), self.given.clip)
+        nn.utils.clip_grad_norm_(self.student_optimizer.param_groups[0]["params"], self.given.clip)
         self.student_optimizer.step()
         self.loss = loss.detach()
         self.step += 1

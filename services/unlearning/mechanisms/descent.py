@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from services.learning.data import Split
-from services.learning.modes import global_draws, image_layout, mode_of
+from services.learning.modes import batch_norms, global_draws, image_layout, mode_of
 from services.learning.run import Run
 from services.unlearning.mechanisms.guard import Guard
 
@@ -81,8 +81,11 @@ def descend(
     lr: float,
     generator: torch.Generator,
     after_step: Callable[[int], None] | None = None,
+    fixed_statistics: bool = False,
 ) -> None:
     """Minimise `loss_of(rows)` in train mode by a fresh Adam over `plan`; the model's modes are restored.
+
+    With `fixed_statistics` batch norm stays in eval mode: it uses its running statistics and does not move them.
 
     `generator` drives order and dropout. `after_step` sees the number of each step done, the model in train mode.
 
@@ -90,6 +93,9 @@ def descend(
         Diverged: the loss is not finite. Cancelled, DeadlineExceeded: at any step.
     """
     with global_draws(generator, run.device), mode_of(model, training=True), image_layout(model):
+        if fixed_statistics:
+            for norm in batch_norms(model):
+                norm.eval()
         optimizer = torch.optim.Adam([each for each in model.parameters() if each.requires_grad], lr=lr, fused=True)
         for step, rows in enumerate(plan.order(generator), start=1):
             with run.autocast():

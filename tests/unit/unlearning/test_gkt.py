@@ -242,7 +242,7 @@ def test_the_taps_are_the_ends_of_the_convolutional_blocks():
 
 
 def gated(lab, run: Run, splits: Splits | None = None, **chosen: object) -> nn.Module:
-    parameters = GatedKnowledgeTransfer.Parameters(**{"n_pseudo_batches": 40, "batch_size": 32, "gate_eps": 0.02, **chosen})
+    parameters = GatedKnowledgeTransfer.Parameters(**{"n_pseudo_batches": 30, "batch_size": 32, "generator_width": 16, "gate_eps": 0.02, **chosen})
     return GatedKnowledgeTransfer(parameters).unlearn(lab.copy(), splits or lab.without_forget(), lab.task, run)
 
 
@@ -257,7 +257,7 @@ def test_digits_are_relearned_without_the_forgotten_class_and_without_a_training
     assert max(forget, forget_test) <= 0.05
     assert retain_test >= 0.5
     assert 0 < run.notes["gate"]["acceptance"] < 1
-    assert len(run.notes["trajectory"]) >= 8
+    assert len(run.notes["trajectory"]) >= 3
 
 
 @pytest.mark.parametrize("chosen", [{"retain_floor": 1.0}, {"forget_threshold": 0.0, "gate_eps": 0.5, "lr_stu": 1e-6, "lr_gen": 1e-6}])
@@ -284,7 +284,7 @@ def test_without_a_rule_that_can_stop_it_nothing_runs(plain_cnn_lab):
 def test_the_data_free_rule_runs_without_any_record(plain_cnn_lab):
     run = plain_cnn_lab.run()
 
-    gated(plain_cnn_lab, run, without_evaluation(plain_cnn_lab), stop_rule="data_free", retain_floor=0.0, n_pseudo_batches=20)
+    gated(plain_cnn_lab, run, without_evaluation(plain_cnn_lab), stop_rule="data_free", retain_floor=0.0, n_pseudo_batches=10)
 
     assert all(look["retain"] is not None for look in run.notes["trajectory"])
 

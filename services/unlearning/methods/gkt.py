@@ -50,7 +50,7 @@ class GatedKnowledgeTransfer(UnlearningMethod):
         z_dim: int = Field(128, ge=16, le=1024, description="Numbers that a pseudo-image is made of.")
         generator_width: int | None = Field(None, ge=4, le=512, description="Maps of the generator; null: 128, on a CPU 32.")
         batch_size: int | None = Field(None, ge=8, le=1024, description="Pseudo-images drawn at once; null: 256, on a CPU 64.")
-        n_pseudo_batches: int | None = Field(None, ge=10, le=20_000, description="Most pseudo-batches; null: 4000, on a CPU 300.")
+        n_pseudo_batches: int | None = Field(None, ge=10, le=20_000, description="Most pseudo-batches; null: 4000, on a CPU 200.")
         n_gen: int = Field(1, ge=1, le=50, description="Steps of the generator per pseudo-batch.")
         n_stu: int = Field(10, ge=1, le=50, description="Steps of the student per pseudo-batch.")
         gate_eps: float | None = Field(
@@ -132,7 +132,7 @@ class GatedKnowledgeTransfer(UnlearningMethod):
             student_statistics=p.student_bn == "train",
             max_empty=p.max_empty,
             max_reloads=p.max_reloads,
-            pseudo_batches=p.n_pseudo_batches or (300 if cpu else 4000),
+            pseudo_batches=p.n_pseudo_batches or (200 if cpu else 4000),
         )
         width = self._width(run)
         run.note(

@@ -7,6 +7,12 @@ import torch
 from torch import nn
 
 
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    """Return the batch norm layers of `model`, of any dimension."""
+    family = nn.modules.batchnorm._BatchNorm  # noqa: SLF001  the one base of all batch norms  # pyright: ignore[reportPrivateUsage]
+    return [module for module in model.modules() if isinstance(module, family)]
+
+
 @contextmanager
 def mode_of(model: nn.Module, *, training: bool) -> Generator[None]:
     """Put `model` in train or eval mode for a while; every module gets its own mode back, also where they differed (frozen layers)."""

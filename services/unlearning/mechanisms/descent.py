@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from services.learning.data import Split
-from services.learning.modes import global_draws, image_layout, mode_of
+from services.learning.modes import batch_norms, global_draws, image_layout, mode_of
 from services.learning.run import Run
 from services.unlearning.mechanisms.guard import Guard
 
@@ -96,9 +96,8 @@ def per_class(split: Split, count: int, generator: torch.Generator) -> Split:
 
 def freeze_batch_norm(model: nn.Module) -> None:
     """Let batch norm use its running statistics and leave them as they are; everything else keeps its mode."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  the one base of all batch norms  # pyright: ignore[reportPrivateUsage]
-            module.eval()
+    for norm in batch_norms(model):
+        norm.eval()
 
 
 def descend(

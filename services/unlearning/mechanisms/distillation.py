@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from services.learning.data import Split
-from services.learning.modes import evaluating
+from services.learning.modes import batch_norms, evaluating
 
 TEACHER_BATCH = 1024
 
@@ -27,9 +27,8 @@ def distillation_loss(logits: Tensor, probabilities: Tensor, *, temperature: flo
 
 def batch_statistics(teacher: nn.Module) -> None:
     """Let batch norm use the statistics of each batch; everything else stays as it is."""
-    for module in teacher.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001  the one base of all batch norms  # pyright: ignore[reportPrivateUsage]
-            module.train()
+    for norm in batch_norms(teacher):
+        norm.train()
 
 
 def teacher_probabilities(teacher: nn.Module, split: Split, *, temperature: float, train_bn: bool = False, batch_size: int = TEACHER_BATCH) -> Tensor:

@@ -1,6 +1,7 @@
-"""Noise that a network finds maximally unlike a class, and the list that shows it as that class beside the retain set.
+"""Noise that a network finds maximally unlike a class, or like it, and the list that shows it as that class beside the retain set.
 
-Source: Tarun et al., "Fast Yet Effective Machine Unlearning", IEEE TNNLS 2023.
+Source: Tarun et al., "Fast Yet Effective Machine Unlearning", IEEE TNNLS 2023; for noise like a class, Chundawat et al., "Zero-Shot Machine
+Unlearning", IEEE TIFS 2023.
 """
 
 from collections.abc import Generator
@@ -45,26 +46,44 @@ def frozen(model: nn.Module) -> Generator[None]:
                 buffer.copy_(kept)
 
 
-def class_losses(model: nn.Module, rows: Tensor, labels: Tensor, task: Task, *, classes: int, l2: float) -> Tensor:
-    """Return L(N) = -CE(f(N), c) + l2 * mean of the squared norm of a row, one value per class, (classes,).
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What the noise of each of k classes is to be: `sign` -1 for unlike the class (its error is maximised), +1 for like it; `l2` weighs its energy."""
 
-    `rows` holds the classes one after another, equally many rows each.
+    sign: Tensor
+    l2: Tensor
+
+    def of(self, part: slice) -> "Aim":
+        """Return the aim of some of the classes."""
+        return Aim(self.sign[part], self.l2[part])
+
+
+def class_losses(
+    model: nn.Module, rows: Tensor, labels: Tensor, task: Task, *, classes: int, l2: float | Tensor, sign: float | Tensor = -1.0
+) -> Tensor:
+    """Return L(N) = sign * CE(f(N), c) + l2 * mean of the squared norm of a row, one value per class, (classes,).
+
+    `rows` holds the classes one after another, equally many rows each; `sign` and `l2` are one number, or (classes,).
     """
     cross_entropy = task.losses(model, Batch(rows, labels)).view(classes, -1).mean(dim=1)
     energy = rows.flatten(1).square().sum(dim=1).view(classes, -1).mean(dim=1)
-    return l2 * energy - cross_entropy
+    return l2 * energy + sign * cross_entropy
 
 
-def optimise(model: nn.Module, start: Tensor, labels: Tensor, task: Task, run: Run, *, classes: int, steps: int, lr: float, l2: float) -> Noise:
+def optimise(
+    model: nn.Module, start: Tensor, labels: Tensor, task: Task, run: Run, *, classes: int, steps: int, lr: float, aim: Aim, halve_every: int | None
+) -> Noise:
     """Descend L from `start` by Adam, over the noise alone; the losses of the classes are summed, so that none sees another."""
     rows = nn.Parameter(start.clone())
     optimizer = torch.optim.Adam([rows], lr=lr)
     history: list[Tensor] = []
     for step in range(1, steps + 1):
-        losses = class_losses(model, rows, labels, task, classes=classes, l2=l2)
+        losses = class_losses(model, rows, labels, task, classes=classes, l2=aim.l2, sign=aim.sign)
         optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()
         optimizer.step()
+        if halve_every is not None and step % halve_every == 0:
+            optimizer.param_groups[0]["lr"] /= 2
         history.append(losses.detach())
         run.report(step, steps, stage="noise", loss=losses.detach().mean())
     return Noise(rows.detach(), labels, torch.stack(history, dim=1))
@@ -80,22 +99,27 @@ def learn_noise(
     batch: int,
     steps: int,
     lr: float,
-    l2: float,
+    l2: float | tuple[float, ...],
     train_mode: bool,
     vectorised: bool | None = None,
+    signs: tuple[float, ...] | None = None,
+    halve_every: int | None = None,
 ) -> Noise:
     """Learn `batch` rows of noise of shape `record` for every class; weights, buffers and modes of `model` are left as they were.
 
     In eval mode all classes share each step; in train mode batch norm would mix them, so they are learned one by one (`vectorised` overrides).
+    `signs` and `l2` may differ by class (default: unlike every class); `lr` is halved each `halve_every` steps.
     """
     start = torch.randn((len(classes) * batch, *record), generator=run.stream("noise")).to(run.device)
     labels = torch.tensor(classes, dtype=torch.int64, device=run.device).repeat_interleave(batch)
+    weights = l2 if isinstance(l2, tuple) else (l2,) * len(classes)
+    aim = Aim(torch.tensor(signs or (-1.0,) * len(classes), device=run.device), torch.tensor(weights, device=run.device))
     together = not train_mode if vectorised is None else vectorised
-    groups = [slice(0, len(labels))] if together else [slice(at, at + batch) for at in range(0, len(labels), batch)]
+    size = len(classes) if together else 1
     with global_draws(run.stream("noise/dropout"), run.device), frozen(model), mode_of(model, training=train_mode):
         parts = [
-            optimise(model, start[group], labels[group], task, run, classes=len(classes) // len(groups), steps=steps, lr=lr, l2=l2)
-            for group in groups
+            optimise(model, rows, named, task, run, classes=size, steps=steps, lr=lr, aim=aim.of(slice(at, at + size)), halve_every=halve_every)
+            for at, rows, named in zip(range(0, len(classes), size), start.split(size * batch), labels.split(size * batch), strict=True)
         ]
     return Noise(torch.cat([part.rows for part in parts]), torch.cat([part.labels for part in parts]), torch.cat([part.losses for part in parts]))
 

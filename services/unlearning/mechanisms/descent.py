@@ -102,7 +102,7 @@ def freeze_batch_norm(model: nn.Module) -> None:
 
 def descend(
     model: nn.Module,
-    plan: Plan,
+    plan: Steps,
     loss_of: Callable[[Tensor], Tensor],
     run: Run,
     guard: Guard,

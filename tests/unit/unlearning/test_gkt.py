@@ -328,10 +328,7 @@ def mnist() -> tuple[Split, Split]:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(
-    ("chosen", "floor"), [({}, 0.85), ({"beta_attention": 250.0, "gate_eps": 0.01, "n_pseudo_batches": 60}, 0.80)], ids=["own", "parity"]
-)
-def test_11_mnist_without_a_training_record_is_forgotten_and_retained(chosen, floor):
+def test_11_mnist_without_a_training_record_is_forgotten_and_retained():
     train, test = mnist()
     architecture, task = ThreeConvolutions(Architecture.Parameters(outputs=10)), Classification(10)
     original = architecture.fresh(3)
@@ -341,7 +338,7 @@ def test_11_mnist_without_a_training_record_is_forgotten_and_retained(chosen, fl
     results = []
     for seed in (1, 2, 3):
         run, started = Run(seed=seed, architecture=architecture), time.perf_counter()
-        model = GatedKnowledgeTransfer(GatedKnowledgeTransfer.Parameters(**chosen)).unlearn(copy.deepcopy(original.eval()), splits, task, run)
+        model = GatedKnowledgeTransfer(GatedKnowledgeTransfer.Parameters()).unlearn(copy.deepcopy(original.eval()), splits, task, run)
         seconds, unseen = time.perf_counter() - started, test.take(numbers[2000:])
         right = [
             float((task.predict(model, part).argmax(1) == part.y).double().mean())
@@ -349,4 +346,4 @@ def test_11_mnist_without_a_training_record_is_forgotten_and_retained(chosen, fl
         ]
         results.append((*right, seconds, run.notes["ended_by"], run.notes["steps"]))
 
-    assert sum(forget <= 0.01 and retain >= floor for forget, retain, *_ in results) >= 2, results
+    assert sum(forget <= 0.01 and retain >= 0.85 for forget, retain, *_ in results) >= 2, results

@@ -44,7 +44,7 @@ class CertifiedRemoval(UnlearningMethod):
 
     tasks = frozenset({"classification"})
     granularities = frozenset({"records"})
-    guarantee = "certified"
+    guarantee = "approximate"  # for the model as a whole: the note `certificate` says what of the head is certified, and against whom
     needs = Needs(forget_set=True, retain_set=True)
 
     class Parameters(UnlearningMethod.Parameters):
@@ -178,4 +178,5 @@ class CertifiedRemoval(UnlearningMethod):
         told: dict[str, object] = {}
         if ledger is not None:
             told = {"epsilon": ledger.epsilon, "delta": ledger.delta, "remaining": ledger.remaining(), "removals": len(ledger)}
+            told["holds_against"] = "whoever does not know the seed of the run"
         run.note("certificate", {"covers": "head only", "features": self.parameters.features, "basis": basis, **told})

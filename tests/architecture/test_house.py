@@ -94,6 +94,12 @@ def test_only_the_unit_of_work_commits():
     assert [found for path in sources(*folders) if path != allowed for found in commits(path, tree(path))] == []
 
 
+def test_no_method_file_is_longer_than_two_hundred_lines():
+    long = {path.name: lines for path in (ROOT / "services/unlearning/methods").glob("*.py") if (lines := len(path.read_text().splitlines())) > 200}
+
+    assert long == {}
+
+
 def test_services_take_the_time_from_a_clock():
     allowed = ROOT / "services/clock.py"
     assert [found for path in sources("services") if path != allowed for found in own_time(path, tree(path))] == []

@@ -5,7 +5,7 @@
 ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS builder
-ENV UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never PIP_DISABLE_PIP_VERSION_CHECK=1
+ENV UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /build
 COPY locks/uv.txt locks/uv.txt
 RUN python -m venv /opt/uv && /opt/uv/bin/pip install --no-cache-dir --require-hashes -r locks/uv.txt
@@ -13,11 +13,11 @@ RUN /opt/uv/bin/uv venv --python /usr/local/bin/python3.11 /opt/venv
 
 FROM builder AS gateway-packages
 COPY locks/gateway.txt locks/gateway.txt
-RUN --mount=type=cache,target=/root/.cache/uv VIRTUAL_ENV=/opt/venv /opt/uv/bin/uv pip sync --require-hashes locks/gateway.txt
+RUN --mount=type=cache,target=/var/cache/uv VIRTUAL_ENV=/opt/venv /opt/uv/bin/uv pip sync --require-hashes locks/gateway.txt
 
 FROM builder AS worker-packages
 COPY locks/worker.txt locks/worker.txt
-RUN --mount=type=cache,target=/root/.cache/uv VIRTUAL_ENV=/opt/venv /opt/uv/bin/uv pip sync --require-hashes locks/worker.txt
+RUN --mount=type=cache,target=/var/cache/uv VIRTUAL_ENV=/opt/venv /opt/uv/bin/uv pip sync --require-hashes locks/worker.txt
 
 # The project runs from /app; its name and version are left there as package metadata, since building a wheel would need unlocked tools.
 FROM builder AS metadata

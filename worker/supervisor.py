@@ -213,9 +213,10 @@ class Supervisor:
         finally:
             successor.cancel()
             runner.kill()
-            self._spawner.warm()
             beat.stop()
             shutil.rmtree(folder, ignore_errors=True)
+            if not self.stopping.is_set():
+                self._spawner.warm()
 
     def _run(self, shop: Workshop, compute: Session) -> None:
         try:

@@ -32,7 +32,10 @@ class MethodParameters(BaseModel):
 
 
 class UnlearningMethod(ABC):
-    """One method of one paper. `version` is raised when its results change; `fresh_start` says that no weight of the original is used."""
+    """One method of one paper.
+
+    `version` is raised when its results change; `fresh_start` says that no weight of the original is used, or only states that never saw the records.
+    """
 
     name: ClassVar[str]
     version: ClassVar[str] = "1"

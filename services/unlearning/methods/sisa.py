@@ -29,6 +29,7 @@ class Sisa(UnlearningMethod):
     granularities = frozenset({"class", "records"})
     guarantee = "exact"
     needs = Needs(forget_set=False, retain_set=True, recipe=True)
+    fresh_start = True  # what is kept of the original are constituents and slice states that never saw the records
 
     class Parameters(UnlearningMethod.Parameters):
         """Nothing to choose: shards and slices are the architecture's, the recipe is the original's."""

@@ -158,8 +158,8 @@ class Streams:
                     watch.tell(await watch.ledger(partial(look, request_id=request_id, after=watch.floor, clock=watch.ledger.clock)))
                 except Unavailable as error:
                     log.warning("stream.poll_failed", code=error.code)
-                except LetheError as error:
-                    log.error("stream.ended", code=error.code)  # noqa: TRY400  the code says it
+                except Exception as error:  # noqa: BLE001  one request's trouble must not end the poll of all
+                    log.error("stream.ended", code=error.code if isinstance(error, LetheError) else type(error).__name__)  # noqa: TRY400
                     for queue in watch.queues:
                         queue.put_nowait(None)
 

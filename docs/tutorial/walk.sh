@@ -18,9 +18,8 @@ ask "$API/datasets/digits/versions/1/complete" -d '{}'
 settled datasets/digits/versions/1 '.status == "ready"'
 
 # Who stands behind which record; the identifiers are hashed before anything is stored.
-ask "$API/datasets/digits/versions/1/subjects" -d '{"rows": [
-  {"record_id": "digits-000000", "identifiers": [{"type": "controller_customer_id", "value": "writer-000"}]},
-  {"record_id": "digits-000001", "identifiers": [{"type": "controller_customer_id", "value": "writer-000"}]}]}'
+ask "$API/datasets/digits/versions/1/subjects" -d "$(jq -n '{rows: [range(10) | {
+  record_id: "digits-00000\(.)", identifiers: [{type: "controller_customer_id", value: "writer-000"}]}]}')"
 
 # A model, and its first version by a training run.
 ask -H "$(key)" "$API/models" -d '{"name": "reader", "task": "classification", "architecture": "tiny_cnn", "architecture_params": {"outputs": 10, "width": 8}}'

@@ -123,6 +123,8 @@ def _head(runs: Sequence[Run], subjects: Sequence[Subject]) -> dict[str, Any]:
     if worst is None:
         found = any(subject.target.state != "not_found" for subject in subjects)
         sentence = "No model was changed." if found else "No record of this person was found; no model was changed."
+        if any(subject.target.outcome == "not_learned" for subject in subjects):
+            sentence = "The records were held out of training: no model learned from them, and none was changed."
         return {"verdict": None, "sentence": sentence, "failure_codes": []}
     return {"verdict": worst.verdict, "sentence": worst.sentence, "failure_codes": sorted({code for verdict in last for code in verdict.codes})}
 

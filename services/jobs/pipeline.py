@@ -21,7 +21,7 @@ from services.jobs.messages import CANDIDATE_FILE, READINGS_FILE, RUN_FILE, VERD
 from services.jobs.repository import Work
 from services.jobs.steps.materialize import materialize, write_spec
 from services.jobs.steps.plan import freeze
-from services.jobs.steps.publish import publish
+from services.jobs.steps.publish import confirm, publish
 from services.jobs.workshop import Workshop
 
 log = structlog.get_logger()
@@ -50,8 +50,11 @@ class Pipeline:
         if "verify" in self.done:
             return self._hold()
         self._materialize()
+        roles = self.done["materialize"]["metrics"]["roles"]
+        if self.work.job.kind == "unlearn" and not roles.get("forget"):
+            return self._confirm()
         if self.work.job.kind == "unlearn":
-            self.plan = freeze(self.shop, self.work, roles=self.done["materialize"]["metrics"]["roles"])
+            self.plan = freeze(self.shop, self.work, roles=roles)
         for name in order:
             if name in {"materialize", "plan", "publish"} or name in self.done:
                 continue
@@ -191,6 +194,14 @@ class Pipeline:
         self.work = self.shop.work()
         self.done["verify"] = {"verdict": "passed"}
         return None
+
+    def _confirm(self) -> str:
+        """End a job whose records were all held out of training: there is nothing to unlearn."""
+        self._move("resume_publish")
+        self._start("publish")
+        version = confirm(self.shop, self.work, self.done)
+        log.info("job.confirmed", job_id=str(self.work.job.id), version_id=str(version))
+        return "succeeded"
 
     def _publish(self) -> str:
         if self.state == "running":

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from services.errors import InvalidInput, RecordsNotFound
+from services.errors import ForgetSetIsEverything, InvalidInput, RecordsNotFound
 
 ROLE = "_role"
 RECORD_ID = "record_id"
@@ -43,12 +43,18 @@ def held_out_role(key: bytes, record_id: str) -> str:
     return HELD_OUT_ROLES[int.from_bytes(digest, "big") % 3]
 
 
-def role_of(record_id: str, split: str | None, *, forgotten: bool, kind: Kind, key: bytes, holdout: float = 0.2) -> str:
+def role_of(
+    record_id: str, split: str | None, *, forgotten: bool, kind: Kind, key: bytes, holdout: float = 0.2, drawn_before_training: bool = True
+) -> str:
     """Return the role of one record.
 
     A training record is `forget` or `retain`. A held-out record has its drawn role; one that a record request names is `excluded`, one of a
-    forgotten class keeps its role, so that forgetting can be measured on it. Without a column `split`, a record is held out by a keyed draw.
+    forgotten class keeps its role, so that forgetting can be measured on it. Without a column `split`, a record is held out by a keyed draw;
+    a model that was trained elsewhere knows nothing of that draw (`drawn_before_training` false), so what a record request names counts as
+    learned.
     """
+    if split is None and not drawn_before_training and forgotten and kind == "records":
+        return "forget"
     held_out = split == "test" if split is not None else draw(key, "holdout", record_id) < holdout
     if not held_out:
         return "forget" if forgotten else "retain"
@@ -78,19 +84,22 @@ def record_ids(table: Table) -> list[str]:
     return [str(value) for value in table.column(RECORD_ID).to_pylist()]
 
 
-def with_roles(table: Table, *, forgotten: Callable[[str], bool], kind: Kind, key: bytes) -> Table:
-    """Return the table with the column `_role`."""
+def with_roles(table: Table, *, forgotten: Callable[[str], bool], kind: Kind, key: bytes, drawn_before_training: bool = True) -> Table:
+    """Return the table with the column `_role`; see `role_of`."""
     ids = record_ids(table)
     splits = table.column(SPLIT).to_pylist() if SPLIT in table.column_names else [None] * len(ids)
-    roles = [role_of(rid, split, forgotten=forgotten(rid), kind=kind, key=key) for rid, split in zip(ids, splits, strict=True)]
+    roles = [
+        role_of(rid, split, forgotten=forgotten(rid), kind=kind, key=key, drawn_before_training=drawn_before_training)
+        for rid, split in zip(ids, splits, strict=True)
+    ]
     return table.append_column(ROLE, pa.array(roles, pa.string()))
 
 
 def role_counts(table: Table, *, forgotten: Callable[[str], bool]) -> dict[str, int]:
-    """Return how many records have each role; `forget_test` are the verification records among the forgotten (class requests only)."""
+    """Return how many records have each role; `named` are the forgotten whatever their role, `forget_test` those of role verification (class requests)."""
     roles = [str(role) for role in table.column(ROLE).to_pylist()]
-    of_class = sum(role == "verification" and forgotten(rid) for role, rid in zip(roles, record_ids(table), strict=True))
-    return {**Counter(roles), "forget_test": of_class}
+    named = [role for role, rid in zip(roles, record_ids(table), strict=True) if forgotten(rid)]
+    return {**Counter(roles), "named": len(named), "forget_test": named.count("verification")}
 
 
 def without(table: Table, forgotten: Callable[[str], bool]) -> Table:
@@ -144,9 +153,11 @@ def _matrix(column: Any) -> np.ndarray[Any, Any]:
 
 
 def check_roles(counts: Mapping[str, int], *, kind: str, dataset: object) -> None:
-    """Raise RecordsNotFound when a job that must forget has nothing to forget."""
-    if kind == "unlearn" and not counts.get("forget"):
+    """Raise RecordsNotFound when none of the records that a job must forget is there, and ForgetSetIsEverything when none would be left."""
+    if kind == "unlearn" and not counts["named"]:
         raise RecordsNotFound(count="all", dataset=dataset)
+    if not counts.get("retain"):
+        raise ForgetSetIsEverything(dataset=dataset)
 
 
 def inspect(path: Path, *, label_column: str | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
@@ -17,6 +17,7 @@ from services.db.tables import (
     DatasetRecord,
     DatasetVersion,
     DeletionRequest,
+    ForgetLedger,
     Job,
     JobAttempt,
     JobStep,
@@ -137,6 +138,23 @@ def forgotten_digests(session: Session, targets: Iterable[Target], dataset_id: U
         TargetRecord.target_id.in_([target.id for target in targets]), TargetRecord.dataset_id == dataset_id
     )
     return frozenset(session.scalars(query))
+
+
+def ledger_digests(session: Session, model_id: UUID, dataset_id: UUID) -> frozenset[bytes]:
+    """Return the keyed digests of the dataset's records that the model has forgotten."""
+    query = select(ForgetLedger.record_hmac).where(ForgetLedger.model_id == model_id, ForgetLedger.dataset_id == dataset_id)
+    return frozenset(session.scalars(query))
+
+
+def trained_here(session: Session, version_id: UUID) -> bool:
+    """Say whether the version's line begins, up to its last fresh start, with a job of the service and not with an upload."""
+    statement = text("""
+        WITH RECURSIVE up AS (SELECT id, parent_id, fresh_start, job_id FROM model_version WHERE id = :id
+            UNION SELECT p.id, p.parent_id, p.fresh_start, p.job_id FROM model_version p JOIN up ON p.id = up.parent_id
+             WHERE NOT (up.fresh_start AND up.job_id IS NOT NULL))
+        SELECT bool_and(job_id IS NOT NULL) FROM up
+        """)
+    return bool(session.scalar(statement, {"id": version_id}))
 
 
 def move(session: Session, job: Job, event: str, **values: Any) -> str:

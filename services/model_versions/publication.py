@@ -54,6 +54,47 @@ def publish(session: Session, publication: Publication, *, clock: Clock) -> Publ
     return Published(version_id=new, number=number, superseded=tuple(quarantined), requests=tuple(requests))
 
 
+def confirm(session: Session, job_id: UUID) -> Published:
+    """Close a job whose records no version ever learned from: the current version stands, and the ledger says that it does not know them.
+
+    The caller holds the job row, locked on its epoch in state `publishing`, and commits afterwards. Raises as `publish` does.
+    """
+    job = repository.job(session, job_id)
+    if job is None:
+        raise NotFound
+    targets = repository.job_targets(session, job.id)
+    base = _base(session, job, targets)
+    repository.enter_ledger(session, job.id, job.model_id, base.id)
+    repository.publish_targets(session, [target.id for target in targets], base.id, outcome="not_learned")
+    repository.close_job(session, job.id, {"version_id": str(base.id), "version": base.number, "not_learned": True})
+    requests = sorted({target.request_id for target in targets})
+    body = {"job": str(job.id), "model": str(job.model_id), "version": str(base.id), "number": base.number, "manifest": base.manifest_digest}
+    _announce(session, job, "model_version.confirmed", body, (job.id, base.id), requests)
+    log.info("version.confirmed", job_id=str(job.id), version_id=str(base.id), number=base.number)
+    return Published(version_id=base.id, number=base.number, superseded=(), requests=tuple(requests))
+
+
+def _base(session: Session, job: Job, targets: Sequence[Target]) -> ModelVersion:
+    """Lock the model and return its current version, from which the job started."""
+    model = repository.find(session, job.model_id, lock=True)
+    if model is None or job.base_version_id is None:
+        raise NotFound
+    if job.state != "publishing":
+        raise Conflict(detail=f"a job in state {job.state!r} does not publish.")
+    if model.current_version_id != job.base_version_id:
+        raise ParentMoved(job=job.id)
+    _check_targets(targets)
+    base = repository.version_by_id(session, job.base_version_id)
+    if base is None:
+        raise NotFound
+    return base
+
+
+def _check_targets(targets: Sequence[Target]) -> None:
+    if not targets or any(target.state not in {"running", "queued"} for target in targets):
+        raise Conflict(detail="a target of this job was taken back.")
+
+
 def _check(session: Session, publication: Publication, job: Job, targets: Sequence[Target]) -> UUID | None:
     """Lock the model and return the version that the new one follows."""
     model = repository.find(session, job.model_id, lock=True)
@@ -71,8 +112,7 @@ def _check(session: Session, publication: Publication, job: Job, targets: Sequen
     verdict = repository.verdict(session, job.id, job.round)
     if verdict != "passed" and not (verdict == "inconclusive" and repository.released(session, job.id, job.round)):
         raise Conflict(detail=f"the verdict of round {job.round} is {verdict}, not passed.")
-    if not targets or any(target.state not in {"running", "queued"} for target in targets):
-        raise Conflict(detail="a target of this job was taken back.")
+    _check_targets(targets)
     return job.base_version_id
 
 
@@ -144,8 +184,13 @@ def _tell(
         "manifest": publication.manifest_digest,
         "superseded": [str(one) for one in quarantined],
     }
-    for object_id in (job.id, new, *requests):
-        audit.record(session, tenant_id=job.tenant_id, object_id=object_id, type="model_version.published", body=body)
+    _announce(session, job, "model_version.published", body, (job.id, new), requests)
+
+
+def _announce(session: Session, job: Job, what: str, body: dict[str, Any], about: Sequence[UUID], requests: Sequence[UUID]) -> None:
+    """Write the audit event, and let control report and move on the requests."""
+    for object_id in (*about, *requests):
+        audit.record(session, tenant_id=job.tenant_id, object_id=object_id, type=what, body=body)
     finished = set(repository.finished_requests(session, requests))
     for request_id in requests:
         if request_id in finished:

@@ -407,10 +407,10 @@ def finished_requests(session: Session, request_ids: Sequence[UUID]) -> list[UUI
     return list(session.scalars(statement, {"ids": list(request_ids)}))
 
 
-def publish_targets(session: Session, target_ids: Sequence[UUID], version_id: UUID) -> None:
-    """Close targets with the version that serves them."""
+def publish_targets(session: Session, target_ids: Sequence[UUID], version_id: UUID, *, outcome: str = "unlearned") -> None:
+    """Close targets with the version that serves them; `outcome` is `unlearned` or `not_learned`."""
     statement = update(Target).where(Target.id.in_(target_ids))
-    session.execute(statement.values(state="published", outcome="unlearned", published_version_id=version_id), execution_options=QUIET)
+    session.execute(statement.values(state="published", outcome=outcome, published_version_id=version_id), execution_options=QUIET)
 
 
 def close_job(session: Session, job_id: UUID, result: Mapping[str, Any]) -> None:

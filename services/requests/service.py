@@ -170,7 +170,9 @@ def _withdraw(session: Session, held: DeletionRequest) -> None:
     """Take every target back. Locks the jobs, then the targets. Raises TooLateToCancel."""
     jobs = repository.jobs_of_request(session, held.id)
     rows = repository.targets(session, held.id, lock=True)
-    if any(job.state == "publishing" for job in jobs) or any(row.state == "published" and row.outcome == "unlearned" for row in rows):
+    if any(job.state == "publishing" for job in jobs) or any(
+        row.state == "published" and row.outcome in {"unlearned", "not_learned"} for row in rows
+    ):
         raise TooLateToCancel
     for row in rows:
         if "cancel" in TARGET[row.state]:

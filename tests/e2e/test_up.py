@@ -85,7 +85,9 @@ def test_the_walk_of_the_documentation_goes_from_nothing_to_a_checked_report(up:
     walked = subprocess.run(["bash", "-x", str(WALK)], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=400, check=False)
 
     report = tmp_path / "report.json"
+    events = tmp_path / "events.txt"
     said = walked.stdout[-3000:] + walked.stderr[-2000:] + (report.read_text()[:6000] if report.exists() else "no report")
+    said += events.read_text() if events.exists() else "no events"
     assert walked.returncode == 0, said
     assert "model.safetensors: OK" in walked.stdout
     assert '"verdict": "passed"' in walked.stdout, said

@@ -39,6 +39,23 @@ def test_a_person_is_forgotten_by_retraining_and_the_request_completes_with_a_re
     assert request.audit_report.digest == report.digest(statement)
 
 
+def test_records_that_no_training_saw_are_erased_and_the_version_stands(world: World, trained: Any) -> None:
+    named = world.held_out(2)
+    before = world.rows("SELECT current_version_id FROM model WHERE name = 'classifier'")
+    request = world.wait_request(world.forget_records(named))
+    assert request.state == "completed", (request.attention, request.error, world.logs())
+    assert [target.outcome for target in request.targets] == ["not_learned"]
+    assert world.rows("SELECT current_version_id FROM model WHERE name = 'classifier'") == before
+    left = world.rows("SELECT count(*) AS n FROM dataset_record WHERE record_id = ANY(:ids) AND upper_inf(present)", ids=list(named))
+    assert left[0]["n"] == 0
+    predicate = world.report(request.id)["predicate"]
+    assert predicate["verdict"] is None
+    assert "held out of training" in predicate["sentence"]
+
+    again = world.wait_request(world.forget_person(4))
+    assert again.state == "completed", (again.attention, again.error, world.logs())
+
+
 def test_a_class_is_forgotten_and_the_old_version_is_quarantined(world: World, trained: Any) -> None:
     request = world.wait_request(world.forget_class(4))
     assert request.state == "completed", (request.attention, request.error, world.logs())
@@ -52,7 +69,9 @@ def test_a_class_is_forgotten_and_the_old_version_is_quarantined(world: World, t
 
 def test_each_succeeded_job_has_exactly_one_version_and_no_pin_is_left(world: World, trained: Any) -> None:
     doubled = world.rows("SELECT job_id FROM model_version GROUP BY job_id HAVING count(*) > 1")
-    missing = world.rows("SELECT id FROM job WHERE state = 'succeeded' AND id NOT IN (SELECT job_id FROM model_version)")
+    missing = world.rows(
+        "SELECT id FROM job WHERE state = 'succeeded' AND NOT result ? 'not_learned' AND id NOT IN (SELECT job_id FROM model_version)"
+    )
     assert doubled == []
     assert missing == []
     until(lambda: not list((world.home / "scratch").glob("*-[0-9]*")))

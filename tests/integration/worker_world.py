@@ -28,13 +28,14 @@ from services.datasets.forms import FileForm, NewDataset, SubjectRow
 from services.datasets.identifiers import Identifier
 from services.db.session import unit_of_work
 from services.db.tables import CatalogueEntry
+from services.jobs import records
 from services.model_versions import service as versions
 from services.model_versions.forms import NewModel, NewTrainingRun
 from services.requests import jobs as job_views
 from services.requests import service as requests
-from services.requests.forms import ClassScope, NewRequest, SubjectScope
+from services.requests.forms import ClassScope, NewRequest, RecordsScope, SubjectScope
 from services.tenants.caller import SCOPES, Caller
-from services.tenants.keys import KeyRing
+from services.tenants.keys import KeyRing, derive, tenant_key
 
 CLOCK = SystemClock()
 KEYS = KeyRing(kek="11" * 32, pepper="22" * 32)
@@ -223,6 +224,17 @@ class World:
 
     def forget_class(self, label: int, dataset: str = "digits", *, method: str = "auto") -> UUID:
         return self._ask(ClassScope((str(label),), dataset=dataset), method)
+
+    def forget_records(self, ids: tuple[str, ...], dataset: str = "digits") -> UUID:
+        return self._ask(RecordsScope(dataset, ids), "auto")
+
+    def held_out(self, count: int, dataset: str = "digits") -> tuple[str, ...]:
+        """Return records of the dataset that no training run of the service learned from."""
+        with self.session("superuser") as session:
+            found = datasets.read_dataset(session, dataset)
+            key = derive(tenant_key(session, self.tenant, KEYS.kek), f"dataset:{found.id.hex}")
+        ids = [row["record_id"] for row in self.rows("SELECT record_id FROM dataset_record WHERE upper_inf(present) ORDER BY record_id")]
+        return tuple(rid for rid in ids if records.role_of(rid, None, forgotten=True, kind="records", key=key) == "excluded")[:count]
 
     def _ask(self, scope: Any, method: str) -> UUID:
         body = NewRequest(scope=scope, policy="demo", method=method, external_id=uuid.uuid4().hex)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from services.datasets.identifiers import record_digest
-from services.errors import ForgetSetIsEverything, IntegrityBroken, NotFound
+from services.errors import IntegrityBroken, NotFound
 from services.jobs import records, repository
 from services.jobs.messages import BASE_FILE, NEXT_RECORDS_FILE, RECORDS_FILE, SPEC_FILE, JobSpec, Seeds
 from services.jobs.repository import Work
@@ -32,24 +32,42 @@ def forgotten_by(shop: Workshop, work: Work) -> Callable[[str], bool]:
     return lambda record_id: record_digest(whole, work.dataset.id, record_id) in digests
 
 
+def forgotten_before(shop: Workshop, work: Work) -> Callable[[str], bool]:
+    """Return the test whether the model has forgotten a record by an earlier job: it is then neither trained on nor measured on.
+
+    What a version was trained on keeps the records that were held out of it, until its next version.
+    """
+    with shop.effect() as session:
+        whole = tenant_key(session, shop.lease.tenant_id, shop.keys.kek)
+        digests = repository.ledger_digests(session, work.model.id, work.dataset.id) if work.job.kind == "unlearn" else frozenset()
+    return lambda record_id: bool(digests) and record_digest(whole, work.dataset.id, record_id) in digests
+
+
+def trained_here(shop: Workshop, work: Work) -> bool:
+    """Say whether the weights come from a training run of the service, which knows which records are held out."""
+    if work.base is None:
+        return True
+    with shop.effect() as session:
+        return repository.trained_here(session, work.base.id)
+
+
 def materialize(shop: Workshop, work: Work) -> dict[str, Any]:
     """Fill the folder and return the step's output: counts of roles, and the blob of the next dataset version.
 
     Raises:
-        RecordsNotFound: the job would forget nothing. ForgetSetIsEverything: it would keep nothing.
+        RecordsNotFound: no named record is there. ForgetSetIsEverything: the job would keep nothing.
         DigestMismatch, StoreDown, IntegrityBroken: through the store.
     """
     paths = [shop.fetch(file.digest, f"dataset-{index}.parquet") for index, file in enumerate(work.dataset_files)]
     if not paths:
         raise NotFound
     table = records.read_table(paths)
-    forgotten = forgotten_by(shop, work)
+    forgotten, earlier, ours = forgotten_by(shop, work), forgotten_before(shop, work), trained_here(shop, work)
     kind = "class" if work.request_kind == "class" else "records"
-    roles = records.with_roles(table, forgotten=forgotten, kind=kind, key=dataset_key(shop, work))
+    known = records.without(table, earlier)
+    roles = records.with_roles(known, forgotten=forgotten, kind=kind, key=dataset_key(shop, work), drawn_before_training=ours)
     counts = records.role_counts(roles, forgotten=forgotten)
     records.check_roles(counts, kind=work.job.kind, dataset=work.dataset.name)
-    if not counts.get("retain"):
-        raise ForgetSetIsEverything(dataset=work.dataset.name)
     records.write_table(roles, shop.folder / RECORDS_FILE)
     output: dict[str, Any] = {"metrics": {"roles": counts}}
     if work.job.kind == "unlearn":

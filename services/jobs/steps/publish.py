@@ -54,6 +54,23 @@ def publish(shop: Workshop, work: Work, done: Mapping[str, Any]) -> UUID:
     return published.version_id
 
 
+def confirm(shop: Workshop, work: Work, done: Mapping[str, Any]) -> UUID:
+    """Close a job none of whose records was trained on: the dataset version goes on without them, the model's version stands; return its id.
+
+    Raises as `publish` does.
+    """
+    with store_errors("records"):
+        checkpoints.verify_blob(shop.store, done["materialize"]["next"]["digest"])
+    test = forgotten_by(shop, work)
+    with shop.effect() as session:
+        job = repository.job_row(session, work.job.id)
+        _erase(session, shop, work, done, tuple(rid for rid in repository.record_ids(session, work.dataset_version) if test(rid)))
+        confirmed = publication.confirm(session, job.id)
+        repository.finish_step(session, job, "publish", {"version": confirmed.version_id.hex}, output_digest=None)
+        repository.end_attempt(session, job, outcome="succeeded")
+    return confirmed.version_id
+
+
 def _next_manifest(work: Work, done: Mapping[str, Any]) -> str | None:
     if work.job.kind == "train":
         return work.dataset_version.manifest_digest

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.errors import InvalidInput
+from services.errors import ForgetSetIsEverything, InvalidInput, RecordsNotFound
 from services.jobs import records
 
 KEY = b"k" * 32
@@ -30,6 +30,25 @@ def test_training_records_are_forget_or_retain_and_a_named_held_out_record_is_ex
 def test_a_held_out_record_of_a_forgotten_class_keeps_its_role() -> None:
     roles = records.with_roles(table(), forgotten={"r0"}.__contains__, kind="class", key=KEY).column("_role").to_pylist()
     assert roles[0] == records.held_out_role(KEY, "r0")
+
+
+def test_a_model_trained_elsewhere_may_have_learned_from_every_record_that_a_person_names() -> None:
+    ids = [f"r{i}" for i in range(400)]
+    drawn = {records.role_of(rid, None, forgotten=True, kind="records", key=KEY) for rid in ids}
+    elsewhere = {records.role_of(rid, None, forgotten=True, kind="records", key=KEY, drawn_before_training=False) for rid in ids}
+    assert drawn == {"forget", "excluded"}
+    assert elsewhere == {"forget"}
+    assert records.role_of("r0", "test", forgotten=True, kind="records", key=KEY, drawn_before_training=False) == "excluded"
+
+
+def test_a_job_with_none_of_its_records_or_none_to_keep_is_refused() -> None:
+    counts = records.role_counts(records.with_roles(table(), forgotten={"r0"}.__contains__, kind="records", key=KEY), forgotten={"r0"}.__contains__)
+    assert (counts["named"], counts.get("forget", 0)) == (1, 0)
+    records.check_roles(counts, kind="unlearn", dataset="digits")
+    with pytest.raises(RecordsNotFound):
+        records.check_roles({**counts, "named": 0}, kind="unlearn", dataset="digits")
+    with pytest.raises(ForgetSetIsEverything):
+        records.check_roles({**counts, "retain": 0}, kind="unlearn", dataset="digits")
 
 
 @given(st.text(min_size=1, max_size=20))

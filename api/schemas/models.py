@@ -37,6 +37,7 @@ class VersionIn(In):
     recipe: dict[str, Any] | None = None
     seeds: dict[str, int] | None = None
     trained_on: Annotated[list[DatasetRefIn], Field(max_length=100)] = Field(default_factory=list)
+    evaluated_on: DatasetRefIn | None = Field(default=None, description="A dataset version that the model did not learn from, to judge it on.")
     fresh_start: bool = False
 
     def form(self) -> forms.NewVersion:
@@ -47,6 +48,7 @@ class VersionIn(In):
             recipe=self.recipe,
             seeds=self.seeds,
             trained_on=tuple(forms.DatasetRef(reference("ds", one.dataset), one.version) for one in self.trained_on),
+            evaluated_on=forms.DatasetRef(reference("ds", self.evaluated_on.dataset), self.evaluated_on.version) if self.evaluated_on else None,
             fresh_start=self.fresh_start,
         )
 
@@ -126,6 +128,7 @@ class VersionOut(Out):
     current: bool
     aliases: list[str]
     trained_on: list[TrainedOnOut]
+    evaluated_on: list[TrainedOnOut]
     contains_forgotten: bool
     uploads: list[UploadOut] = Field(default_factory=list, validation_alias="presigned")
 

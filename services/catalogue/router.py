@@ -14,6 +14,18 @@ EQUIVALENCE_MINIMUM = 16
 TOO_FEW = "too few records for an equivalence test"
 
 
+WITHOUT_DATA = "no training data are held, and of the methods that need none it alone keeps the other classes usable"
+
+ZERO_SHOT = Rung(method="gkt", granularities=("class",))
+
+
+def rungs_for(ladder: Sequence[Rung], *, zero_shot: bool) -> list[Rung]:
+    """Return the rungs that a request may take: the policy's, or with no training data held, `gkt` alone, as the policy has it or by its defaults."""
+    if not zero_shot:
+        return list(ladder)
+    return [rung for rung in ladder if rung.method == ZERO_SHOT.method] or [ZERO_SHOT]
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
     """What the catalogue says of one method. `available` says that a live worker offers it."""
@@ -101,7 +113,14 @@ def choose(
     return Choice(
         method=first.method,
         reason=_reason(
-            few=few, granularity=granularity, task=task, records=records, class_records=class_records, skipped=skipped, first=first.method
+            few=few,
+            granularity=granularity,
+            task=task,
+            records=records,
+            class_records=class_records,
+            skipped=skipped,
+            first=first.method,
+            held=held,
         ),
         rungs=tuple(rung.method for rung in order),
         parameters=first.parameters,
@@ -119,10 +138,20 @@ def _why_not(rung: Rung, *, task: str, granularity: Granularity, held: Collectio
 
 
 def _reason(
-    *, few: bool, granularity: Granularity, task: str, records: int, class_records: int | None, skipped: Mapping[str, str], first: str
+    *,
+    few: bool,
+    granularity: Granularity,
+    task: str,
+    records: int,
+    class_records: int | None,
+    skipped: Mapping[str, str],
+    first: str,
+    held: Collection[str],
 ) -> str:
     if few and first == "retrain":
         return TOO_FEW
+    if not held:
+        return WITHOUT_DATA
     what = f"{records} records" if granularity == "records" else f"whole classes ({records} records, the smallest class {class_records or records})"
     passed = "; ".join(f"{method}: {why}" for method, why in skipped.items())
     return f"first rung of the policy that serves {what} on task {task}" + (f" ({passed})" if passed else "")

@@ -244,7 +244,7 @@ def trained_on(session: Session, version_id: UUID) -> list[TrainedModel]:
     statement = text("""
         SELECT m.name AS model, m.id AS model_id, v.number AS version, v.id AS version_id, t.role, v.status
           FROM training_input t JOIN model_version v ON v.id = t.model_version_id JOIN model m ON m.id = v.model_id
-         WHERE t.dataset_version_id = :version ORDER BY m.name, v.number
+         WHERE t.dataset_version_id = :version AND t.role <> 'evaluation' ORDER BY m.name, v.number
         """)
     return [TrainedModel(**row) for row in session.execute(statement, {"version": version_id}).mappings()]
 

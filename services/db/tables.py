@@ -225,13 +225,13 @@ class SubjectRecord(Base):
 
 
 class TrainingInput(Base):
-    """Which dataset version a model version learned from."""
+    """Which dataset version a model version learned from; role `evaluation` names one that it is only judged on."""
 
     __tablename__ = "training_input"
     __table_args__ = (
         tenant_key("model_version_id", to="model_version"),
         tenant_key("dataset_version_id", to="dataset_version"),
-        one_of("role", "train", "finetune", "repair", "reference"),
+        one_of("role", "train", "finetune", "repair", "reference", "evaluation"),
         Index(None, "tenant_id", "dataset_version_id"),
     )
     tenant_id: Mapped[UUID] = mapped_column(primary_key=True)

@@ -17,6 +17,7 @@ from services.errors import LetheError
 from services.jobs import repository
 from services.jobs.repository import Work
 
+GIVES_WAY = frozenset({"diverged", "method-not-applicable"})
 MAX_TRANSIENT = 12
 BACKOFF_CAP_S = 300.0
 BACKOFF_BASE_S = 5.0
@@ -35,8 +36,11 @@ def backoff_s(attempt: int, *, chance: float | None = None) -> float:
     return min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** min(attempt, 16)) * factor
 
 
-def settle(session: Session, job: Job, error: BaseException) -> str:
-    """Record that the attempt ended with `error` and move the job on; return its new state. The caller has fenced the job."""
+def settle(session: Session, job: Job, error: BaseException, *, clock: Clock) -> str:
+    """Record that the attempt ended with `error` and move the job on; return its new state. The caller has fenced the job.
+
+    A method that diverged, or that found at the data that it cannot serve the request, gives way to the next rung.
+    """
     facts = problem(error)
     repository.fail_step(session, job)
     if facts["retry_class"] == "race":
@@ -45,7 +49,7 @@ def settle(session: Session, job: Job, error: BaseException) -> str:
     if facts["retry_class"] == "cancel":
         return _cancelled(session, job)
     if facts["retry_class"] == "permanent":
-        return _failed(session, job, facts)
+        return _failed(session, job, facts, clock)
     if facts["retry_class"] == "transient":
         return _again(session, job, facts, limit=job.attempt >= MAX_TRANSIENT, code="retry_limit")
     crashes = job.crashes + 1
@@ -82,10 +86,14 @@ def attention(session: Session, job: Job, code: str, facts: Mapping[str, Any], *
     return state
 
 
-def _failed(session: Session, job: Job, facts: Mapping[str, Any]) -> str:
+def _failed(session: Session, job: Job, facts: Mapping[str, Any], clock: Clock) -> str:
     state = repository.move(session, job, "permanent", error=dict(facts))
-    _tell(session, job, "job.failed", {"code": facts["code"]}, event="stuck")
-    repository.release_targets(session, job.id)
+    following = next_rung(repository.load(session, job.id)) if job.kind == "unlearn" and facts["code"] in GIVES_WAY else None
+    if following is None:
+        _tell(session, job, "job.failed", {"code": facts["code"]}, event="stuck")
+        repository.release_targets(session, job.id)
+    else:
+        _escalate(session, job, following, {"verdict": "stopped", "codes": [facts["code"]]}, clock=clock)
     repository.drop_pins(session, job.id)
     return state
 
@@ -146,7 +154,7 @@ def next_rung(work: Work) -> tuple[str, dict[str, Any]] | None:
     ladder = {str(rung["method"]): rung for rung in (work.policy.ladder if work.policy is not None else [])}
     serving = [name for name, rung in ladder.items() if work.request_kind in rung.get("granularities", ("class", "records"))]
     names = [rung if isinstance(rung, str) else str(rung["method"]) for rung in (work.job.choice or {}).get("rungs") or serving]
-    retrainable = work.base is not None and work.base.recipe is not None
+    retrainable = work.base is not None and work.base.recipe is not None and not work.zero_shot
     names = [name for name in names if name != "retrain"] + (["retrain"] if retrainable else [])
     method = str(work.job.method)
     after = names[names.index(method) + 1 :] if method in names else [name for name in names if name == "retrain"]

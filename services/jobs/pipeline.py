@@ -51,7 +51,7 @@ class Pipeline:
             return self._hold()
         self._materialize()
         roles = self.done["materialize"]["metrics"]["roles"]
-        if self.work.job.kind == "unlearn" and not roles.get("forget"):
+        if self.work.job.kind == "unlearn" and not roles.get("forget") and not self.work.zero_shot:
             return self._confirm()
         if self.work.job.kind == "unlearn":
             self.plan = freeze(self.shop, self.work, roles=roles)
@@ -222,7 +222,7 @@ def settle(shop: Workshop, error: BaseException) -> str:
         raise error
     with shop.effect() as session:
         job = repository.job_row(session, shop.lease.job_id)
-        state = outcomes.settle(session, job, error)
+        state = outcomes.settle(session, job, error, clock=shop.clock)
     code = error.code if isinstance(error, LetheError) else type(error).__name__
     log.warning("job.interrupted", job_id=str(shop.lease.job_id), code=code, state=state)
     return state

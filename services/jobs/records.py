@@ -8,7 +8,7 @@ Roles are given in the pool child, which holds the tenant's key; the runner read
 import hashlib
 import hmac
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from services.errors import ForgetSetIsEverything, InvalidInput, RecordsNotFound
 
 ROLE = "_role"
+NAMED = "_named"
 RECORD_ID = "record_id"
 SPLIT = "split"
 NEVER_READ = frozenset({"subject_id"})
@@ -95,6 +96,24 @@ def with_roles(table: Table, *, forgotten: Callable[[str], bool], kind: Kind, ke
     return table.append_column(ROLE, pa.array(roles, pa.string()))
 
 
+def with_held_out_roles(table: Table, *, key: bytes) -> Table:
+    """Return the table with the column `_role` where no record was trained on: each has its drawn role."""
+    return table.append_column(ROLE, pa.array([held_out_role(key, rid) for rid in record_ids(table)], pa.string()))
+
+
+def with_named(table: Table, forgotten: Callable[[str], bool]) -> Table:
+    """Return the table with the column `_named`, true for the forgotten whatever their role."""
+    return table.append_column(NAMED, pa.array([forgotten(rid) for rid in record_ids(table)], pa.bool_()))
+
+
+def of_labels(table: Table, column: str | None, labels: Collection[str]) -> Callable[[str], bool]:
+    """Return the test whether a record has one of the labels. Raises InvalidInput without a label column."""
+    if column is None or column not in table.column_names:
+        raise InvalidInput(detail="the evaluation set has no column with labels")
+    pairs = zip(record_ids(table), table.column(column).to_pylist(), strict=True)
+    return {rid for rid, label in pairs if str(label) in labels}.__contains__
+
+
 def role_counts(table: Table, *, forgotten: Callable[[str], bool]) -> dict[str, int]:
     """Return how many records have each role; `named` are the forgotten whatever their role, `forget_test` those of role verification (class requests)."""
     roles = [str(role) for role in table.column(ROLE).to_pylist()]
@@ -113,16 +132,17 @@ def write_table(table: Table, path: Path) -> None:
     pq.write_table(table, path, compression="zstd", write_statistics=False, store_schema=True)
 
 
-def columns(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], list[str], list[str]]:
-    """Return the columns of a job's records as arrays, the record ids and the roles, row by row.
+def columns(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], list[str], list[str], np.ndarray[Any, Any]]:
+    """Return the columns of a job's records as arrays, the record ids, the roles, and which are to be forgotten, row by row.
 
     A list column of equal lengths becomes a matrix (n, k); an image column of the form {bytes, path} gives its bytes.
     """
     table = pq.ParquetFile(path).read()
     roles = [str(role) for role in table.column(ROLE).to_pylist()]
     ids = record_ids(table)
-    names = [name for name in table.column_names if name not in {ROLE, RECORD_ID, SPLIT}]
-    return {name: _array(table.column(name)) for name in names}, ids, roles
+    named = np.asarray(table.column(NAMED).to_pylist(), dtype=bool)
+    names = [name for name in table.column_names if name not in {ROLE, NAMED, RECORD_ID, SPLIT}]
+    return {name: _array(table.column(name)) for name in names}, ids, roles, named
 
 
 def _array(column: Any) -> np.ndarray[Any, Any]:
@@ -152,11 +172,12 @@ def _matrix(column: Any) -> np.ndarray[Any, Any]:
     return inner.to_numpy(zero_copy_only=False).reshape(rows, *depth)
 
 
-def check_roles(counts: Mapping[str, int], *, kind: str, dataset: object) -> None:
+def check_roles(counts: Mapping[str, int], *, kind: str, dataset: object, zero_shot: bool = False) -> None:
     """Raise RecordsNotFound when none of the records that a job must forget is there, and ForgetSetIsEverything when none would be left."""
     if kind == "unlearn" and not counts["named"]:
         raise RecordsNotFound(count="all", dataset=dataset)
-    if not counts.get("retain"):
+    others = sum(counts.get(role, 0) for role in HELD_OUT_ROLES) - counts["named"] if zero_shot else counts.get("retain", 0)
+    if not others:
         raise ForgetSetIsEverything(dataset=dataset)
 
 

@@ -57,6 +57,13 @@ class Work:
     policy: Policy | None
     targets: Sequence[Target]
     requests: Sequence[DeletionRequest]
+    zero_shot: bool = False
+    """Nothing that the model learned from is held: the dataset version is one that it is only judged on."""
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """The labels that class requests of the batch name."""
+        return frozenset(str(label) for request in self.requests for label in request.scope.get("labels", ()))
 
     @property
     def request_kind(self) -> str:
@@ -96,13 +103,14 @@ def load(session: Session, job_id: UUID) -> Work:
     targets = active_targets(session, job.id)
     wanted = [target.request_id for target in targets]
     requests = session.scalars(select(DeletionRequest).where(DeletionRequest.id.in_(wanted)).order_by(DeletionRequest.id)).all()
-    return Work(job, model, dataset, version, files, base, base_files, policy, targets, requests)
+    zero_shot = job.kind == "unlearn" and _learned_from(session, base) is None
+    return Work(job, model, dataset, version, files, base, base_files, policy, targets, requests, zero_shot)
 
 
 def _learned_from(session: Session, base: ModelVersion | None) -> UUID | None:
     if base is None:
         return None
-    query = select(TrainingInput.dataset_version_id).where(TrainingInput.model_version_id == base.id)
+    query = select(TrainingInput.dataset_version_id).where(TrainingInput.model_version_id == base.id, TrainingInput.role != "evaluation")
     return session.scalar(query.order_by(TrainingInput.role != "train", TrainingInput.role).limit(1))
 
 

@@ -40,13 +40,17 @@ class DatasetRef:
 
 @dataclass(frozen=True, slots=True)
 class NewVersion:
-    """A version to be uploaded. `trained_on` is what it learned from; without `recipe` it cannot be retrained."""
+    """A version to be uploaded. `trained_on` is what it learned from; without `recipe` it cannot be retrained.
+
+    `evaluated_on` is what it did not learn from and is judged on where none of its training data is held.
+    """
 
     files: tuple[FileForm, ...]
     parent: int | None = None
     recipe: Mapping[str, Any] | None = None
     seeds: Mapping[str, int] | None = None
     trained_on: tuple[DatasetRef, ...] = ()
+    evaluated_on: DatasetRef | None = None
     fresh_start: bool = False
 
 
@@ -122,6 +126,7 @@ class VersionView:
     aliases: tuple[str, ...]
     files: tuple[FileForm, ...]
     trained_on: tuple[TrainedOn, ...]
+    evaluated_on: tuple[TrainedOn, ...]
     contains_forgotten: bool
     uploads: tuple[Upload, ...] = ()
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, text, tuple_, update
+from sqlalchemy import ColumnElement, func, insert, select, text, tuple_, update
 from sqlalchemy.orm import Session
 
 from services.db.tables import (
@@ -27,6 +27,7 @@ from services.db.tables import (
 )
 from services.model_versions.forms import FileForm, Key, PublishFile, TrainedOn
 
+EVALUATION = "evaluation"
 FRESH = {"populate_existing": True}
 QUIET = {"synchronize_session": False}
 
@@ -41,7 +42,7 @@ _BY_LABELS = """SELECT d.tenant_id, d.dataset_id, d.record_id, d.present FROM da
 _TAINTED = """WITH RECURSIVE hit AS ({hit}),
     span AS (SELECT DISTINCT tenant_id, dataset_id, present FROM hit),
     dv AS (SELECT DISTINCT v.id FROM dataset_version v JOIN span s ON s.tenant_id = v.tenant_id AND s.dataset_id = v.dataset_id AND s.present @> v.number),
-    tainted AS (SELECT t.model_version_id AS id FROM training_input t JOIN dv ON dv.id = t.dataset_version_id
+    tainted AS (SELECT t.model_version_id AS id FROM training_input t JOIN dv ON dv.id = t.dataset_version_id WHERE t.role <> 'evaluation'
       UNION SELECT c.id FROM model_version c JOIN tainted p ON c.parent_id = p.id WHERE NOT c.fresh_start)
     SELECT m.id AS model_id, m.name AS model, m.current_version_id, m.task, m.architecture,
            array_agg(v.id ORDER BY v.number) AS versions, array_agg(v.number ORDER BY v.number) AS numbers
@@ -67,12 +68,24 @@ def tainted_by_labels(session: Session, dataset_id: UUID, labels: Sequence[str])
     return session.execute(text(_TAINTED.format(hit=_BY_LABELS)), {"dataset": dataset_id, "labels": list(labels)}).all()
 
 
+def tainted_by_model(session: Session, model_id: UUID) -> Sequence[Any]:
+    """Return the same for a model of whose data nothing is held: every version of it may have learned from anything."""
+    statement = text("""
+        SELECT m.id AS model_id, m.name AS model, m.current_version_id, m.task, m.architecture,
+               array_agg(v.id ORDER BY v.number) AS versions, array_agg(v.number ORDER BY v.number) AS numbers
+          FROM model m JOIN model_version v ON v.model_id = m.id WHERE m.id = :model AND v.status IN ('ready','quarantined')
+         GROUP BY m.id, m.name, m.current_version_id, m.task, m.architecture
+        """)
+    return session.execute(statement, {"model": model_id}).all()
+
+
 def datasets_behind(session: Session, version_ids: Sequence[UUID]) -> set[UUID]:
     """Return the datasets that versions, or what they were made from, learned from."""
     statement = text("""
         WITH RECURSIVE up AS (SELECT id, parent_id, fresh_start FROM model_version WHERE id = ANY(:ids)
             UNION SELECT p.id, p.parent_id, p.fresh_start FROM model_version p JOIN up ON p.id = up.parent_id WHERE NOT up.fresh_start)
-        SELECT DISTINCT d.dataset_id FROM up JOIN training_input t ON t.model_version_id = up.id JOIN dataset_version d ON d.id = t.dataset_version_id
+        SELECT DISTINCT d.dataset_id FROM up JOIN training_input t ON t.model_version_id = up.id AND t.role <> 'evaluation'
+          JOIN dataset_version d ON d.id = t.dataset_version_id
         """)
     return set(session.scalars(statement, {"ids": list(version_ids)}))
 
@@ -91,7 +104,7 @@ def holding_forgotten(session: Session, version_ids: Sequence[UUID]) -> set[UUID
                AND r.present @> v.number AND NOT upper_inf(r.present) AND e.produced_by_job_id IS NOT NULL),
         bad AS (
             SELECT t.model_version_id AS id FROM training_input t JOIN dirty ON dirty.id = t.dataset_version_id
-             WHERE NOT EXISTS (SELECT 1 FROM forget_ledger f WHERE f.version_id = t.model_version_id)
+             WHERE t.role <> 'evaluation' AND NOT EXISTS (SELECT 1 FROM forget_ledger f WHERE f.version_id = t.model_version_id)
             UNION SELECT c.id FROM model_version c JOIN bad p ON c.parent_id = p.id
              WHERE NOT c.fresh_start AND NOT EXISTS (SELECT 1 FROM forget_ledger f WHERE f.version_id = c.id))
         SELECT id FROM model_version WHERE id = ANY(:ids) AND (status IN ('quarantined','destroyed') OR id IN (SELECT id FROM bad))
@@ -192,12 +205,21 @@ def files(session: Session, version_ids: Sequence[UUID]) -> dict[UUID, list[File
 
 def learned_from(session: Session, version_ids: Sequence[UUID]) -> dict[UUID, list[TrainedOn]]:
     """Return what versions learned from."""
+    return _inputs(session, version_ids, TrainingInput.role != EVALUATION)
+
+
+def judged_on(session: Session, version_ids: Sequence[UUID]) -> dict[UUID, list[TrainedOn]]:
+    """Return what versions are judged on and did not learn from."""
+    return _inputs(session, version_ids, TrainingInput.role == EVALUATION)
+
+
+def _inputs(session: Session, version_ids: Sequence[UUID], wanted: ColumnElement[bool]) -> dict[UUID, list[TrainedOn]]:
     held: dict[UUID, list[TrainedOn]] = {version_id: [] for version_id in version_ids}
     query = (
         select(TrainingInput.model_version_id, Dataset.name, Dataset.id, DatasetVersion.number, DatasetVersion.id, TrainingInput.role)
         .join(DatasetVersion, DatasetVersion.id == TrainingInput.dataset_version_id)
         .join(Dataset, Dataset.id == DatasetVersion.dataset_id)
-        .where(TrainingInput.model_version_id.in_(version_ids))
+        .where(TrainingInput.model_version_id.in_(version_ids), wanted)
         .order_by(Dataset.name, DatasetVersion.number)
     )
     for row in session.execute(query):

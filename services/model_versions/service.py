@@ -97,6 +97,9 @@ def create_version(session: Session, model: str | UUID, form: NewVersion, *, cal
     found = _model(session, model, lock=True)
     parent = _clean(session, _version(session, found.id, form.parent)) if form.parent is not None else None
     inputs = [_input(session, ref) for ref in form.trained_on]
+    judged = [_input(session, form.evaluated_on)] if form.evaluated_on is not None else []
+    if {one.id for one in inputs} & {one.id for one in judged}:
+        raise InvalidInput(detail="a dataset version that the model learned from cannot judge it; evaluated_on names another.")
     version_id, number = uuid7(clock), repository.next_number(session, found.id)
     repository.add(
         session, ModelVersion, id=version_id, tenant_id=found.tenant_id, model_id=found.id, number=number, status="pending",
@@ -106,7 +109,8 @@ def create_version(session: Session, model: str | UUID, form: NewVersion, *, cal
     listed = [PublishFile(file.path, file.sha256, file.size_bytes, file.media_type) for file in form.files]
     repository.add_files(session, found.tenant_id, version_id, listed)
     role = "finetune" if parent else "train"
-    repository.add_inputs(session, found.tenant_id, version_id, [(one.id, role) for one in inputs])
+    roles = [*((one.id, role) for one in inputs), *((one.id, repository.EVALUATION) for one in judged)]
+    repository.add_inputs(session, found.tenant_id, version_id, roles)
     audit.record(session, tenant_id=found.tenant_id, object_id=version_id, type="model_version.created", body={"by": caller.principal})
     return read_version_by_id(session, version_id)
 
@@ -367,6 +371,7 @@ def _model_views(session: Session, rows: Sequence[Model]) -> list[ModelView]:
 def _version_views(session: Session, model: Model, rows: Sequence[ModelVersion]) -> list[VersionView]:
     ids = [row.id for row in rows]
     files, learned, bad = repository.files(session, ids), repository.learned_from(session, ids), repository.holding_forgotten(session, ids)
+    judged = repository.judged_on(session, ids)
     names: dict[UUID, list[str]] = {}
     for alias in repository.aliases(session, model.id):
         names.setdefault(alias.version_id, []).append(alias.alias)
@@ -394,6 +399,7 @@ def _version_views(session: Session, model: Model, rows: Sequence[ModelVersion])
             aliases=tuple(names.get(row.id, ())),
             files=tuple(files[row.id]),
             trained_on=tuple(learned[row.id]),
+            evaluated_on=tuple(judged[row.id]),
             contains_forgotten=row.id in bad,
             uploads=_uploads(row, files[row.id]),
         )

@@ -44,14 +44,17 @@ def _open(session: Session, batch: Any, clock: Clock) -> UUID | None:
     taken = repository.take_targets(session, batch, batch.mx)
     if not taken:
         return None
+    zero_shot = repository.zero_shot_targets(session, [target.id for target in taken])
     sources = repository.sources(session, [target.id for target in taken])
-    source = sources.get(taken[0].id)
-    targets = [target for target in taken if sources.get(target.id) == source]
+    judged = repository.evaluation_set(session, model.current_version_id) if zero_shot else None
+    sources |= {target_id: judged for target_id in zero_shot if judged is not None}
+    source, without_data = sources.get(taken[0].id), taken[0].id in zero_shot
+    targets = [target for target in taken if sources.get(target.id) == source and (target.id in zero_shot) == without_data]
     if source is None:
-        _stick(session, targets, {"code": "dataset-purged"})
+        _stick(session, targets, {"code": "no-evaluation-set" if without_data else "dataset-purged"})
         return None
     try:
-        job_id = _insert(session, batch, model.task, targets, source, clock)
+        job_id = _insert(session, batch, model.task, targets, source, clock, zero_shot=without_data)
     except LetheError as error:
         _stick(session, targets, {"code": error.code})
         log.warning("batch.refused", model_id=str(batch.model_id), code=error.code)
@@ -66,7 +69,7 @@ def _open(session: Session, batch: Any, clock: Clock) -> UUID | None:
     return job_id
 
 
-def _insert(session: Session, batch: Any, task: str, targets: list[Target], source: UUID, clock: Clock) -> UUID:
+def _insert(session: Session, batch: Any, task: str, targets: list[Target], source: UUID, clock: Clock, *, zero_shot: bool) -> UUID:
     base = repository.base_of(session, batch.model_id)
     policy = repository.policies(session, [batch.policy_id])[batch.policy_id]
     chosen = planning.plan(
@@ -79,6 +82,7 @@ def _insert(session: Session, batch: Any, task: str, targets: list[Target], sour
         class_records=None,
         method=batch.method,
         parameters=batch.params,
+        zero_shot=zero_shot,
     )
     job_id = uuid7(clock)
     values: dict[str, Any] = {

@@ -89,7 +89,7 @@ def _plans(session: Session, body: NewRequest, policy: Policy, parameters: dict[
         base = models.version_by_id(session, tainted.current_version_id) if tainted.current_version_id else None
         plans[tainted.model_id] = planning.plan(
             session, task=tainted.task, base=base, policy=policy, granularity=granularity, records=len(located.hits),
-            class_records=_smallest_class(located), method=body.method, parameters=parameters,
+            class_records=_smallest_class(located), method=body.method, parameters=parameters, zero_shot=located.zero_shot,
         )  # fmt: skip
     return plans
 
@@ -190,6 +190,7 @@ def _values(intake: Intake, request_id: UUID, caller: Caller, clock: Clock, *, l
         "note": body.note,
         "tainted": {str(one.model_id): [str(version) for version in one.versions] for one in located.tainted},
         "ends": _ends(located),
+        "zero_shot": located.zero_shot,
     }
     attention = {"code": "review-needed", "detail": intake.review} if leading is None and intake.review is not None else None
     return {
@@ -254,7 +255,8 @@ def _targets(session: Session, intake: Intake, request_id: UUID, caller: Caller,
         target_id = uuid7(clock)
         values = {
             "id": target_id, "state": "located", "model_id": one.model_id, "base_version_id": one.current_version_id,
-            "records": sum(len(digests) for digests in held.values()), "records_commitment": subjects.commitment(held), **shared,
+            "records": sum(len(digests) for digests in held.values()),
+            "records_commitment": located.commitment if located.zero_shot else subjects.commitment(held), **shared,
         }  # fmt: skip
         repository.add(session, Target, **values)
         repository.add_target_records(session, caller.tenant_id, target_id, held)

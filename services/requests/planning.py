@@ -47,14 +47,15 @@ def plan(
     class_records: int | None,
     method: str,
     parameters: Mapping[str, Any],
+    zero_shot: bool = False,
 ) -> MethodPlan:
-    """Return what a model gets. Raises MethodNotApplicable where the named method, or every rung of the ladder, cannot serve the request."""
+    """Return what a model gets; `zero_shot` says that nothing of its training data is held. Raises MethodNotApplicable where the named method, or every rung of the ladder, cannot serve the request."""
     offers = catalogue.offers(session)
-    held = {"forget", "retain"}
-    if base is not None and base.recipe is not None:
+    held = set[str]() if zero_shot else {"forget", "retain"}
+    if base is not None and base.recipe is not None and not zero_shot:
         held.add("recipe")
     could = sorted(name for name, offer in offers.items() if router.obstacle(offer, task=task, granularity=granularity, held=held) is None)
-    ladder = [Rung.model_validate(rung) for rung in policy.ladder]
+    ladder = router.rungs_for([Rung.model_validate(rung) for rung in policy.ladder], zero_shot=zero_shot)
     if method != "auto":
         offer = offers.get(method)
         why = router.obstacle(offer, task=task, granularity=granularity, held=held) if offer else "no worker can load it"
@@ -65,7 +66,9 @@ def plan(
         task=task, granularity=granularity, ladder=ladder, records=records, class_records=class_records, held=held, available=offers
     )
     if choice is None and method == "auto":
-        raise MethodNotApplicable(method="auto", detail=f"no rung of policy {policy.key} serves task {task}", could=", ".join(could) or "none")
+        raise MethodNotApplicable(
+            method="auto", detail=f"no rung of policy {policy.key} serves {granularity} requests on task {task}", could=", ".join(could) or "none"
+        )
     return _plan(session, ladder, choice, method, parameters)
 
 

@@ -19,6 +19,10 @@ from services.tenants.policies import body_of
 
 log = structlog.get_logger()
 DAY_S = 86_400.0
+WHY_NO_JOB = {
+    "dataset-purged": "No version of a dataset is held any more that has all these records.",
+    "no-evaluation-set": "Nothing of the model's training data is held, and the version names no evaluation set (evaluated_on) to judge a result by.",
+}
 
 
 def advance(session: Session, request_id: UUID, clock: Clock) -> str:
@@ -56,6 +60,8 @@ def _start(session: Session, held: DeletionRequest) -> None:
 
 
 def _current_is_tainted(held: DeletionRequest, target: Target) -> bool:
+    if held.details.get("zero_shot"):  # whatever version is current now, nothing says that it did not learn from the class
+        return True
     return str(target.base_version_id) in held.details.get("tainted", {}).get(str(target.model_id), [])
 
 
@@ -98,7 +104,7 @@ def _attention(session: Session, stopped: Sequence[Target]) -> dict[str, Any]:
     found = repository.target_errors(session, [target.id for target in stopped])
     if found is None:
         code = stopped[0].outcome or "no-method"
-        return {"code": code, "rung": 1, "detail": "No job could be opened for these records."}
+        return {"code": code, "rung": 1, "detail": WHY_NO_JOB.get(code, "No job could be opened for these records.")}
     error: dict[str, Any] = found["error"] or {}
     code = error.get("code") or found["attention"] or "job-cancelled"
     return {"code": code, "rung": found["rung"], "detail": error.get("detail") or "The job ended without a verdict that allows publishing."}

@@ -30,6 +30,7 @@ from services.db.tables import (
     Target,
     TargetRecord,
     Tenant,
+    TrainingInput,
 )
 from services.requests.forms import JobFilters, Key, RequestFilters
 
@@ -454,6 +455,18 @@ def sources(session: Session, target_ids: Sequence[UUID]) -> dict[UUID, UUID]:
          ORDER BY p.target_id, p.n DESC, d.number DESC
         """)
     return {row.target_id: row.id for row in session.execute(statement, {"ids": list(target_ids)})}
+
+
+def zero_shot_targets(session: Session, target_ids: Sequence[UUID]) -> set[UUID]:
+    """Return those of the targets that name a class of a model of whose training data nothing is held."""
+    query = select(Target.id).join(DeletionRequest, DeletionRequest.id == Target.request_id)
+    return set(session.scalars(query.where(Target.id.in_(target_ids), DeletionRequest.details["zero_shot"].as_boolean())))
+
+
+def evaluation_set(session: Session, version_id: UUID | None) -> UUID | None:
+    """Return the dataset version that a model version is judged on."""
+    query = select(TrainingInput.dataset_version_id).where(TrainingInput.model_version_id == version_id, TrainingInput.role == "evaluation")
+    return session.scalar(query.order_by(TrainingInput.dataset_version_id).limit(1))
 
 
 def batch_records(session: Session, target_ids: Sequence[UUID]) -> int:

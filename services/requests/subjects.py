@@ -51,6 +51,8 @@ class Located:
     commitment: str
     scope_hmac: bytes = field(repr=False)
     latest: dict[UUID, HeldVersion]
+    zero_shot: bool = False
+    """A class of a model of whose training data nothing is held."""
 
     @property
     def granularity(self) -> str:
@@ -83,6 +85,7 @@ def locate(session: Session, body: NewRequest, key: bytes) -> Located:
     digests: dict[UUID, list[bytes]] = {}
     for hit in hits:
         digests.setdefault(hit.dataset_id, []).append(record_digest(key, hit.dataset_id, hit.record_id))
+    zero_shot = isinstance(scope, ClassScope) and not hits
     named = {"kind": scope.kind, "identity": identity, "models": sorted(str(one) for one in body.models) if body.models is not None else None}
     return Located(
         kind=scope.kind,
@@ -91,9 +94,10 @@ def locate(session: Session, body: NewRequest, key: bytes) -> Located:
         tainted=tainted,
         digests=digests,
         datasets=_dataset_hits(session, held, hits),
-        commitment=commitment(digests),
+        commitment=hashlib.sha256(rfc8785.dumps(identity)).hexdigest() if zero_shot else commitment(digests),
         scope_hmac=hmac.digest(key, b"scope\x00" + rfc8785.dumps(named), hashlib.sha256),
         latest=latest,
+        zero_shot=zero_shot,
     )
 
 
@@ -125,11 +129,13 @@ def _records(session: Session, scope: RecordsScope, key: bytes) -> tuple[list[Hi
     return hits, models.tainted_by_records(session, dataset_id, ids), identity
 
 
-def _classes(session: Session, scope: ClassScope) -> tuple[list[Hit], list[Any], Any]:
+def _classes(session: Session, scope: ClassScope) -> tuple[list[Hit], Sequence[Any], Any]:
     labels = sorted(set(scope.labels))
     held = [_dataset(session, scope.dataset)] if scope.dataset is not None else _datasets_of_model(session, scope.model)
     if not labels:
-        raise EmptyForgetSet(dataset=held[0][1])
+        raise EmptyForgetSet(dataset=held[0][1] if held else "of the model")
+    if not held and scope.model is not None:
+        return _without_data(session, scope.model, labels)
     hits: list[Hit] = []
     rows: list[Any] = []
     for dataset_id, _ in held:
@@ -155,9 +161,24 @@ def _datasets_of_model(session: Session, model: str | UUID | None) -> list[tuple
     if found is None:
         raise UnknownModel(model=str(model))
     learned = models.learned_from(session, [found.current_version_id])[found.current_version_id] if found.current_version_id else []
-    if not learned:
-        raise InvalidInput(detail="this deployment holds no data of that model; a class request needs the dataset it learned from.")
     return sorted({(one.dataset_id, one.dataset) for one in learned})
+
+
+def _without_data(session: Session, model: str | UUID, labels: list[str]) -> tuple[list[Hit], Sequence[Any], Any]:
+    """Resolve a class of a model of whose training data nothing is held; where it names an evaluation set, the labels must be in that."""
+    found = models.find(session, model)
+    if found is None:
+        raise UnknownModel(model=str(model))
+    if found.current_version_id is None:
+        raise InvalidInput(detail=f"model {found.name} has no version that could be unlearned yet.")
+    for one in models.judged_on(session, [found.current_version_id])[found.current_version_id]:
+        known = datasets.label_counts(session, one.dataset_id, one.version)
+        missing = [label for label in labels if label not in known]
+        if missing:
+            raise RecordsNotFound(count=len(missing), dataset=one.dataset)
+        if len(labels) == len(known):
+            raise ForgetSetIsEverything(dataset=one.dataset)
+    return [], models.tainted_by_model(session, found.id), [found.id.hex, labels]
 
 
 def _merge(rows: Sequence[Any]) -> list[Tainted]:

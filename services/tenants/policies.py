@@ -35,7 +35,8 @@ class Rung(Document):
 class ReadingSpec(Document):
     """One number to measure. It gates only if `gate`; a `band` is the reference's value plus and minus `epsilon`.
 
-    `min_records` is how many records must stand behind the number for it to gate; with fewer it is printed as information.
+    `min_records` is how many records must stand behind the number for it to gate; with fewer it is printed as information. `absolute` holds the
+    number itself against `epsilon`, with no reference: only for a `max` or `min`.
     """
 
     kind: Literal["metric", "attack"]
@@ -44,6 +45,7 @@ class ReadingSpec(Document):
     direction: Literal["band", "min", "max", "info"] = "info"
     epsilon: float | None = Field(default=None, ge=0, le=1)
     gate: bool = False
+    absolute: bool = False
     min_records: int = Field(default=0, ge=0)
     parameters: dict[str, Any] = Field(default_factory=dict)
 
@@ -52,6 +54,8 @@ class ReadingSpec(Document):
         """Refuse a gate without a bound: it could not fail."""
         if self.gate and (self.direction == "info" or self.epsilon is None):
             raise ValueError(f"reading {self.name} on {self.split} gates, so it needs a direction and an epsilon")
+        if self.absolute and self.direction not in {"max", "min"}:
+            raise ValueError(f"reading {self.name} on {self.split} is held against a number, so it needs a direction max or min")
         return self
 
 
@@ -62,6 +66,25 @@ class Utility(Document):
     worst_class: float = Field(default=0.03, ge=0, le=1)
 
 
+class WithoutData(Document):
+    """How a class request is judged when nothing of the training data is held, so that no reference can be trained: by bounds of its own.
+
+    `forget_accuracy` is the greatest accuracy on the class in the evaluation set. The losses allowed are wider than elsewhere, since a method
+    that sees no data pays for it; both are choices of the policy and stand in the frozen plan.
+    """
+
+    forget_accuracy: float = Field(default=0.10, gt=0, lt=1)
+    utility: Utility = Utility(total=0.10, worst_class=0.30)
+
+    def readings(self) -> list[dict[str, Any]]:
+        """Return the readings of the plan."""
+        gate = ReadingSpec(
+            kind="metric", name="accuracy", split="forget_test", direction="max", epsilon=self.forget_accuracy, gate=True, absolute=True
+        )
+        shown = (*_printed("metric", "accuracy", "retain_test", "test"), *_printed("metric", "zrf", "forget_test"))
+        return [reading.model_dump(mode="json") for reading in (gate, *shown)]
+
+
 class VerificationBody(Document):
     """What is measured for each kind of request, and how it is judged: intervals of `level`, failures at `alpha` after correction."""
 
@@ -70,6 +93,7 @@ class VerificationBody(Document):
     level: float = Field(default=0.90, gt=0.5, lt=1)
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     utility: Utility = Utility()
+    without_data: WithoutData = WithoutData()
     reference: Literal["retrained", "none"] = "retrained"
 
     @model_validator(mode="after")

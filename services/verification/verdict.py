@@ -169,6 +169,7 @@ def _conclusion(plan: Mapping[str, Any], facts: IntegrityFacts, found: _Findings
         set_on=plan.get("set_on"),
         detectable=limit,
         suppression=facts.guarantee == "suppression",
+        absolute=all(entry.get("absolute", False) for entry in plan["readings"] if entry.get("gate", False)),
     )
     return Verdict("passed", (), sentence, found.shown, limit)
 
@@ -196,6 +197,8 @@ def _gate(entry: Mapping[str, Any], held: Mapping[tuple[str, str, str], Measured
     direction = str(entry.get("direction", reading.direction))
     if not gate.about_forgetting:
         return _retained_gate(gate, reading, direction)
+    if entry.get("absolute", False):
+        return _absolute_gate(gate, reading, direction)
     return _forget_gate(gate, reading, direction)
 
 
@@ -220,6 +223,18 @@ def _forget_gate(gate: _Gate, reading: Measured, direction: str) -> _Gate:
     gate.comparisons.append(comparison)
     if isinstance(reading.before, Reading):
         gate.sensitive = not low <= reading.before.value - reference.value <= high
+    return gate
+
+
+def _absolute_gate(gate: _Gate, reading: Measured, direction: str) -> _Gate:
+    """Hold a reading on forgotten records against a number of the plan, where there is no reference to hold it against."""
+    if not isinstance(reading.after, Reading):
+        gate.missing = reading.after.reason
+        return gate
+    bound = Interval(-INFINITE, gate.epsilon) if direction == "max" else Interval(gate.epsilon, INFINITE)
+    gate.comparisons.append(_Comparison(reading.after, bound, *_codes(reading.leak_side)))
+    if isinstance(reading.before, Reading):
+        gate.sensitive = not bound.low <= reading.before.value <= bound.high
     return gate
 
 

@@ -11,6 +11,10 @@ PASSED = (
     "In {tests}, the new model behaved like {reference} within the limits set {when}. "
     "The tests would have noticed a difference larger than {detectable}. This is evidence, not proof of absence."
 )
+PASSED_ABSOLUTE = (
+    "In {tests}, on records that it never saw, the new model stayed within the limits set {when}: it recognises at most {detectable} of what was to "
+    "be forgotten. No training data are held, so there is no retrained model to compare it with. This is evidence, not proof of absence."
+)
 PASSED_EXACT = (
     "{version} was computed from a fresh start (or from a state older than the records) without reading the {n} listed records. "
     "Anyone holding the inputs can repeat the run on the named hardware and software and compare digests."
@@ -43,12 +47,12 @@ def shown(number: float) -> str:
     return f"{number:.4f}".rstrip("0").rstrip(".")
 
 
-def passed(*, tests: int, reference: str, set_on: str | None, detectable: float, suppression: bool) -> str:
-    """Return the sentence of a model that passed by tests."""
+def passed(*, tests: int, reference: str, set_on: str | None, detectable: float, suppression: bool, absolute: bool = False) -> str:
+    """Return the sentence of a model that passed by tests; `absolute` when every bound was a number and none a retrained model."""
     count = "1 test" if tests == 1 else f"{tests} tests"
     when = f"on {set_on}" if set_on else "before the run"
     named = REFERENCES.get(reference, REFERENCES["retrained"])
-    sentence = PASSED.format(tests=count, reference=named, when=when, detectable=shown(detectable))
+    sentence = (PASSED_ABSOLUTE if absolute else PASSED).format(tests=count, reference=named, when=when, detectable=shown(detectable))
     return f"{sentence} {SUPPRESSION}" if suppression else sentence
 
 

@@ -5,33 +5,20 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from tests.e2e.conftest import LETHE, Up, start
+
 WALK = Path(__file__).parents[2] / "docs" / "tutorial" / "walk.sh"
-LETHE = str(Path(sys.executable).parent / "lethe")
 
 
-def start(home: Path) -> tuple[subprocess.Popen[str], str, str]:
-    """Start `lethe up` and return the process, the address and the key it prints."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("LETHE_")}
-    process = subprocess.Popen([LETHE, "up", "--home", str(home)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.strip().startswith("export "):
-            _, url, key = line.split()
-            return process, url.removeprefix("LETHE_URL="), key.removeprefix("LETHE_KEY=")
-    raise AssertionError(process.stderr.read() if process.stderr else "no output")
-
-
-def models_of(url: str, key: str) -> list:
+def models_of(url: str, key: str) -> list[dict[str, Any]]:
     request = urllib.request.Request(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"})
     with urllib.request.urlopen(request, timeout=20) as answer:
         return json.load(answer)["items"]
@@ -53,27 +40,6 @@ def gone(pids: list[int]) -> bool:
             return True
         time.sleep(0.1)
     return False
-
-
-@dataclass
-class Up:
-    """A stack that `lethe up` started, over a home of its own."""
-
-    home: Path
-    process: subprocess.Popen[str]
-    url: str
-    key: str
-
-
-@pytest.fixture(scope="module")
-def up(server_home: Path) -> Iterator[Up]:
-    """A running stack."""
-    home = server_home / "up-home"
-    made = Up(home, *start(home))
-    yield made
-    if made.process.poll() is None:
-        made.process.send_signal(signal.SIGINT)
-        made.process.wait(120)
 
 
 @pytest.mark.xdist_group("up")

@@ -120,14 +120,15 @@ def _splits(folder: Path, spec: JobSpec, device: torch.device) -> Splits:
     if spec.task not in adapter_class.tasks:
         raise UnsupportedTask(component=spec.adapter, task=spec.task, tasks=", ".join(sorted(adapter_class.tasks)))
     adapter = adapter_class(adapter_class.Parameters.model_validate(spec.adapter_params))
-    rows, ids, roles = columns(folder / RECORDS_FILE)
+    rows, ids, roles, named = columns(folder / RECORDS_FILE)
     x, y = adapter.decode(rows)
     if len(x) != len(ids):
         raise InvalidInput(detail=f"the adapter returned {len(x)} records of {len(ids)}")
     whole = Split(x, y, tuple(ids), adapter.prepare())
     role = np.asarray(roles)
     parts = {part: whole.take(torch.from_numpy(np.flatnonzero(role == part))).to(device) for part in PARTS}
-    classes = tuple(sorted({int(label) for label in parts["forget"].y.tolist()})) if spec.request_kind == "class" else ()
+    of_class = whole.y[torch.from_numpy(np.flatnonzero(named))].tolist() if spec.request_kind == "class" else []
+    classes = tuple(sorted({int(label) for label in of_class}))
     return Splits(
         forget=parts["forget"],
         retain=parts["retain"],

@@ -62,18 +62,23 @@ def materialize(shop: Workshop, work: Work) -> dict[str, Any]:
     if not paths:
         raise NotFound
     table = records.read_table(paths)
-    forgotten, earlier, ours = forgotten_by(shop, work), forgotten_before(shop, work), trained_here(shop, work)
-    kind = "class" if work.request_kind == "class" else "records"
-    known = records.without(table, earlier)
-    roles = records.with_roles(known, forgotten=forgotten, kind=kind, key=dataset_key(shop, work), drawn_before_training=ours)
+    known = records.without(table, forgotten_before(shop, work))
+    if work.zero_shot:
+        forgotten = records.of_labels(known, work.dataset.label_column, work.labels)
+        roles = records.with_held_out_roles(known, key=dataset_key(shop, work))
+    else:
+        forgotten, ours = forgotten_by(shop, work), trained_here(shop, work)
+        kind = "class" if work.request_kind == "class" else "records"
+        roles = records.with_roles(known, forgotten=forgotten, kind=kind, key=dataset_key(shop, work), drawn_before_training=ours)
     counts = records.role_counts(roles, forgotten=forgotten)
-    records.check_roles(counts, kind=work.job.kind, dataset=work.dataset.name)
-    records.write_table(roles, shop.folder / RECORDS_FILE)
+    records.check_roles(counts, kind=work.job.kind, dataset=work.dataset.name, zero_shot=work.zero_shot)
+    records.write_table(records.with_named(roles, forgotten), shop.folder / RECORDS_FILE)
     output: dict[str, Any] = {"metrics": {"roles": counts}}
     if work.job.kind == "unlearn":
-        base = weights_of(work)
-        shop.fetch(base, BASE_FILE)
-        output |= {"base_digest": base, "next": _next_version(shop, work, table, forgotten)}
+        output["base_digest"] = weights_of(work)
+        shop.fetch(output["base_digest"], BASE_FILE)
+    if work.job.kind == "unlearn" and not work.zero_shot:
+        output["next"] = _next_version(shop, work, table, forgotten)
     return output
 
 

@@ -11,6 +11,7 @@ from services.errors import NotFound
 from services.jobs import repository
 from services.jobs.repository import Work
 from services.jobs.workshop import Workshop, canonical_digest
+from services.tenants.policies import WithoutData
 
 
 def freeze(shop: Workshop, work: Work, *, roles: dict[str, int]) -> dict[str, Any]:
@@ -30,13 +31,20 @@ def freeze(shop: Workshop, work: Work, *, roles: dict[str, int]) -> dict[str, An
 
 
 def compose(session: Session, work: Work, *, roles: dict[str, int]) -> dict[str, Any]:
-    """Return the body of the plan from the policy's document, the request kind and the job. Raises NotFound without a policy or method."""
+    """Return the body of the plan from the policy's document, the request kind and the job; with no training data held, the policy's absolute bounds.
+
+    Raises NotFound without a policy or method.
+    """
     if work.policy is None or work.job.method is None:
         raise NotFound
     document = work.policy.verification
     entry = catalogue.entry(session, "method", work.job.method)
-    retrainable = work.base is not None and work.base.recipe is not None
+    retrainable = work.base is not None and work.base.recipe is not None and not work.zero_shot
     counts = split_counts(roles)
+    readings, utility = document.get(work.request_kind, []), document.get("utility")
+    if work.zero_shot:
+        bounds = WithoutData.model_validate(document.get("without_data") or {})
+        readings, utility = bounds.readings(), bounds.utility.model_dump(mode="json")
     return {
         "policy": {"key": work.policy.key, "version": work.policy.version},
         "request_kind": work.request_kind,
@@ -46,8 +54,8 @@ def compose(session: Session, work: Work, *, roles: dict[str, int]) -> dict[str,
         "reference": document.get("reference", "retrained") if retrainable else "none",
         "level": document.get("level", 0.9),
         "alpha": document.get("alpha", 0.05),
-        "utility": document.get("utility"),
-        "readings": [gated(entry, counts) for entry in document.get(work.request_kind, [])],
+        "utility": utility,
+        "readings": [gated(entry, counts) for entry in readings],
         "batch_size": 256,
         "seeds": work.job.seeds,
         "rung": work.job.rung,

@@ -31,10 +31,11 @@ def publish(shop: Workshop, work: Work, done: Mapping[str, Any]) -> UUID:
     made = done["train"] if work.job.kind == "train" else done["unlearn"]
     manifest = compose(work, made, next_digest=_next_manifest(work, done))
     stored = _store_manifest(shop, manifest)
-    for digest in (made["candidate"]["digest"], stored["digest"], *([done["materialize"]["next"]["digest"]] if work.job.kind == "unlearn" else [])):
+    erases = work.job.kind == "unlearn" and not work.zero_shot
+    for digest in (made["candidate"]["digest"], stored["digest"], *([done["materialize"]["next"]["digest"]] if erases else [])):
         with store_errors(digest[:12]):
             checkpoints.verify_blob(shop.store, digest)
-    test = forgotten_by(shop, work) if work.job.kind == "unlearn" else None
+    test = forgotten_by(shop, work) if erases else None
     with shop.effect() as session:
         job = repository.job_row(session, work.job.id)
         if job.state != "publishing":
@@ -72,7 +73,7 @@ def confirm(shop: Workshop, work: Work, done: Mapping[str, Any]) -> UUID:
 
 
 def _next_manifest(work: Work, done: Mapping[str, Any]) -> str | None:
-    if work.job.kind == "train":
+    if work.job.kind == "train" or work.zero_shot:
         return work.dataset_version.manifest_digest
     digest: str = done["materialize"]["next"]["manifest_digest"]
     return digest
@@ -87,17 +88,16 @@ def compose(work: Work, made: Mapping[str, Any], *, next_digest: str | None) -> 
     if work.base is not None:
         digest = tagged(work.base.manifest_digest) if work.base.manifest_digest else None
         parent = ParentVersion(model=work.model.name, version=work.base.number, manifest_digest=digest)
+    learned = DatasetVersion(
+        dataset=work.dataset.name, version=work.dataset_version.number, manifest_digest=tagged(next_digest) if next_digest else None
+    )
     return Manifest(
         files=(file,),
         architecture=Component(name=work.model.architecture, parameters=work.model.architecture_params),
         task=work.model.task,
         parent=parent,
         fresh_start=bool(run.get("fresh_start", False)),
-        dataset_version=DatasetVersion(
-            dataset=work.dataset.name,
-            version=work.dataset_version.number,
-            manifest_digest=tagged(next_digest) if next_digest else None,
-        ),
+        dataset_version=None if work.zero_shot else learned,
         method=Component(name=work.job.method, parameters=dict(run.get("parameters", {}))) if work.job.method else None,
         parameters=recipe_of(work) or {},
         seeds={name: int(value) for name, value in work.job.seeds.items()},
@@ -142,7 +142,7 @@ def _publication(
         files=(weights, own),
         manifest=json.loads(canonical(manifest)),
         manifest_digest=stored["digest"],
-        trained_on=((learned_from, "train"),),
+        trained_on=((learned_from, "evaluation" if work.zero_shot else "train"),),
         fresh_start=bool(run.get("fresh_start", False)),
         guarantee=run.get("guarantee"),
         recipe=recipe_of(work),

@@ -2,8 +2,9 @@
 
 import pytest
 
+from services.catalogue import router
 from services.catalogue.router import EQUIVALENCE_MINIMUM, TOO_FEW, Offer, choose
-from services.tenants.policies import DEMO
+from services.tenants.policies import DEMO, Rung
 
 ALL_HELD = {"forget", "retain", "recipe"}
 
@@ -82,3 +83,20 @@ def test_the_choice_is_stored_as_json():
         "rungs": ["unsir", "bad_teacher", "retrain"],
         "skipped": {},
     }
+
+
+def test_with_no_training_data_held_there_is_one_rung_and_the_choice_says_why():
+    offers = {"gkt": Offer("gkt", frozenset({"classification"}), frozenset({"class"}), frozenset())}
+    ladder = router.rungs_for([Rung(method="unsir"), Rung(method="retrain")], zero_shot=True)
+    choice = router.choose(
+        task="classification", granularity="class", ladder=ladder, records=0, class_records=None, held=frozenset(), available=offers
+    )
+    assert choice is not None
+    assert (choice.method, choice.rungs) == ("gkt", ("gkt",))
+    assert choice.reason == router.WITHOUT_DATA
+
+
+def test_a_policy_that_has_gkt_keeps_its_parameters_where_no_data_are_held():
+    ladder = [Rung(method="unsir"), Rung(method="gkt", granularities=("class",), parameters={"n_pseudo_batches": 50}), Rung(method="retrain")]
+    assert [rung.parameters for rung in router.rungs_for(ladder, zero_shot=True)] == [{"n_pseudo_batches": 50}]
+    assert router.rungs_for(ladder, zero_shot=False) == ladder

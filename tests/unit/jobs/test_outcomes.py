@@ -8,13 +8,16 @@ from services.jobs import outcomes
 from services.jobs.repository import Work
 
 
-def work(method: str, *, kind: str = "class", recipe: dict[str, int] | None = None, choice: dict[str, Any] | None = None) -> Work:
+def work(
+    method: str, *, kind: str = "class", recipe: dict[str, int] | None = None, choice: dict[str, Any] | None = None, zero_shot: bool = False
+) -> Work:
     ladder = [{"method": "unsir", "granularities": ["class"]}, {"method": "bad_teacher", "parameters": {"epochs": 2}}, {"method": "retrain"}]
     return cast(
         "Work",
         SimpleNamespace(
             job=SimpleNamespace(method=method, choice=choice),
             base=SimpleNamespace(recipe=recipe),
+            zero_shot=zero_shot,
             policy=SimpleNamespace(ladder=ladder),
             request_kind=kind,
         ),
@@ -36,6 +39,11 @@ def test_the_next_rung_follows_the_ladder_and_the_last_is_retraining(method: str
 
 def test_a_version_without_a_recipe_has_no_retraining_rung() -> None:
     assert outcomes.next_rung(work("bad_teacher")) is None
+
+
+def test_without_any_training_data_there_is_no_retraining_rung() -> None:
+    chosen = {"rungs": [{"method": "gkt", "parameters": {}}]}
+    assert outcomes.next_rung(work("gkt", recipe={"epochs": 1}, choice=chosen, zero_shot=True)) is None
 
 
 def test_rungs_chosen_at_the_start_come_before_the_policy() -> None:

@@ -78,11 +78,12 @@ def test_the_column_of_persons_is_never_read(tmp_path: Path) -> None:
 def test_list_columns_of_one_shape_become_a_matrix(tmp_path: Path) -> None:
     pixels = [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]
     whole = pa.table({"record_id": ["a", "b"], "pixels": pa.array(pixels, pa.list_(pa.list_(pa.uint8()))), "_role": ["retain", "forget"]})
-    records.write_table(whole, tmp_path / "x.parquet")
-    found, ids, roles = records.columns(tmp_path / "x.parquet")
+    records.write_table(records.with_named(whole, {"b"}.__contains__), tmp_path / "x.parquet")
+    found, ids, roles, named = records.columns(tmp_path / "x.parquet")
     assert found["pixels"].shape == (2, 2, 2)
     assert found["pixels"].dtype == np.uint8
     assert (ids, roles) == (["a", "b"], ["retain", "forget"])
+    assert named.tolist() == [False, True]
 
 
 @pytest.mark.parametrize("columns", [{"x": [1]}, {"record_id": ["a", "a"]}, {"record_id": ["a", None]}])

@@ -167,6 +167,26 @@ def test_without_a_reference_a_gate_is_null_with_its_reason():
     assert "No retrained reference was available." in found.sentence
 
 
+BOUND = {"kind": "metric", "name": "accuracy", "split": "forget_test", "direction": "max", "epsilon": 0.1, "gate": True, "absolute": True}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [(0.95, 0.02, "passed"), (0.95, 0.4, "failed"), (0.95, 0.095, "inconclusive"), (0.05, 0.02, "inconclusive")],
+)
+def test_where_no_reference_can_be_trained_a_number_of_the_plan_is_the_bound(before, after, verdict):
+    reading = dataclasses.replace(measured(BOUND, before=before, after=after), reference=Unmeasured("no_retrained_reference"), paired=None)
+
+    found = judge(plan_of(BOUND, reference="none"), [reading], SOUND)
+
+    assert found.verdict == verdict
+    if verdict == "passed":
+        assert "recognises at most 0.1" in found.sentence
+        assert "no retrained model to compare it with" in found.sentence
+    if verdict == "failed":
+        assert found.codes == ("leak",)
+
+
 def test_a_reading_on_another_split_does_not_stand_in_for_the_planned_one():
     elsewhere = dataclasses.replace(measured(ACCURACY), split="forget_test")
 

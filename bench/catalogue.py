@@ -1,8 +1,8 @@
 """`python -m bench catalogue`: the unlearning methods as a page of the documentation, read from their registry."""
 
-import re
 import sys
 
+from services.jobs.compute.plugins import paper_of
 from services.unlearning.method import METHODS, UnlearningMethod
 
 HEAD = """# Unlearning methods
@@ -32,10 +32,8 @@ def line(method: type[UnlearningMethod]) -> str:
 
 
 def source(method: type[UnlearningMethod]) -> str:
-    """Return the source that the method's module names."""
-    text = " ".join((sys.modules[method.__module__].__doc__ or "").split())
-    found = re.search(r"(?:Source:|In the manner of) (.*?)(?: Differs:|$)", text)
-    return found.group(1).replace("|", "\\|") if found else "-"
+    """Return the source that the method's docstrings name."""
+    return (paper_of(method) or "-").replace("|", "\\|")
 
 
 def main() -> int:

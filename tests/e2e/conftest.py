@@ -13,9 +13,51 @@ import pytest
 LETHE = str(Path(sys.executable).parent / "lethe")
 
 
-def start(home: Path) -> tuple[subprocess.Popen[str], str, str]:
+PLUGIN = '''"""A method of another distribution.
+
+Source: Acme, "Silence is golden", 2025.
+"""
+
+import torch
+
+from services.unlearning.mechanisms.applicability import admit
+from services.unlearning.method import METHODS, Needs, UnlearningMethod
+
+
+@METHODS.register("acme_silence")
+class Silence(UnlearningMethod):
+    """Never answer with the class again."""
+
+    tasks = frozenset({"classification"})
+    granularities = frozenset({"class"})
+    guarantee = "suppression"
+    needs = Needs(forget_set=False, retain_set=False)
+
+    def unlearn(self, model, data, task, run):
+        admit(self, data, task, run)
+        heads = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module.out_features == task.outputs]
+        with torch.no_grad():
+            heads[-1].bias[list(data.classes)] = -1e3
+        run.note("steps", {"silence": 1})
+        run.report(1, 1, stage="silence")
+        return model.eval()
+'''
+
+
+def install_plugin(site: Path) -> dict[str, str]:
+    """Write a distribution with one method in one file under `site`, and return the environment by which an operator allows it."""
+    site.mkdir(parents=True, exist_ok=True)
+    (site / "acme_silence.py").write_text(PLUGIN)
+    facts = site / "acme-1.0.dist-info"
+    facts.mkdir(exist_ok=True)
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[lethe.methods]\nacme_silence = acme_silence\n")
+    return {"PYTHONPATH": str(site), "LETHE_PLUGINS__ALLOWED": '["acme"]'}
+
+
+def start(home: Path, **extra: str) -> tuple[subprocess.Popen[str], str, str]:
     """Start `lethe up` and return the process, the address and the key it prints."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("LETHE_")}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("LETHE_")} | extra
     process = subprocess.Popen([LETHE, "up", "--home", str(home)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for line in process.stdout:
@@ -39,7 +81,7 @@ class Up:
 def up(server_home: Path) -> Iterator[Up]:
     """A running stack."""
     home = server_home / "up-home"
-    made = Up(home, *start(home))
+    made = Up(home, *start(home, **install_plugin(server_home / "acme")))
     yield made
     if made.process.poll() is None:
         made.process.send_signal(signal.SIGINT)

@@ -62,7 +62,7 @@ class Desk:
         listed = self.client.get("/models/reader/versions/1")["manifest"]["files"]
         digest = next(file["sha256"] for file in listed if file["path"] == "model.safetensors")
         self.client.download("/models/reader/versions/1/files/model.safetensors", self.checkpoint, sha256=digest)
-        for name in (*map(named, BY_NAME), *map("auto-{}".format, KINDS)):
+        for name in (*map(named, BY_NAME), "by-acme", *map("auto-{}".format, KINDS)):
             self.uploaded(name, trained_on=[{"dataset": LEARNED, "version": 1}], recipe=RECIPE)
 
     def wait(self, path: str) -> dict[str, Any]:
@@ -115,6 +115,24 @@ def test_a_class_request_goes_through_with_each_method_of_the_papers_by_name(des
     assert ended["report"]["processing"][0]["method"] == method
     assert ended["report"]["verdict"] == "passed"
     desk.checked_download(ended, model)
+
+
+def test_one_file_of_another_distribution_adds_a_method_that_is_listed_and_serves_a_request(desk: Desk) -> None:
+    listed = {method["name"]: method for method in desk.client.get("/methods")["items"]}
+    assert set(BY_NAME) | {"retrain", "ssd", "acme_silence"} <= set(listed)
+    for method in listed.values():
+        assert method["parameters"]["type"] == "object"
+        assert method["guarantee"] in {"exact", "certified", "approximate", "suppression"}
+    papers = [listed[name]["facts"]["paper"] for name in (*BY_NAME, "acme_silence")]
+    assert all(papers)
+    assert papers[-1] == 'Acme, "Silence is golden", 2025.'
+    assert listed["acme_silence"]["needs"] == []
+
+    scope = {"kind": "class_labels", "dataset": LEARNED, "labels": ["7"]}
+    ended = desk.ask(scope, models=["by-acme"], method="acme_silence")
+    assert ended["jobs"][0]["method"] == "acme_silence"
+    assert ended["status"] == "completed", ended
+    assert ended["report"]["processing"][0]["guarantee"] == "suppression"
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -1,6 +1,8 @@
 """Load every registry and describe what is in it; the supervisor publishes the description as the catalogue."""
 
 import hashlib
+import re
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +27,7 @@ REGISTRIES: tuple[tuple[Registry[Any], str, str], ...] = (
 )
 ENGINE = ("services/learning", "services/unlearning", "services/verification", "services/jobs/compute")
 FACTS = ("modality", "modalities", "tasks", "columns", "granularities", "fresh_start", "stall_s", "unit", "bounds", "compares_to", "direction",
-         "splits", "paper", "loss_unit")  # fmt: skip
+         "splits", "loss_unit")  # fmt: skip
 
 
 def load(allowed: Sequence[str]) -> None:
@@ -56,8 +58,17 @@ def _describe(kind: Any, name: str, component: type[Any]) -> CatalogueItem:
         guarantee=getattr(component, "guarantee", None),
         parameters=parameters.model_json_schema() if parameters is not None else {},
         needs=held,
-        facts={**facts, "summary": (component.__doc__ or "").strip().split("\n")[0]},
+        facts={**facts, "summary": (component.__doc__ or "").strip().split("\n")[0], "paper": paper_of(component)},
     )
+
+
+def paper_of(component: type[Any]) -> str | None:
+    """Return the source that the docstring of a component, or else of its module, names: after `Source:` or `In the manner of`."""
+    for text in (component.__doc__, sys.modules[component.__module__].__doc__):
+        found = re.search(r"(?:Source:|In the manner of) (.*?)(?: Differs:|$)", " ".join((text or "").split()))
+        if found is not None:
+            return found.group(1)
+    return None
 
 
 def _jsonable(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """An edit of a model in place under the divergence guard: planned and noted, held to the guard at its end, tried once more at a tenth of the rate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -39,9 +39,9 @@ class GuardedEdit:
         self.planned(plan.described(), plan.steps)
         return plan
 
-    def planned(self, effective: dict[str, object], steps: int) -> None:
+    def planned(self, effective: Mapping[str, object], steps: int) -> None:
         """Note the effective values of the stage and its steps."""
-        self.run.note("effective", effective)
+        self.run.note("effective", dict(effective))
         self.run.note("steps", {self.stage: steps})
 
     def fit(self, split: Split, recipe: Recipe) -> FitResult:

@@ -42,7 +42,7 @@ class Rewind:
             self.weights = snapshot(self.model)
 
     @classmethod
-    def wanted(cls, asked: bool | None, model: nn.Module, data: Splits, run: Run) -> "Rewind | None":
+    def wanted(cls, model: nn.Module, data: Splits, run: Run, *, asked: bool | None) -> "Rewind | None":
         """Return the rewind where it is `asked` for; None asks for it on record requests only."""
         return cls.matched_to(model, data, run) if asked or (asked is None and data.kind == "records") else None
 

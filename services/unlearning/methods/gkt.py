@@ -42,7 +42,6 @@ class GatedKnowledgeTransfer(UnlearningMethod):
     guarantee = "approximate"
     needs = Needs(forget_set=False, retain_set=False)
     fresh_start = False  # the student's weights are new, but all it knows comes from the original, the forgotten class maybe among it
-    retries = 1
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `gkt`. Defaults that depend on the device suit a network of under a million parameters on a CPU."""
@@ -95,7 +94,7 @@ class GatedKnowledgeTransfer(UnlearningMethod):
         def attempt(scale: float) -> None:
             found.append(self._transfer(model, data, task, run, given, taps, record, scale))
 
-        with_retry(self.name, model, run, attempt, retries=self.retries)
+        with_retry(self.name, model, run, attempt)
         self._install(model, found[-1])
         return model.eval()
 

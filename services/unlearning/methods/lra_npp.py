@@ -22,11 +22,12 @@ from services.learning.task import Task
 from services.unlearning.mechanisms.accuracy import accuracy, predicted
 from services.unlearning.mechanisms.applicability import admit, refuse
 from services.unlearning.mechanisms.bisection import Stage, fewest, trials
+from services.unlearning.mechanisms.features import head_of
 from services.unlearning.mechanisms.guard import Guard, with_retry
 from services.unlearning.mechanisms.overlap import shared_rows
 from services.unlearning.mechanisms.perturbation import BATCH, Cut, Perturbation, Reading, silence
 from services.unlearning.mechanisms.propagation import Unpropagatable
-from services.unlearning.mechanisms.relevance import features_of, linear_head, producer_of
+from services.unlearning.mechanisms.relevance import features_of, producer_of
 from services.unlearning.method import METHODS, Needs, UnlearningMethod
 
 FEWEST_ROWS = 4
@@ -128,7 +129,7 @@ class LraNpp(UnlearningMethod):
 
     def _layers(self, model: nn.Module, data: Splits, task: Task, run: Run) -> tuple[nn.Linear, nn.Linear | None]:
         p = self.parameters
-        head = linear_head(model, None if run.architecture is None else run.architecture.head, task.outputs)
+        head = head_of(model, run, task.outputs)
         probe = data.analysis.batch(torch.arange(min(8, len(data.analysis)))).x
         if head is None or features_of(model, head, probe) is None:
             raise refuse(self, data, "the network does not end in a linear layer with one output per class")

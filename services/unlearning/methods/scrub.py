@@ -90,7 +90,7 @@ class Scrub(UnlearningMethod):
 
     def _scrub(self, edit: GuardedEdit, data: Splits, lesson: Lesson, course: Course, lr: float) -> None:
         p, model, run = self.parameters, edit.model, edit.run
-        rewind = Rewind.wanted(p.rewind, model, data, run)
+        rewind = Rewind.wanted(model, data, run, asked=p.rewind)
         recipe = Recipe.model_validate({"optimizer": "adam", "learning_rate": lr, "weight_decay": p.weight_decay})
         edge, ends = len(data.forget), frozenset(course.epoch_ends)
 

@@ -34,7 +34,6 @@ class Unsir(UnlearningMethod):
     granularities = frozenset({"class"})
     guarantee = "approximate"
     needs = Needs(forget_set=False, retain_set=True)
-    retries = 1
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `unsir`."""
@@ -72,7 +71,7 @@ class Unsir(UnlearningMethod):
             run.note("outcome", chosen.described())
             run.note("retain_loss", {"before": guard.before, "after": chosen.retain_loss})
 
-        return with_retry(self.name, model, run, attempt, retries=self.retries)
+        return with_retry(self.name, model, run, attempt)
 
     def _shown(self, model: nn.Module, data: Splits, task: Task, run: Run) -> VirtualList:
         if not data.classes:

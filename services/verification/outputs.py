@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from services.learning.data import Split, Splits, Withheld
@@ -35,6 +36,11 @@ class Outputs:
     def log_p(self) -> Floats:
         """Return the log-probabilities, (n, C)."""
         return log_probabilities(self.z)
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Return whether the largest logit is that of the row's label, (n,)."""
+        return self.z.argmax(axis=1) == self.y
 
 
 def rows_of(data: Splits, split: str) -> Split | Unmeasured:

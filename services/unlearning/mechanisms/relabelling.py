@@ -68,6 +68,11 @@ def wrong_labels(y: Tensor, outputs: int, excluded: tuple[int, ...], generator: 
     return candidates[drawn + (drawn >= own).long()].to(y.device)
 
 
+def rows_by_label(labels: Tensor) -> dict[str, int]:
+    """Return how many of `labels` (n,) int64 each label has that occurs, for the report."""
+    return {str(label): int(count) for label, count in enumerate(torch.bincount(labels.cpu()).tolist()) if count}
+
+
 def most_confused(model: nn.Module, split: Split, allowed: tuple[int, ...], *, batch_size: int = 1024) -> int:
     """Return the class of `allowed` with the largest mean softmax on the rows of `split`, in eval mode."""
     total: Tensor | None = None
@@ -118,8 +123,7 @@ def relabelled(method: UnlearningMethod, data: Splits, task: Task, run: Run) -> 
     except ValueError as error:
         raise refuse(method, data, "there is no class left that a record could be relabelled to") from error
     run.note("label_seed", derived_seed(run.seed, "labels"))
-    counts = torch.bincount(labels.cpu(), minlength=task.outputs)
-    run.note("relabelled_to", {str(label): int(count) for label, count in enumerate(counts.tolist()) if count})
+    run.note("relabelled_to", rows_by_label(labels))
     return Joined(replace(data.forget, y=labels), data.retain)
 
 

@@ -8,7 +8,6 @@ first epoch after which the forget set is no longer recognised is the one kept.
 
 from dataclasses import replace
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -17,11 +16,12 @@ from services.learning.modes import evaluating
 from services.learning.run import Run
 from services.learning.task import Task
 from services.unlearning.mechanisms.accuracy import accuracy
-from services.unlearning.mechanisms.applicability import admit, refuse
+from services.unlearning.mechanisms.applicability import admit, real_record, refuse
 from services.unlearning.mechanisms.boundary import nearest_labels
 from services.unlearning.mechanisms.descent import descend
 from services.unlearning.mechanisms.guard import snapshot
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
+from services.unlearning.mechanisms.relabelling import rows_by_label
 from services.unlearning.method import METHODS, Needs, UnlearningMethod
 
 FORGET_TARGET = 0.01
@@ -76,13 +76,11 @@ class BoundaryShrink(UnlearningMethod):
 
     def relabelled(self, model: nn.Module, data: Splits, task: Task, run: Run) -> Split:
         """Return the forget set under its nearest labels; the note `redirected` counts them by class. Raises MethodNotApplicable."""
-        if not data.forget.batch(torch.zeros(1, dtype=torch.int64)).x.is_floating_point():
-            raise refuse(self, data, "a step up the loss needs records of real numbers, and these are tokens")
+        real_record(self, data, data.forget, "a step up the loss needs")
         if len(data.classes) >= task.outputs:
             raise refuse(self, data, "no class is left to hand the records to")
         labels = nearest_labels(model, data.forget, task, bound=self.parameters.bound, excluded=data.classes)
-        shares = torch.bincount(labels.cpu(), minlength=task.outputs).tolist()
-        run.note("redirected", {str(label): int(count) for label, count in enumerate(shares) if count})
+        run.note("redirected", rows_by_label(labels))
         return replace(data.forget, y=labels)
 
     def _probe(self, data: Splits, taught: Split, run: Run) -> Split:

@@ -20,7 +20,7 @@ from services.learning.data import Split, Splits
 from services.learning.run import Run
 from services.learning.task import Task
 from services.unlearning.mechanisms.accuracy import accuracy, predicted
-from services.unlearning.mechanisms.applicability import admit, refuse
+from services.unlearning.mechanisms.applicability import admit, real_record, refuse
 from services.unlearning.mechanisms.bisection import Stage, fewest, trials
 from services.unlearning.mechanisms.features import head_of
 from services.unlearning.mechanisms.guard import Guard, with_retry
@@ -121,8 +121,7 @@ class LraNpp(UnlearningMethod):
         rows = data.analysis.with_labels((label,), keep=True).sample(self.parameters.n_analysis, run.stream(f"analysis/{label}"))
         if len(rows) < FEWEST_ROWS:
             raise refuse(self, data, f"it needs at least {FEWEST_ROWS} unseen records of class {label}, and the analysis split holds {len(rows)}")
-        if not rows.batch(torch.zeros(1, dtype=torch.int64)).x.is_floating_point():
-            raise refuse(self, data, "relevance is defined for records of real numbers, and these are tokens")
+        real_record(self, data, rows, "relevance is defined for")
         if len(shared_rows(rows, data.retain)):
             raise refuse(self, data, f"analysis records of class {label} are training records too, and it needs unseen ones")
         return rows

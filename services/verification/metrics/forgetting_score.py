@@ -15,6 +15,7 @@ from services.verification.class_attack import FEW, ClassAttackParameters, class
 from services.verification.metric import METRICS, Direction, LeakSide, Metric, Models
 from services.verification.outputs import generator_of, outputs_on
 from services.verification.reading import Reading, Unmeasured, all_measured
+from services.verification.statistics.intervals import percentile_interval
 from services.verification.statistics.learned import SplitCounts, advantage_interval, resampled_rows, shuffled_accuracy
 from services.verification.statistics.scores import negative_losses
 
@@ -59,8 +60,8 @@ class ForgettingScore(Metric):
         counts = resampled_rows(len(mine.times), rng=generator_of(run, "forgetting_score/paired"))
         drawn = np.abs(0.5 - mine.accuracy(counts)) - np.abs(0.5 - theirs.accuracy(counts))
         level = self.parameters.level
-        low, high = (float(q) for q in np.quantile(drawn, [(1.0 - level) / 2, (1.0 + level) / 2]))
-        return Reading(value, min(low, value), max(high, value), level, len(mine.times) // 2)
+        low, high = percentile_interval(drawn, level=level, around=value)
+        return Reading(value, low, high, level, len(mine.times) // 2)
 
     def _tested(self, model: nn.Module, data: Splits, task: Task, split: str) -> SplitCounts | Unmeasured:
         records = class_records(data, split)

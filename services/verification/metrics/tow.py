@@ -71,5 +71,4 @@ class TugOfWar(Metric):
 
 def _right(model: nn.Module, rows: Split, task: Task) -> Floats:
     """Return 1 for each row that the model labels as it is labelled, else 0, (n,)."""
-    out = outputs_on(model, rows, task)
-    return (out.z.argmax(axis=1) == out.y).astype(np.float64)
+    return outputs_on(model, rows, task).right.astype(np.float64)

@@ -111,7 +111,7 @@ class ErrorMinMaxNoise(UnlearningMethod):
         def attempt(scale: float) -> None:
             found.append(self._sweep(model, materials, task, run, guard, scale))
 
-        with_retry(self.name, model, run, attempt)
+        with_retry(self.name, model, run, attempt, retries=self.retries)
         chosen = found[-1]
         if chosen is None:
             detail = f"no step size keeps {AGREEMENT_FLOOR:g} of the held-out noise and leaks at most {LEAK_LIMIT:g}: {run.notes['sweep']}"

@@ -94,7 +94,7 @@ class GatedKnowledgeTransfer(UnlearningMethod):
         def attempt(scale: float) -> None:
             found.append(self._transfer(model, data, task, run, given, taps, record, scale))
 
-        with_retry(self.name, model, run, attempt)
+        with_retry(self.name, model, run, attempt, retries=self.retries)
         self._install(model, found[-1])
         return model.eval()
 

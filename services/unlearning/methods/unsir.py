@@ -69,7 +69,7 @@ class Unsir(UnlearningMethod):
             run.note("outcome", chosen.described())
             run.note("retain_loss", {"before": guard.before, "after": chosen.retain_loss})
 
-        return with_retry(self.name, model, run, attempt)
+        return with_retry(self.name, model, run, attempt, retries=self.retries)
 
     def _shown(self, model: nn.Module, data: Splits, task: Task, run: Run) -> VirtualList:
         if not data.classes:

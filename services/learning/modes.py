@@ -1,10 +1,10 @@
-"""How a model is run for a while: in eval mode, in the fast layout for images, with seeded dropout. Each leaves things as it found them."""
+"""How a model is run for a while: in eval mode, in the fast layout for images, with seeded dropout, watched. Each leaves things as it found them."""
 
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def batch_norms(model: nn.Module) -> list[nn.Module]:
@@ -45,6 +45,21 @@ def image_layout(*models: nn.Module) -> Generator[None]:
         with torch.inference_mode(mode=False):
             for model in models:
                 model.to(memory_format=torch.contiguous_format)
+
+
+@contextmanager
+def inputs_of(module: nn.Module) -> Generator[list[Tensor]]:
+    """Collect what `module` is called with for a while."""
+    seen: list[Tensor] = []
+
+    def take(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.append(inputs[0].detach())
+
+    handle = module.register_forward_pre_hook(take)
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 @contextmanager

@@ -35,6 +35,7 @@ class UnlearningMethod(ABC):
     """One method of one paper.
 
     `version` is raised when its results change; `fresh_start` says that no weight of the original is used, or only states that never saw the records.
+    `retries` is how often a diverged attempt is made again at a tenth of the rate before.
     """
 
     name: ClassVar[str]
@@ -45,6 +46,7 @@ class UnlearningMethod(ABC):
     needs: ClassVar[Needs]
     fresh_start: ClassVar[bool] = False
     stall_s: ClassVar[int] = 300
+    retries: ClassVar[int] = 1
 
     class Parameters(MethodParameters):
         """Parameters of this method."""

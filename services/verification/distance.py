@@ -8,10 +8,10 @@ from torch import nn
 from services.learning.data import Splits
 from services.learning.run import Run
 from services.learning.task import Task
-from services.verification.metric import Direction, LeakSide, Metric, Models
-from services.verification.outputs import NO_REFERENCE, NO_TWIN, generator_of, outputs_on, rows_of
-from services.verification.reading import Reading, Unmeasured
-from services.verification.statistics.intervals import mean_interval
+from services.verification.metric import Direction, LeakSide, Models
+from services.verification.outputs import NO_REFERENCE, NO_TWIN, outputs_on, rows_of
+from services.verification.reading import Unmeasured
+from services.verification.record_mean import RecordMean
 from services.verification.statistics.scores import Floats
 
 
@@ -23,7 +23,7 @@ def counterpart(model: nn.Module, models: Models) -> nn.Module | Unmeasured:
     return NO_TWIN if other is None else other
 
 
-class OutputDistance(Metric):
+class OutputDistance(RecordMean):
     """Mean over records of a distance between the outputs of two models.
 
     The retrained model itself is measured against a second retrained model: that is the floor, below which no distance means anything.
@@ -39,24 +39,8 @@ class OutputDistance(Metric):
     def distances(self, log_p: Floats, log_q: Floats) -> Floats:
         """Return the distance of each row, (n,), of log-probabilities (n, C)."""
 
-    def measure(self, models: Models, data: Splits, task: Task, run: Run, *, split: str) -> Reading | Unmeasured:
-        """Return the mean distance to the retrained model with its BCa interval."""
-        values = self._distances(models.unlearned, models, data, task, split)
-        if isinstance(values, Unmeasured):
-            return values
-        return self._reading(values, run, split)
-
-    def difference(self, models: Models, data: Splits, task: Task, run: Run, *, split: str, versus: nn.Module) -> Reading | Unmeasured | None:
-        """Return the mean of the differences of the two distances on the same rows."""
-        mine = self._distances(models.unlearned, models, data, task, split)
-        theirs = self._distances(versus, models, data, task, split)
-        if isinstance(mine, Unmeasured):
-            return mine
-        if isinstance(theirs, Unmeasured):
-            return theirs
-        return self._reading(mine - theirs, run, f"{split}/paired")
-
-    def _distances(self, model: nn.Module, models: Models, data: Splits, task: Task, split: str) -> Floats | Unmeasured:
+    def values(self, model: nn.Module, models: Models, data: Splits, task: Task, run: Run, *, split: str) -> Floats | Unmeasured:  # noqa: ARG002
+        """Return the distance of each record from the counterpart's outputs, (n,)."""
         rows = rows_of(data, split)
         if isinstance(rows, Unmeasured):
             return rows
@@ -64,8 +48,3 @@ class OutputDistance(Metric):
         if isinstance(other, Unmeasured):
             return other
         return self.distances(outputs_on(model, rows, task).log_p, outputs_on(other, rows, task).log_p)
-
-    def _reading(self, values: Floats, run: Run, purpose: str) -> Reading:
-        level = self.parameters.level
-        low, high = mean_interval(values, level=level, rng=generator_of(run, f"{self.name}/{purpose}"))
-        return Reading(float(values.mean()), low, high, level, len(values))

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from services.learning.data import Split
-from services.learning.modes import evaluating, image_layout
+from services.learning.modes import evaluating, image_layout, inputs_of
 from services.learning.run import Run
+from services.verification.outputs import NO_ARCHITECTURE, order_by_id
 from services.verification.reading import Unmeasured
 from services.verification.statistics.scores import Floats
 
@@ -16,25 +17,19 @@ BATCH = 1024
 def features_on(model: nn.Module, rows: Split, run: Run, *, batch_size: int = BATCH) -> Floats | Unmeasured:
     """Return the penultimate features of every row, (n, d) float64, sorted by record id; unmeasured where the head is not to be found."""
     if run.architecture is None:
-        return Unmeasured("no_architecture")
+        return NO_ARCHITECTURE
     try:
         head = model.get_submodule(run.architecture.head)
     except AttributeError:
         return Unmeasured("no_head")
-    seen: list[Tensor] = []
-
-    def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG001  the signature of a hook
-        seen.append(inputs[0].detach().flatten(1).float().cpu())
-
-    hook = head.register_forward_pre_hook(keep)
-    try:
-        with evaluating(model), image_layout(model), torch.inference_mode():
-            for batch in rows.batches(batch_size):
-                model(batch.x)
-    finally:
-        hook.remove()
-    features = torch.cat(seen).double().numpy()
-    order = sorted(range(len(rows)), key=rows.ids.__getitem__)
+    found: list[Tensor] = []
+    with evaluating(model), image_layout(model), torch.inference_mode(), inputs_of(head) as seen:
+        for batch in rows.batches(batch_size):
+            model(batch.x)
+            found += [each.flatten(1).float().cpu() for each in seen]
+            seen.clear()
+    features = torch.cat(found).double().numpy()
+    order = order_by_id(rows)
     if len(features) != len(rows) or not np.isfinite(features).all():
         return Unmeasured("no_finite_features")
     return features[order]

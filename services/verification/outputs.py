@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from services.learning.data import Split, Splits, Withheld
@@ -12,6 +13,8 @@ from services.learning.task import Task
 from services.verification.reading import Unmeasured
 from services.verification.statistics.scores import Floats, Integers, log_probabilities
 
+NO_ARCHITECTURE = Unmeasured("no_architecture")
+NO_HELD_OUT = Unmeasured("no_held_out_records_of_these_classes")
 NO_RECORDS = Unmeasured("no_records")
 NO_REFERENCE = Unmeasured("no_retrained_reference")
 NO_TWIN = Unmeasured("no_second_retrained_model")
@@ -34,6 +37,11 @@ class Outputs:
         """Return the log-probabilities, (n, C)."""
         return log_probabilities(self.z)
 
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Return whether the largest logit is that of the row's label, (n,)."""
+        return self.z.argmax(axis=1) == self.y
+
 
 def rows_of(data: Splits, split: str) -> Split | Unmeasured:
     """Return the records of `split`, or that there are none."""
@@ -46,6 +54,24 @@ def rows_of(data: Splits, split: str) -> Split | Unmeasured:
     return rows if len(rows) else NO_RECORDS
 
 
+def order_by_id(rows: Split) -> list[int]:
+    """Return the row numbers in the order of the record ids."""
+    return sorted(range(len(rows)), key=rows.ids.__getitem__)
+
+
+def by_id(rows: Split, *, at_most: int | None = None, generator: torch.Generator | None = None) -> Split:
+    """Return the rows sorted by record id; where there are more than `at_most`, so many of them, drawn by `generator`."""
+    order = torch.tensor(order_by_id(rows), dtype=torch.int64)
+    if at_most is not None and len(order) > at_most:
+        order = order[torch.randperm(len(order), generator=generator)[:at_most].sort().values]
+    return rows.take(order)
+
+
+def with_labels_of(rows: Split, other: Split) -> Split:
+    """Return the rows whose label occurs in `other`."""
+    return rows.take(torch.nonzero(torch.isin(rows.y, other.y.unique())).flatten().cpu())
+
+
 def joined(first: Split, second: Split) -> Split:
     """Return the rows of both splits."""
     return Split(torch.cat([first.x, second.x]), torch.cat([first.y, second.y]), first.ids + second.ids, first.prepare)
@@ -53,7 +79,7 @@ def joined(first: Split, second: Split) -> Split:
 
 def outputs_on(model: nn.Module, rows: Split, task: Task) -> Outputs:
     """Return the outputs of `model` on every row, sorted by record id."""
-    order = sorted(range(len(rows)), key=rows.ids.__getitem__)
+    order = order_by_id(rows)
     z = task.predict(model, rows).detach().cpu().double().numpy()
     y = rows.y.detach().cpu().long().numpy()
     return Outputs(z[order], y[order])

@@ -1,8 +1,8 @@
 """What a metric or an attack returns."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,17 @@ class Unmeasured:
 
 
 Number = Reading | Unmeasured
+T = TypeVar("T")
+
+
+def all_measured(found: Iterable[T | Unmeasured]) -> list[T] | Unmeasured:
+    """Return what was found, or the first of it that could not be measured; nothing after that is asked for."""
+    values: list[T] = []
+    for each in found:
+        if isinstance(each, Unmeasured):
+            return each
+        values.append(each)
+    return values
 
 
 @dataclass(frozen=True, slots=True)

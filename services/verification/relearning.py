@@ -29,7 +29,7 @@ from services.learning.run import Run
 from services.learning.task import Task
 from services.learning.training import autocast_of, epoch_of, optimizer_for
 from services.verification.metric import Direction, LeakSide, Metric, Models
-from services.verification.outputs import generator_of, joined, rows_of
+from services.verification.outputs import by_id, generator_of, joined, rows_of
 from services.verification.reading import Reading, Unmeasured
 from services.verification.statistics.ratios import median_ratio
 
@@ -114,11 +114,8 @@ def lesson_of(p: RelearningParameters, models: Models, data: Splits, task: Task,
     judged_on, judged = _judged(p, data, rows, split)
     if isinstance(judged, Unmeasured):
         return judged
-    judged = _by_id(judged)
-    if len(judged) > p.judged_rows:
-        drawn = torch.randperm(len(judged), generator=run.stream("relearning/judged"))[: p.judged_rows]
-        judged = judged.take(drawn.sort().values)
-    taught = _by_id(joined(rows, data.retain) if p.train_data == "all" and len(data.retain) else rows)
+    judged = by_id(judged, at_most=p.judged_rows, generator=run.stream("relearning/judged"))
+    taught = by_id(joined(rows, data.retain) if p.train_data == "all" and len(data.retain) else rows)
     held = tuple(judged.batches(BATCH))
     reached = score(models.original, held, task)
     if not np.isfinite(reached):
@@ -259,11 +256,6 @@ class Anamnesis(Metric):
             return theirs
         found = anamnesis(mine, theirs, level=p.level, n=lesson.records, rng=generator_of(run, self.name))
         return replace(found, detail={**found.detail, **detail}) if isinstance(found, Reading) else found
-
-
-def _by_id(rows: Split) -> Split:
-    """Return the rows sorted by record id."""
-    return rows.take(torch.tensor(sorted(range(len(rows)), key=rows.ids.__getitem__), dtype=torch.int64))
 
 
 def _forever(split: Split, recipe: Recipe, generator: torch.Generator) -> Iterator[Batch]:

@@ -1,7 +1,9 @@
 """What a method refuses before it starts: another task, another kind of request, a set it needs and was not given."""
 
+import torch
+
 from services.errors import InvalidInput, MethodNotApplicable, UnsupportedTask
-from services.learning.data import Splits
+from services.learning.data import Split, Splits
 from services.learning.run import Run
 from services.learning.task import Task
 from services.unlearning.method import METHODS, UnlearningMethod
@@ -16,6 +18,14 @@ def others(method: UnlearningMethod, kind: str) -> str:
 def refuse(method: UnlearningMethod, data: Splits, detail: str) -> MethodNotApplicable:
     """Return the error that says why `method` cannot serve this request, and which methods could."""
     return MethodNotApplicable(method=method.name, detail=detail, could=others(method, data.kind))
+
+
+def real_record(method: UnlearningMethod, data: Splits, split: Split, needing: str) -> torch.Size:
+    """Return the shape of one record of `split` as the model takes it, of which none need be held. Raises MethodNotApplicable: it is no real numbers."""
+    x = split.batch(torch.zeros(0, dtype=torch.int64)).x
+    if not x.is_floating_point():
+        raise refuse(method, data, f"{needing} records of real numbers, and these are tokens")
+    return x.shape[1:]
 
 
 def admit(method: UnlearningMethod, data: Splits, task: Task, run: Run) -> None:

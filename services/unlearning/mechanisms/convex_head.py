@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from services.errors import NonFinite, ParameterOutOfRange
 from services.learning.data import Split
-from services.learning.modes import evaluating
+from services.learning.modes import evaluating, inputs_of
 
 NEWTON_STEPS = 100
 HALVINGS = 40
@@ -153,19 +153,10 @@ def has_bias(head: nn.Linear) -> bool:
 
 def head_inputs(model: nn.Module, head: nn.Linear, split: Split, *, batch_size: int = 1024) -> Tensor:
     """Return what `head` is given for each record of `split` in order, and a 1 where it has a bias: (n, d) float64, in eval mode."""
-    seen: list[Tensor] = []
-
-    def keep(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-        seen.append(given[0].detach().double())
-
-    handle = head.register_forward_pre_hook(keep)
-    try:
-        with evaluating(model), torch.no_grad():
-            for batch in split.batches(batch_size):
-                model(batch.x)
-    finally:
-        handle.remove()
-    features = torch.cat(seen) if seen else torch.zeros(0, head.in_features, dtype=torch.float64, device=head.weight.device)
+    with evaluating(model), torch.no_grad(), inputs_of(head) as seen:
+        for batch in split.batches(batch_size):
+            model(batch.x)
+    features = torch.cat(seen).double() if seen else torch.zeros(0, head.in_features, dtype=torch.float64, device=head.weight.device)
     return functional.pad(features, (0, 1), value=1.0) if has_bias(head) else features
 
 

@@ -11,9 +11,10 @@ from typing import Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from services.learning.data import Split
+from services.learning.data import Batch, Split
 from services.learning.modes import batch_norms, global_draws, image_layout, mode_of
 from services.learning.run import Run
+from services.learning.task import Task
 from services.unlearning.mechanisms.guard import Guard
 
 MANY_ROWS = 20_000
@@ -23,6 +24,14 @@ FINITE_EVERY = 25
 
 Mode = Literal["train", "eval", "frozen"]
 OptimizerOf = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+
+
+class Rows(Protocol):
+    """Numbered records that a stage is shown."""
+
+    def batch(self, index: Tensor) -> Batch:
+        """Return the rows of `index` (B,) prepared for the model."""
+        ...
 
 
 class Steps(Protocol):
@@ -55,11 +64,16 @@ class Plan:
         whole, rest = divmod(self.rows, self.batch_size)
         return self.epochs * (whole + (1 if rest > 1 or (rest == 1 and whole == 0) else 0))
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of one pass."""
+        return self.steps // self.epochs
+
     def order(self, generator: torch.Generator) -> Iterator[Tensor]:
         """Yield the row numbers of each step, (B,) int64; every row once an epoch."""
         for _ in range(self.epochs):
             shuffled = torch.randperm(self.rows, generator=generator)
-            steps = self.steps // self.epochs
+            steps = self.steps_per_epoch
             for step in range(steps):
                 yield shuffled[step * self.batch_size : None if step == steps - 1 else (step + 1) * self.batch_size]
 
@@ -84,14 +98,20 @@ def plan_steps(rows: int, *, batch_size: int, epochs: int, min_steps: int) -> Pl
     return lengthened(lambda batch, passes: Plan(rows, batch, passes), rows, batch_size=batch_size, epochs=epochs, min_steps=min_steps)
 
 
-def per_class(split: Split, count: int, generator: torch.Generator) -> Split:
-    """Return at most `count` random rows of each label of `split`, in the split's order."""
+def per_class(split: Split, count: int | Callable[[int], int], generator: torch.Generator) -> Split:
+    """Return at most `count` random rows of each label of `split`, in the split's order; a function makes the count from the label's rows."""
     labels = split.y.cpu()
     taken: list[Tensor] = []
     for label in sorted({int(label) for label in labels.tolist()}):
         rows = torch.nonzero(labels == label).flatten()
-        taken.append(rows[torch.randperm(len(rows), generator=generator)[:count]])
+        most = count if isinstance(count, int) else count(len(rows))
+        taken.append(rows[torch.randperm(len(rows), generator=generator)[:most]])
     return split.take(torch.cat(taken).sort().values)
+
+
+def loss_on(records: Rows, model: nn.Module, task: Task) -> Callable[[Tensor], Tensor]:
+    """Return the function from row numbers (B,) to the model's training loss on those rows of `records`."""
+    return lambda rows: task.loss(model, records.batch(rows))
 
 
 def freeze_batch_norm(model: nn.Module) -> None:

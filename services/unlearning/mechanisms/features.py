@@ -7,34 +7,23 @@ import torch
 from torch import Tensor, nn
 
 from services.learning.data import Batch, Split, identity
-from services.learning.modes import evaluating
+from services.learning.modes import evaluating, inputs_of
 from services.learning.run import Run
 from services.learning.task import Task
 
 FEATURE_BATCH = 512
 
 
-def head_of(model: nn.Module, run: Run) -> nn.Linear | None:
-    """Return the last linear layer: the architecture's head, else the last one registered; None where there is none."""
-    if run.architecture is not None:
-        found = model.get_submodule(run.architecture.head)
-        return found if isinstance(found, nn.Linear) else None
-    return next((module for module in reversed(list(model.modules())) if isinstance(module, nn.Linear)), None)
+def linear_head(model: nn.Module, path: str | None, outputs: int) -> nn.Linear | None:
+    """Return the layer at `path`, or without one the last linear layer; None where it is not linear or has not `outputs` rows."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)] if path is None else [model.get_submodule(path)]
+    head = layers[-1] if layers else None
+    return head if isinstance(head, nn.Linear) and head.out_features == outputs else None
 
 
-@contextmanager
-def inputs_of(module: nn.Module) -> Generator[list[Tensor]]:
-    """Collect what `module` is called with for a while."""
-    seen: list[Tensor] = []
-
-    def take(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen.append(inputs[0].detach())
-
-    handle = module.register_forward_pre_hook(take)
-    try:
-        yield seen
-    finally:
-        handle.remove()
+def head_of(model: nn.Module, run: Run, outputs: int) -> nn.Linear | None:
+    """Return the head that the architecture names, without one the last linear layer; None where it is not linear or has not `outputs` rows."""
+    return linear_head(model, None if run.architecture is None else run.architecture.head, outputs)
 
 
 def penultimate(model: nn.Module, head: nn.Module, x: Tensor) -> Tensor:

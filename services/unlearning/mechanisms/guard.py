@@ -6,13 +6,14 @@ correct runs pass through hundreds of times the loss of a well fitted model on t
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from services.errors import Diverged
+from services.errors import Diverged, NonFinite
 from services.learning.data import Split
 from services.learning.modes import evaluating
 from services.learning.run import Run
@@ -82,6 +83,15 @@ class Guard:
             detail = f"retain loss {after:.4g} after {self.before:.4g} before, limit {limit:.4g}"
             raise Diverged(method=self.method, stage=stage, detail=detail)
         return after
+
+
+@contextmanager
+def diverging(method: str, stage: str) -> Generator[None]:
+    """Turn a training loss that is not finite into the divergence of `method` at `stage`."""
+    try:
+        yield
+    except NonFinite as error:
+        raise Diverged(method=method, stage=stage, detail=str(error)) from error
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:

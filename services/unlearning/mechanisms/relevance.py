@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from services.learning.modes import evaluating
+from services.learning.modes import evaluating, inputs_of
 
 Scope = Literal["class_row", "neuron", "path"]
 TOLERANCE = 1e-3
@@ -43,28 +43,16 @@ class Head:
         return Head(weight, self.bias)
 
 
-def linear_head(model: nn.Module, path: str | None, outputs: int) -> nn.Linear | None:
-    """Return the layer at `path`, or without one the last linear layer; None where it is not linear or has not `outputs` rows."""
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)] if path is None else [model.get_submodule(path)]
-    head = layers[-1] if layers else None
-    return head if isinstance(head, nn.Linear) and head.out_features == outputs else None
-
-
 def features_of(model: nn.Module, head: nn.Linear, x: Tensor) -> tuple[Tensor, Tensor] | None:
     """Return the head's inputs (n, d) and the logits (n, C) for prepared records `x`, in eval mode.
 
     None where the logits are not what the head gives for one vector per record, so that nothing could be said about them from it.
     """
-    caught: list[Tensor] = []
-    handle = head.register_forward_pre_hook(lambda _module, inputs: caught.append(inputs[0].detach()))
-    try:
-        with evaluating(model), torch.no_grad():
-            logits: Tensor = model(x)
-            if len(caught) != 1 or caught[0].shape != (len(x), head.in_features):
-                return None
-            own = nn.functional.linear(caught[0], head.weight, head.bias)
-    finally:
-        handle.remove()
+    with evaluating(model), torch.no_grad(), inputs_of(head) as caught:
+        logits: Tensor = model(x)
+        if len(caught) != 1 or caught[0].shape != (len(x), head.in_features):
+            return None
+        own = nn.functional.linear(caught[0], head.weight, head.bias)
     fits = own.shape == logits.shape and torch.allclose(own, logits, atol=TOLERANCE, rtol=TOLERANCE, equal_nan=True)
     return (caught[0], logits) if fits else None
 

@@ -41,6 +41,19 @@ class Rewind:
             self.gap, self.step, self.forget_accuracy, self.held_out_accuracy = gap, step, forgotten, expected
             self.weights = snapshot(self.model)
 
+    @classmethod
+    def wanted(cls, model: nn.Module, data: Splits, run: Run, *, asked: bool | None) -> "Rewind | None":
+        """Return the rewind where it is `asked` for; None asks for it on record requests only."""
+        return cls.matched_to(model, data, run) if asked or (asked is None and data.kind == "records") else None
+
     def described(self) -> dict[str, object]:
         """Return the checkpoint chosen, for the report."""
         return {"step": self.step, "forget_accuracy": self.forget_accuracy, "held_out_accuracy": self.held_out_accuracy, "gap": self.gap}
+
+
+def rewound(rewind: Rewind | None, model: nn.Module, run: Run) -> None:
+    """Put the chosen checkpoint's weights into `model` where there is a rewind; the notes `ended_by` and `rewind` tell."""
+    run.note("ended_by", "steps" if rewind is None else "rewind")
+    if rewind is not None:
+        model.load_state_dict(rewind.weights)
+        run.note("rewind", rewind.described())

@@ -6,9 +6,12 @@ from torch import nn
 from services.errors import Diverged
 from services.learning.data import Splits
 from services.learning.modes import evaluating
+from services.learning.run import Run
 from services.learning.task import Task
-from services.unlearning.mechanisms.applicability import refuse
+from services.unlearning.mechanisms.applicability import real_record, refuse
 from services.unlearning.method import UnlearningMethod
+
+PROBES = 8
 
 
 def record_shape(method: UnlearningMethod, data: Splits, given: tuple[int, ...] | None) -> torch.Size:
@@ -19,14 +22,10 @@ def record_shape(method: UnlearningMethod, data: Splits, given: tuple[int, ...] 
     """
     if given is not None:
         return torch.Size(given)
-    nothing = torch.zeros(0, dtype=torch.int64)
     for split in (data.analysis, data.retain, data.forget):
         if split.x.ndim < 2:
             continue
-        x = split.batch(nothing).x
-        if not x.is_floating_point():
-            raise refuse(method, data, "it makes records of real numbers, and these are tokens")
-        return x.shape[1:]
+        return real_record(method, data, split, "it makes")
     raise refuse(method, data, "no data are held and the shape of a record is not given; give `record_shape`")
 
 
@@ -42,8 +41,9 @@ def kept_classes(method: UnlearningMethod, data: Splits, task: Task) -> tuple[in
     return kept
 
 
-def require_finite(method: str, model: nn.Module, rows: torch.Tensor) -> None:
-    """Raise Diverged when the original's outputs on `rows` (B, *record) are not finite: nothing could be learned from them."""
+def require_finite(method: str, model: nn.Module, record: torch.Size, run: Run) -> None:
+    """Raise Diverged when the original's outputs on random records of the shape `record` are not finite: nothing could be learned from them."""
+    rows = torch.randn((PROBES, *record), generator=run.stream("finite")).to(run.device)
     with evaluating(model), torch.no_grad():
         finite = bool(torch.isfinite(model(rows)).all())
     if not finite:

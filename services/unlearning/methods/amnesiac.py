@@ -6,10 +6,11 @@ Differs: a label is never the true one, nor any class of a class request, and st
 true class once in C and are drawn anew. This is not the amnesiac unlearning that subtracts logged updates: no log of the training is kept.
 """
 
+from functools import partial
 from typing import Literal
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from services.learning.data import Splits
 from services.learning.recipe import Recipe
@@ -17,9 +18,9 @@ from services.learning.run import Run
 from services.learning.task import Task
 from services.learning.training import optimizer_for
 from services.unlearning.mechanisms.applicability import admit
-from services.unlearning.mechanisms.descent import descend
-from services.unlearning.mechanisms.guard import Guard, with_retry
-from services.unlearning.mechanisms.relabel import Order, Relabelled, relabelled
+from services.unlearning.mechanisms.descent import descend, loss_on
+from services.unlearning.mechanisms.guarded_edit import GuardedEdit
+from services.unlearning.mechanisms.relabelling import Joined, Order, relabelled
 from services.unlearning.method import METHODS, Needs, UnlearningMethod
 
 ADAM_LR = 1e-4
@@ -34,7 +35,6 @@ class Amnesiac(UnlearningMethod):
     granularities = frozenset({"class", "records"})
     guarantee = "approximate"
     needs = Needs(forget_set=True, retain_set=True)
-    retries = 1
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `amnesiac`."""
@@ -59,33 +59,22 @@ class Amnesiac(UnlearningMethod):
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
         """Change `model` in place and return it in eval mode. x (B, *record), y (B,) int64."""
         admit(self, data, task, run)
-        guard = Guard.around(self.name, model, data.retain, task, run, factor=self.parameters.guard_factor)
+        edit = GuardedEdit.of(self, model, data.retain, task, run, stage="relabel")
         shown = relabelled(self, data, task, run)
+        return edit.carry_out(lambda scale: self._relearn(edit, shown, self.recipe(scale)))
 
-        def attempt(scale: float) -> None:
-            self._relearn(model, shown, task, run, guard, self.recipe(scale))
-            run.note("ended_by", "steps")
-            run.note("retain_loss", {"before": guard.before, "after": guard.check(model, "relabel")})
-
-        return with_retry(self.name, model, run, attempt, retries=self.retries)
-
-    def _relearn(self, model: nn.Module, shown: Relabelled, task: Task, run: Run, guard: Guard, recipe: Recipe) -> None:
+    def _relearn(self, edit: GuardedEdit, shown: Joined, recipe: Recipe) -> None:
         p = self.parameters
         plan = shown.plan(p.order, batch_size=p.batch_size, epochs=recipe.epochs, min_steps=p.min_steps)
-        run.note("effective", {"optimizer": recipe.optimizer, "learning_rate": recipe.learning_rate, **plan.described()})
-        run.note("steps", {"relabel": plan.steps})
-
-        def loss_of(rows: Tensor) -> Tensor:
-            return task.loss(model, shown.batch(rows))
-
+        edit.planned({"optimizer": recipe.optimizer, "learning_rate": recipe.learning_rate, **plan.described()}, plan.steps)
         descend(
-            model,
+            edit.model,
             plan,
-            loss_of,
-            run,
-            guard,
-            stage="relabel",
+            loss_on(shown, edit.model, edit.task),
+            edit.run,
+            edit.guard,
+            stage=edit.stage,
             lr=recipe.learning_rate,
-            generator=run.stream("relabel"),
-            optimizer_of=lambda trainable: optimizer_for(recipe, trainable),
+            generator=edit.run.stream(edit.stage),
+            optimizer_of=partial(optimizer_for, recipe),
         )

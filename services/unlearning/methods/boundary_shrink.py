@@ -8,7 +8,6 @@ first epoch after which the forget set is no longer recognised is the one kept.
 
 from dataclasses import replace
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -17,10 +16,12 @@ from services.learning.modes import evaluating
 from services.learning.run import Run
 from services.learning.task import Task
 from services.unlearning.mechanisms.accuracy import accuracy
-from services.unlearning.mechanisms.applicability import admit, refuse
+from services.unlearning.mechanisms.applicability import admit, real_record, refuse
 from services.unlearning.mechanisms.boundary import nearest_labels
-from services.unlearning.mechanisms.descent import descend, plan_steps
-from services.unlearning.mechanisms.guard import Guard, snapshot, with_retry
+from services.unlearning.mechanisms.descent import descend
+from services.unlearning.mechanisms.guard import snapshot
+from services.unlearning.mechanisms.guarded_edit import GuardedEdit
+from services.unlearning.mechanisms.relabelling import rows_by_label
 from services.unlearning.method import METHODS, Needs, UnlearningMethod
 
 FORGET_TARGET = 0.01
@@ -34,7 +35,6 @@ class BoundaryShrink(UnlearningMethod):
     granularities = frozenset({"class"})
     guarantee = "approximate"
     needs = Needs(forget_set=True, retain_set=False)
-    retries = 1
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `boundary_shrink`."""
@@ -49,12 +49,9 @@ class BoundaryShrink(UnlearningMethod):
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
         """Change `model` in place and return it in eval mode. x (B, *record) real-valued, y (B,) int64; held-out rows serve the guard alone."""
         admit(self, data, task, run)
-        p = self.parameters
         taught = self.relabelled(model, data, task, run)
-        guard = Guard.around(self.name, model, self._probe(data, taught, run), task, run, factor=p.guard_factor)
-        plan = plan_steps(len(taught), batch_size=p.batch_size, epochs=p.epochs, min_steps=p.min_steps)
-        run.note("effective", plan.described())
-        run.note("steps", {"shrink": plan.steps})
+        edit = GuardedEdit.of(self, model, self._probe(data, taught, run), task, run, stage="shrink")
+        plan, lr = edit.plan(len(taught)), self.parameters.lr
         run.note("forget_accuracy_before", accuracy(model, data.forget))
 
         def loss_of(rows: Tensor) -> Tensor:
@@ -65,28 +62,25 @@ class BoundaryShrink(UnlearningMethod):
             reached: dict[str, Tensor] = {}
 
             def look(step: int) -> None:
-                if not reached and step % (plan.steps // plan.epochs) == 0 and (accuracy(model, data.forget) or 0.0) <= FORGET_TARGET:
+                if not reached and step % plan.steps_per_epoch == 0 and (accuracy(model, data.forget) or 0.0) <= FORGET_TARGET:
                     reached.update(snapshot(model))
                     run.note("kept_step", step)
 
-            descend(model, plan, loss_of, run, guard, stage="shrink", lr=p.lr * scale, generator=run.stream("shrink"), after_step=look)
+            descend(model, plan, loss_of, run, edit.guard, stage=edit.stage, lr=lr * scale, generator=run.stream(edit.stage), after_step=look)
             if reached:
                 model.load_state_dict(reached)
             run.note("ended_by", "target" if reached else "steps")
             run.note("forget_accuracy_after", accuracy(model, data.forget))
-            run.note("guard_loss", {"before": guard.before, "after": guard.check(model, "shrink")})
 
-        return with_retry(self.name, model, run, attempt, retries=self.retries)
+        return edit.carry_out(attempt, ended_by=None, watched="guard_loss")
 
     def relabelled(self, model: nn.Module, data: Splits, task: Task, run: Run) -> Split:
         """Return the forget set under its nearest labels; the note `redirected` counts them by class. Raises MethodNotApplicable."""
-        if not data.forget.batch(torch.zeros(1, dtype=torch.int64)).x.is_floating_point():
-            raise refuse(self, data, "a step up the loss needs records of real numbers, and these are tokens")
+        real_record(self, data, data.forget, "a step up the loss needs")
         if len(data.classes) >= task.outputs:
             raise refuse(self, data, "no class is left to hand the records to")
         labels = nearest_labels(model, data.forget, task, bound=self.parameters.bound, excluded=data.classes)
-        shares = torch.bincount(labels.cpu(), minlength=task.outputs).tolist()
-        run.note("redirected", {str(label): int(count) for label, count in enumerate(shares) if count})
+        run.note("redirected", rows_by_label(labels))
         return replace(data.forget, y=labels)
 
     def _probe(self, data: Splits, taught: Split, run: Run) -> Split:

@@ -24,9 +24,9 @@ from services.unlearning.mechanisms.accuracy import accuracy, predicted
 from services.unlearning.mechanisms.applicability import admit, refuse
 from services.unlearning.mechanisms.clip import ClipMissing, local_clip
 from services.unlearning.mechanisms.concepts import Donor, choose_donor
-from services.unlearning.mechanisms.descent import descend, plan_steps
+from services.unlearning.mechanisms.descent import descend, loss_on, plan_steps
 from services.unlearning.mechanisms.features import feature_split, head_of, last_block, only_trainable, outside, penultimate, sgd
-from services.unlearning.mechanisms.guard import Guard, with_retry
+from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.patches import Placement
 from services.unlearning.mechanisms.poisoning import Inference, MarkedConcept, Swap, infer, learn_bank, poison, told
 from services.unlearning.mechanisms.relabelling import Lesson, Watch, kept_labels, most_confused, random_labels, share_of, targeted_labels
@@ -44,7 +44,6 @@ class ConceptPoisoning(UnlearningMethod):
     granularities = frozenset({"class"})
     guarantee = "suppression"
     needs = Needs(forget_set=True, retain_set=True)
-    retries = 1
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `concept_poisoning`."""
@@ -83,13 +82,13 @@ class ConceptPoisoning(UnlearningMethod):
         head, allowed = self._head(model, data, task, run), self._allowed(data)
         p, stream = self.parameters, run.stream("share")
         data = replace(data, forget=share_of(data.forget, p.data_share, stream), retain=share_of(data.retain, p.data_share, stream))
-        guard = Guard.around(self.name, model, data.retain, task, run, factor=p.guard_factor)
+        edit = GuardedEdit.of(self, model, data.retain, task, run, stage="poisoning")
         inference = self._inference(model, head, data, task, run)
         donors = self._donors(model, data, allowed, inference)
         shown = poison(data.forget, data.retain, donors, Swap(p.image_mode, p.patch, p.stride), inference, run)
         lesson = self._lesson(data, replace(shown, y=self._labels(shown.y, donors, allowed, run)), model)
         before = predicted(model, data.analysis)
-        self._fine_tune(model, head, lesson, task, run, guard)
+        self._fine_tune(edit, head, lesson)
         run.note("guarantee", "suppression" if p.trainable == "head" else "approximate")
         run.note("uses_forgotten_records", "trained on the records to be forgotten, under other labels")
         run.note("donors", told(data, donors, before, predicted(model, data.analysis)))
@@ -97,8 +96,8 @@ class ConceptPoisoning(UnlearningMethod):
             run.note("top_concepts", {str(label): inference.top(label, p.top_concepts) for label in donors})
         return model
 
-    def _fine_tune(self, model: nn.Module, head: nn.Linear, lesson: Lesson, task: Task, run: Run, guard: Guard) -> None:
-        p = self.parameters
+    def _fine_tune(self, edit: GuardedEdit, head: nn.Linear, lesson: Lesson) -> None:
+        p, model, task, run = self.parameters, edit.model, edit.task, edit.run
         parts = {"head": [head], "last_block": [head, *last_block(model, head)], "all": [model]}[p.trainable]
         still, trained = (outside(model, parts) if p.bn_mode == "frozen" else []), model
         if p.trainable == "head" and p.bn_mode == "frozen":  # nothing before the head changes: its inputs are computed once
@@ -112,25 +111,24 @@ class ConceptPoisoning(UnlearningMethod):
                 steps = descend(
                     trained,
                     plan,
-                    lambda rows: task.loss(trained, lesson.rows.batch(rows)),
+                    loss_on(lesson.rows, trained, task),
                     run,
-                    guard,
-                    stage="poisoning",
+                    edit.guard,
+                    stage=edit.stage,
                     lr=p.lr * scale,
-                    generator=run.stream("poisoning"),
-                    after_step=lambda step: step % (plan.steps // plan.epochs) == 0 and lesson.watch.met(trained),
+                    generator=run.stream(edit.stage),
+                    after_step=lambda step: step % plan.steps_per_epoch == 0 and lesson.watch.met(trained),
                     optimizer_of=partial(sgd, head=head, lr=p.lr * scale, backbone_lr=p.backbone_lr * scale, momentum=p.momentum),
                     still=still,
                 )
-            run.note("steps", {"poisoning": steps})
+            run.note("steps", {edit.stage: steps})
             run.note("ended_by", "target" if lesson.watch.met(trained) else "steps")
-            run.note("retain_loss", {"before": guard.before, "after": guard.check(model, "poisoning")})
 
-        with_retry(self.name, model, run, attempt, retries=self.retries)
+        edit.carry_out(attempt, ended_by=None)
 
     def _head(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Linear:
-        head = head_of(model, run)
-        if head is None or head.out_features != task.outputs:
+        head = head_of(model, run, task.outputs)
+        if head is None:
             raise refuse(self, data, "the model ends in no linear layer with one output per class")
         if self.parameters.image_mode != "none" and data.forget.x.ndim != IMAGE_DIMENSIONS:
             raise ParameterOutOfRange(name="image_mode", detail=f"{self.parameters.image_mode!r} is for images, and these records are not")

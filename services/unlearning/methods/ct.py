@@ -10,16 +10,13 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from services.errors import Diverged, NonFinite
 from services.learning.data import Splits
 from services.learning.recipe import Recipe
 from services.learning.run import Run
 from services.learning.task import Task
-from services.learning.training import fit
 from services.unlearning.mechanisms.applicability import admit, refuse
 from services.unlearning.mechanisms.convolutions import planar
-from services.unlearning.mechanisms.descent import plan_steps
-from services.unlearning.mechanisms.guard import Guard, with_retry
+from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.method import METHODS, Needs, UnlearningMethod
 
 BATCH = 64
@@ -45,7 +42,6 @@ class Ct(UnlearningMethod):
     granularities = frozenset({"class", "records"})
     guarantee = "approximate"
     needs = Needs(forget_set=False, retain_set=True)
-    retries = 1
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `ct`."""
@@ -62,20 +58,12 @@ class Ct(UnlearningMethod):
         if not any(weight.shape[-1] == weight.shape[-2] > 1 for weight in planar(model).values()):
             raise refuse(self, data, "the network has no convolution kernel whose height and width could be swapped")
         p = self.parameters
-        guard = Guard.around(self.name, model, data.retain, task, run, factor=p.guard_factor)
-        plan = plan_steps(len(data.retain), batch_size=p.batch_size, epochs=p.epochs, min_steps=p.min_steps)
-        run.note("effective", plan.described())
-        run.note("steps", {"fine_tune": plan.steps})
+        edit = GuardedEdit.of(self, model, data.retain, task, run, stage="fine_tune")
+        plan = edit.plan(len(data.retain))
 
         def attempt(scale: float) -> None:
             run.note("kernels_transposed", swap_axes(model))
             chosen = {"optimizer": "sgd", "learning_rate": p.lr * scale, "schedule": "cosine", "epochs": plan.epochs, "batch_size": plan.batch_size}
-            recipe = Recipe.model_validate({**chosen, "momentum": 0.9, "weight_decay": 5e-4})
-            try:
-                fit(model, data.retain, task, recipe, run, stage="fine_tune", generator=run.stream("fine_tune"))
-            except NonFinite as error:
-                raise Diverged(method=self.name, stage="fine_tune", detail=str(error)) from error
-            run.note("ended_by", "steps")
-            run.note("retain_loss", {"before": guard.before, "after": guard.check(model, "fine_tune")})
+            edit.fit(data.retain, Recipe.model_validate({**chosen, "momentum": 0.9, "weight_decay": 5e-4}))
 
-        return with_retry(self.name, model, run, attempt, retries=self.retries)
+        return edit.carry_out(attempt)

@@ -20,6 +20,7 @@ from services.learning.task import Task
 from services.unlearning.mechanisms.accuracy import accuracy, mean_probability
 from services.unlearning.mechanisms.applicability import admit
 from services.unlearning.mechanisms.descent import descend, plan_steps
+from services.unlearning.mechanisms.device_batch import device_batch
 from services.unlearning.mechanisms.guard import Guard, snapshot, with_retry
 from services.unlearning.mechanisms.min_max_noise import Materials, materials_of, split_of
 from services.unlearning.mechanisms.noise import VirtualList, learn_noise
@@ -28,7 +29,6 @@ from services.unlearning.method import METHODS, Needs, UnlearningMethod
 
 AGREEMENT_FLOOR = 0.9
 LEAK_LIMIT = 0.9
-CPU_NOISE_BATCH, NOISE_BATCH = 64, 256
 LARGEST_SIDE, MOST_CLASSES = 32, 10
 ON_PROXIES = "agreement and leak are measured on noise, not on real records: evaluate on records of your own before promotion"
 TOO_LARGE = f"images of more than {LARGEST_SIDE} pixels or more than {MOST_CLASSES} classes: expect it to fail"
@@ -73,7 +73,6 @@ class ErrorMinMaxNoise(UnlearningMethod):
     granularities = frozenset({"class"})
     guarantee = "approximate"
     needs = Needs(forget_set=False, retain_set=False)
-    retries = 1
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `emmn`."""
@@ -102,7 +101,7 @@ class ErrorMinMaxNoise(UnlearningMethod):
         admit(self, data, task, run)
         kept = kept_classes(self, data, task)
         record = record_shape(self, data, self.parameters.record_shape)
-        require_finite(self.name, model, torch.randn((8, *record), generator=run.stream("finite")).to(run.device))
+        require_finite(self.name, model, record, run)
         materials = self._materials(model, kept, data, record, task, run)
         guard = Guard.around(self.name, model, materials.proxy, task, run, factor=self.parameters.guard_factor)
         large = any(side > LARGEST_SIDE for side in record[1:]) or task.outputs > MOST_CLASSES
@@ -122,7 +121,7 @@ class ErrorMinMaxNoise(UnlearningMethod):
 
     def _materials(self, model: nn.Module, kept: tuple[int, ...], data: Splits, record: torch.Size, task: Task, run: Run) -> Materials:
         p = self.parameters
-        batch = p.noise_batch or (CPU_NOISE_BATCH if run.device.type == "cpu" else NOISE_BATCH)
+        batch = device_batch(p.noise_batch, run)
         like, unlike = len(kept) + len(data.classes), len(data.classes)
         noise = learn_noise(
             model,

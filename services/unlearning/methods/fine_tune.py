@@ -9,14 +9,12 @@ from typing import Literal
 from pydantic import Field
 from torch import nn
 
-from services.errors import Diverged, NonFinite
 from services.learning.data import Splits
 from services.learning.recipe import Recipe
 from services.learning.run import Run
 from services.learning.task import Task
-from services.learning.training import fit
 from services.unlearning.mechanisms.applicability import admit
-from services.unlearning.mechanisms.guard import Guard, with_retry
+from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.method import METHODS, Needs, UnlearningMethod
 
 
@@ -28,7 +26,6 @@ class FineTune(UnlearningMethod):
     granularities = frozenset({"class", "records"})
     guarantee = "approximate"
     needs = Needs(forget_set=False, retain_set=True)
-    retries = 1
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `fine_tune`."""
@@ -54,16 +51,11 @@ class FineTune(UnlearningMethod):
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
         """Change `model` in place and return it in eval mode."""
         admit(self, data, task, run)
-        guard = Guard.around(self.name, model, data.retain, task, run, factor=self.parameters.guard_factor)
+        edit = GuardedEdit.of(self, model, data.retain, task, run, stage="fine_tune")
 
         def attempt(scale: float) -> None:
             recipe = self.recipe(task, scale)
-            try:
-                result = fit(model, data.retain, task, recipe, run, stage="fine_tune", generator=run.stream("fine_tune"))
-            except NonFinite as error:
-                raise Diverged(method=self.name, stage="fine_tune", detail=str(error)) from error
-            run.note("effective", recipe.model_dump(include={"optimizer", "learning_rate", "epochs", "batch_size"}))
-            run.note("steps", {"fine_tune": result.steps})
-            run.note("retain_loss", {"before": guard.before, "after": guard.check(model, "fine_tune")})
+            result = edit.fit(data.retain, recipe)
+            edit.planned(recipe.model_dump(include={"optimizer", "learning_rate", "epochs", "batch_size"}), result.steps)
 
-        return with_retry(self.name, model, run, attempt, retries=self.retries)
+        return edit.carry_out(attempt, ended_by=None)

@@ -19,6 +19,7 @@ from services.learning.run import Run, derived_seed
 from services.learning.task import Task
 from services.unlearning.mechanisms.applicability import admit, refuse
 from services.unlearning.mechanisms.attention import blocks
+from services.unlearning.mechanisms.device_batch import device_batch
 from services.unlearning.mechanisms.generator import LARGEST_SIDE, Generator
 from services.unlearning.mechanisms.guard import snapshot, with_retry
 from services.unlearning.mechanisms.noise import frozen
@@ -42,7 +43,6 @@ class GatedKnowledgeTransfer(UnlearningMethod):
     guarantee = "approximate"
     needs = Needs(forget_set=False, retain_set=False)
     fresh_start = False  # the student's weights are new, but all it knows comes from the original, the forgotten class maybe among it
-    retries = 1
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `gkt`. Defaults that depend on the device suit a network of under a million parameters on a CPU."""
@@ -87,8 +87,7 @@ class GatedKnowledgeTransfer(UnlearningMethod):
         admit(self, data, task, run)
         kept_classes(self, data, task)
         record = self._images(data, task, run)
-        probe = torch.randn((8, *record), generator=run.stream("finite")).to(run.device)
-        require_finite(self.name, model, probe)
+        require_finite(self.name, model, record, run)
         given, taps = self._settings(model, data, run)
         found: list[StoppingRule] = []
 
@@ -122,7 +121,7 @@ class GatedKnowledgeTransfer(UnlearningMethod):
             raise ParameterOutOfRange(name="beta_attention", detail="the network has no convolution whose attention could be matched; use 0")
         given = Settings(
             classes=data.classes,
-            batch=p.batch_size or (64 if cpu else 256),
+            batch=device_batch(p.batch_size, run),
             n_gen=p.n_gen,
             n_stu=p.n_stu,
             epsilon=p.gate_eps if p.gate_eps is not None else (0.001 if small else 0.01),

@@ -4,18 +4,20 @@ Source: Jia et al., "Model Sparsity Can Simplify Machine Unlearning", NeurIPS 20
 Differs: the penalty's weight is bounded at 0.01 (a released command line defaults to 0.2, which destroys the model) and falls once an epoch.
 """
 
+from functools import partial
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from services.learning.data import Splits
+from services.learning.data import Split, Splits
 from services.learning.recipe import Recipe
 from services.learning.run import Run
 from services.learning.task import Task
 from services.learning.training import optimizer_for
 from services.unlearning.mechanisms.applicability import admit
-from services.unlearning.mechanisms.descent import Plan, descend, plan_steps
-from services.unlearning.mechanisms.guard import Guard, with_retry
+from services.unlearning.mechanisms.descent import Plan, descend, loss_on
+from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.method import METHODS, Needs, UnlearningMethod
 
 
@@ -32,7 +34,6 @@ class L1Sparse(UnlearningMethod):
     granularities = frozenset({"class", "records"})
     guarantee = "approximate"
     needs = Needs(forget_set=False, retain_set=True)
-    retries = 1
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `l1_sparse`."""
@@ -49,45 +50,39 @@ class L1Sparse(UnlearningMethod):
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
         """Change `model` in place and return it in eval mode. x (B, *record), y (B,) int64."""
         admit(self, data, task, run)
-        p = self.parameters
-        guard = Guard.around(self.name, model, data.retain, task, run, factor=p.guard_factor)
-        plan = plan_steps(len(data.retain), batch_size=p.batch_size, epochs=p.epochs, min_steps=p.min_steps)
-        run.note("effective", plan.described())
-        run.note("steps", {"sparsify": plan.steps})
+        edit = GuardedEdit.of(self, model, data.retain, task, run, stage="sparsify")
+        plan = edit.plan(len(data.retain))
+        return edit.carry_out(lambda scale: self._sparsify(edit, plan, data.retain, self.parameters.lr * scale))
 
-        def attempt(scale: float) -> None:
-            self._sparsify(model, data, task, run, guard, plan, p.lr * scale)
-            run.note("ended_by", "steps")
-            run.note("retain_loss", {"before": guard.before, "after": guard.check(model, "sparsify")})
-
-        return with_retry(self.name, model, run, attempt, retries=self.retries)
-
-    def _sparsify(self, model: nn.Module, data: Splits, task: Task, run: Run, guard: Guard, plan: Plan, lr: float) -> None:
+    def _sparsify(self, edit: GuardedEdit, plan: Plan, retain: Split, lr: float) -> None:
         p, done = self.parameters, 0
         settings = {"optimizer": "sgd", "learning_rate": lr, "momentum": p.momentum, "weight_decay": p.weight_decay}
         recipe = Recipe.model_validate(settings)
-        per_epoch = plan.steps // plan.epochs
-        weights = [each for each in model.parameters() if each.requires_grad]
+        plain = loss_on(retain, edit.model, edit.task)
+        weights = [each for each in edit.model.parameters() if each.requires_grad]
 
         def loss_of(rows: Tensor) -> Tensor:
-            loss = task.loss(model, data.retain.batch(rows))
+            loss = plain(rows)
             if p.l1_weight == 0:
                 return loss
-            return loss + penalty_weight(p.l1_weight, done // per_epoch, plan.epochs) * torch.stack([each.abs().sum() for each in weights]).sum()
+            return (
+                loss
+                + penalty_weight(p.l1_weight, done // plan.steps_per_epoch, plan.epochs) * torch.stack([each.abs().sum() for each in weights]).sum()
+            )
 
         def count(step: int) -> None:
             nonlocal done
             done = step
 
         descend(
-            model,
+            edit.model,
             plan,
             loss_of,
-            run,
-            guard,
-            stage="sparsify",
+            edit.run,
+            edit.guard,
+            stage=edit.stage,
             lr=lr,
-            generator=run.stream("fine_tune"),  # the order of `fine_tune`, which a penalty of nothing then repeats step by step
+            generator=edit.run.stream("fine_tune"),  # the order of `fine_tune`, which a penalty of nothing then repeats step by step
             after_step=count,
-            optimizer_of=lambda trainable: optimizer_for(recipe, trainable),
+            optimizer_of=partial(optimizer_for, recipe),
         )

@@ -20,13 +20,14 @@ from services.learning.data import Split, Splits
 from services.learning.run import Run
 from services.learning.task import Task
 from services.unlearning.mechanisms.accuracy import accuracy, predicted
-from services.unlearning.mechanisms.applicability import admit, refuse
+from services.unlearning.mechanisms.applicability import admit, real_record, refuse
 from services.unlearning.mechanisms.bisection import Stage, fewest, trials
+from services.unlearning.mechanisms.features import head_of
 from services.unlearning.mechanisms.guard import Guard, with_retry
 from services.unlearning.mechanisms.overlap import shared_rows
 from services.unlearning.mechanisms.perturbation import BATCH, Cut, Perturbation, Reading, silence
 from services.unlearning.mechanisms.propagation import Unpropagatable
-from services.unlearning.mechanisms.relevance import features_of, linear_head, producer_of
+from services.unlearning.mechanisms.relevance import features_of, producer_of
 from services.unlearning.method import METHODS, Needs, UnlearningMethod
 
 FEWEST_ROWS = 4
@@ -120,15 +121,14 @@ class LraNpp(UnlearningMethod):
         rows = data.analysis.with_labels((label,), keep=True).sample(self.parameters.n_analysis, run.stream(f"analysis/{label}"))
         if len(rows) < FEWEST_ROWS:
             raise refuse(self, data, f"it needs at least {FEWEST_ROWS} unseen records of class {label}, and the analysis split holds {len(rows)}")
-        if not rows.batch(torch.zeros(1, dtype=torch.int64)).x.is_floating_point():
-            raise refuse(self, data, "relevance is defined for records of real numbers, and these are tokens")
+        real_record(self, data, rows, "relevance is defined for")
         if len(shared_rows(rows, data.retain)):
             raise refuse(self, data, f"analysis records of class {label} are training records too, and it needs unseen ones")
         return rows
 
     def _layers(self, model: nn.Module, data: Splits, task: Task, run: Run) -> tuple[nn.Linear, nn.Linear | None]:
         p = self.parameters
-        head = linear_head(model, None if run.architecture is None else run.architecture.head, task.outputs)
+        head = head_of(model, run, task.outputs)
         probe = data.analysis.batch(torch.arange(min(8, len(data.analysis)))).x
         if head is None or features_of(model, head, probe) is None:
             raise refuse(self, data, "the network does not end in a linear layer with one output per class")

@@ -6,18 +6,21 @@ size nor on batch statistics; ties and counts are exact; fewer than 20,000 recor
 """
 
 import math
+from functools import partial
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from services.learning.data import Splits
+from services.learning.data import Split, Splits
+from services.learning.recipe import Recipe
 from services.learning.run import Run
 from services.learning.task import Task
+from services.learning.training import optimizer_for
 from services.unlearning.mechanisms.applicability import admit, refuse
 from services.unlearning.mechanisms.convolutions import contrast_gradients, kernels, redraw, smallest, transposed
-from services.unlearning.mechanisms.descent import Plan, descend, plan_steps
-from services.unlearning.mechanisms.guard import Guard, with_retry
+from services.unlearning.mechanisms.descent import Plan, descend, loss_on
+from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.method import METHODS, Needs, UnlearningMethod
 
 WARM_UP = 0.2
@@ -42,7 +45,6 @@ class Msg(UnlearningMethod):
     granularities = frozenset({"class", "records"})
     guarantee = "approximate"
     needs = Needs(forget_set=True, retain_set=True)
-    retries = 1
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `msg`."""
@@ -60,19 +62,14 @@ class Msg(UnlearningMethod):
         admit(self, data, task, run)
         if not kernels(model):
             raise refuse(self, data, "the network has no convolution whose weights could be drawn anew")
-        p = self.parameters
-        guard = Guard.around(self.name, model, data.retain, task, run, factor=p.guard_factor)
-        plan = plan_steps(len(data.retain), batch_size=p.batch_size, epochs=p.epochs, min_steps=p.min_steps)
-        run.note("effective", plan.described())
-        run.note("steps", {"fine_tune": plan.steps})
+        edit = GuardedEdit.of(self, model, data.retain, task, run, stage="fine_tune")
+        plan = edit.plan(len(data.retain))
 
         def attempt(scale: float) -> None:
             masks = self.reinitialise(model, data, task, run)
-            self._fine_tune(model, data, task, run, guard, plan, masks, p.lr * scale)
-            run.note("ended_by", "steps")
-            run.note("retain_loss", {"before": guard.before, "after": guard.check(model, "fine_tune")})
+            self._fine_tune(edit, plan, data.retain, masks, self.parameters.lr * scale)
 
-        return with_retry(self.name, model, run, attempt, retries=self.retries)
+        return edit.carry_out(attempt)
 
     def reinitialise(self, model: nn.Module, data: Splits, task: Task, run: Run) -> dict[str, Tensor]:
         """Draw the weights of least contrast anew, in place, and return the mask of those weights by parameter; biases and other layers stay."""
@@ -87,20 +84,22 @@ class Msg(UnlearningMethod):
         run.note("reinitialised", {name: int(mask.sum()) for name, mask in masks.items()})
         return masks
 
-    def _fine_tune(self, model: nn.Module, data: Splits, task: Task, run: Run, guard: Guard, plan: Plan, masks: dict[str, Tensor], lr: float) -> None:
-        def loss_of(rows: Tensor) -> Tensor:
-            return task.loss(model, data.retain.batch(rows))
-
-        def sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-            return torch.optim.SGD(parameters, lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, fused=True)
-
-        hooks = [self._slow_down(parameter, masks.get(name)) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        generator = run.stream("fine_tune")
+    def _fine_tune(self, edit: GuardedEdit, plan: Plan, retain: Split, masks: dict[str, Tensor], lr: float) -> None:
+        recipe = Recipe.model_validate({"optimizer": "sgd", "learning_rate": lr, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY})
+        hooks = [self._slow_down(parameter, masks.get(name)) for name, parameter in edit.model.named_parameters() if parameter.requires_grad]
         try:
             descend(
-                model, plan, loss_of, run, guard,
-                stage="fine_tune", lr=lr, generator=generator, optimizer_of=sgd, rate=warm_up_and_anneal,
-            )  # fmt: skip
+                edit.model,
+                plan,
+                loss_on(retain, edit.model, edit.task),
+                edit.run,
+                edit.guard,
+                stage=edit.stage,
+                lr=lr,
+                generator=edit.run.stream(edit.stage),
+                optimizer_of=partial(optimizer_for, recipe),
+                rate=warm_up_and_anneal,
+            )
         finally:
             for hook in hooks:
                 hook.remove()

@@ -7,6 +7,7 @@ rests on forget batches whose loss has reached a target (`ascent_target`, null f
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from pydantic import Field
@@ -18,8 +19,8 @@ from services.learning.run import Run
 from services.learning.task import Task
 from services.learning.training import optimizer_for
 from services.unlearning.mechanisms.applicability import admit
-from services.unlearning.mechanisms.descent import Plan, descend, plan_steps
-from services.unlearning.mechanisms.guard import Guard, with_retry
+from services.unlearning.mechanisms.descent import Plan, descend, loss_on
+from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.method import METHODS, Needs, UnlearningMethod
 
 
@@ -37,7 +38,6 @@ class NegGradPlus(UnlearningMethod):
     granularities = frozenset({"class", "records"})
     guarantee = "approximate"
     needs = Needs(forget_set=True, retain_set=True)
-    retries = 1
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `neg_grad_plus`."""
@@ -57,50 +57,41 @@ class NegGradPlus(UnlearningMethod):
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
         """Change `model` in place and return it in eval mode; its buffers stay. x (B, *record), y as the task has it."""
         admit(self, data, task, run)
-        p = self.parameters
-        guard = Guard.around(self.name, model, data.retain, task, run, factor=p.guard_factor)
-        plan = plan_steps(len(data.retain), batch_size=p.batch_size, epochs=p.epochs, min_steps=p.min_steps)
-        run.note("effective", plan.described())
-        run.note("steps", {"contrast": plan.steps})
+        edit = GuardedEdit.of(self, model, data.retain, task, run, stage="contrast")
+        plan = edit.plan(len(data.retain))
+        return edit.carry_out(lambda scale: self._contrast(edit, plan, data, self.parameters.lr * scale))
 
-        def attempt(scale: float) -> None:
-            self._contrast(model, data, task, run, guard, plan, p.lr * scale)
-            run.note("ended_by", "steps")
-            run.note("retain_loss", {"before": guard.before, "after": guard.check(model, "contrast")})
-
-        return with_retry(self.name, model, run, attempt, retries=self.retries)
-
-    def _contrast(self, model: nn.Module, data: Splits, task: Task, run: Run, guard: Guard, plan: Plan, lr: float) -> None:
-        p = self.parameters
-        forgotten: Iterator[Batch] = data.forget.forever(plan.batch_size, run.stream("forget"))
+    def _contrast(self, edit: GuardedEdit, plan: Plan, data: Splits, lr: float) -> None:
+        p, model, guard = self.parameters, edit.model, edit.guard
+        forgotten: Iterator[Batch] = data.forget.forever(plan.batch_size, edit.run.stream("forget"))
+        retain_loss = loss_on(data.retain, model, edit.task)
         anchor = [parameter.detach().clone() for parameter in model.parameters()]
         recipe = Recipe.model_validate({"optimizer": "sgd", "learning_rate": lr, "momentum": p.momentum})
         enough = math.inf if p.ascent_target is None else p.ascent_target * guard.trivial
-        per_epoch = plan.steps // plan.epochs
 
         def loss_of(rows: Tensor) -> Tensor:
-            kept = task.loss(model, data.retain.batch(rows))
+            kept = retain_loss(rows)
             if p.anchor_wd > 0:
                 kept = kept + anchor_penalty(model, anchor, p.anchor_wd)
             if p.retain_weight == 1:
                 return kept
-            lost = task.loss(model, next(forgotten)).clamp(max=enough)
+            lost = edit.task.loss(model, next(forgotten)).clamp(max=enough)
             return p.retain_weight * kept - (1 - p.retain_weight) * lost
 
         def watch(step: int) -> None:
-            if step % per_epoch == 0:
-                guard.check_damage(model, "contrast")
+            if step % plan.steps_per_epoch == 0:
+                guard.check_damage(model, edit.stage)
 
         descend(
             model,
             plan,
             loss_of,
-            run,
+            edit.run,
             guard,
-            stage="contrast",
+            stage=edit.stage,
             lr=lr,
-            generator=run.stream("fine_tune"),  # the order of `fine_tune`, which a = 1 then repeats step by step
+            generator=edit.run.stream("fine_tune"),  # the order of `fine_tune`, which a = 1 then repeats step by step
             after_step=watch,
-            optimizer_of=lambda trainable: optimizer_for(recipe, trainable),
+            optimizer_of=partial(optimizer_for, recipe),
             mode="frozen",
         )

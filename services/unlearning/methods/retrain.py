@@ -6,12 +6,13 @@ Source: the training recipe of the original, repeated on the retain set.
 import torch
 from torch import nn
 
-from services.errors import Diverged, IntegrityBroken, NonFinite
+from services.errors import IntegrityBroken
 from services.learning.data import Splits
 from services.learning.recipe import Recipe
 from services.learning.run import Run
 from services.learning.task import Task
 from services.unlearning.mechanisms.applicability import admit
+from services.unlearning.mechanisms.guard import diverging
 from services.unlearning.mechanisms.shard_training import train_whole
 from services.unlearning.method import METHODS, Needs, UnlearningMethod
 
@@ -58,9 +59,7 @@ class Retrain(UnlearningMethod):
         changed = assert_fresh(fresh, model, run.fresh_model("retrain/witness"))
         run.note("parameter_tensors_changed", changed)
         run.note("parameter_tensors", sum(1 for _ in fresh.parameters()))
-        try:
+        with diverging(self.name, "retrain"):
             result = train_whole(fresh, data.retain, task, recipe, run, stage="retrain", generator=run.stream("retrain/order"))
-        except NonFinite as error:
-            raise Diverged(method=self.name, stage="retrain", detail=str(error)) from error
         run.note("steps", {"retrain": result.steps})
         return fresh.eval()

@@ -5,16 +5,18 @@ Differs: weights outside the mask are put back after every step, so that neither
 gradients only, until February 2026); labels are drawn once and never true.
 """
 
+from functools import partial
+
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from services.learning.data import Splits
 from services.learning.run import Run
 from services.learning.task import Task
 from services.unlearning.mechanisms.applicability import admit
-from services.unlearning.mechanisms.descent import descend
-from services.unlearning.mechanisms.guard import Guard, with_retry
-from services.unlearning.mechanisms.relabel import Order, Relabelled, relabelled
+from services.unlearning.mechanisms.descent import descend, loss_on
+from services.unlearning.mechanisms.guarded_edit import GuardedEdit
+from services.unlearning.mechanisms.relabelling import Order, relabelled
 from services.unlearning.mechanisms.saliency import MaskedSGD, salient
 from services.unlearning.method import METHODS, Needs, UnlearningMethod
 
@@ -27,7 +29,6 @@ class Salun(UnlearningMethod):
     granularities = frozenset({"class", "records"})
     guarantee = "approximate"
     needs = Needs(forget_set=True, retain_set=True)
-    retries = 1
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `salun`."""
@@ -46,34 +47,23 @@ class Salun(UnlearningMethod):
         """Change `model` in place and return it in eval mode. x (B, *record), y (B,) int64."""
         admit(self, data, task, run)
         p = self.parameters
-        guard = Guard.around(self.name, model, data.retain, task, run, factor=p.guard_factor)
+        edit = GuardedEdit.of(self, model, data.retain, task, run, stage="relabel")
         masks = salient(model, data.forget, task, run, keep=p.keep, batch_size=p.batch_size)
         shown = relabelled(self, data, task, run)
         plan = shown.plan(p.order, batch_size=p.batch_size, epochs=p.epochs, min_steps=p.min_steps)
-        run.note("effective", {"weights_that_may_change": sum(int(mask.sum()) for mask in masks), **plan.described()})
-        run.note("steps", {"relabel": plan.steps})
+        edit.planned({"weights_that_may_change": sum(int(mask.sum()) for mask in masks), **plan.described()}, plan.steps)
 
         def attempt(scale: float) -> None:
-            self._relearn(model, shown, masks, task, run, guard, p.lr * scale)
-            run.note("ended_by", "steps")
-            run.note("retain_loss", {"before": guard.before, "after": guard.check(model, "relabel")})
+            descend(
+                model,
+                plan,
+                loss_on(shown, model, task),
+                run,
+                edit.guard,
+                stage=edit.stage,
+                lr=p.lr * scale,
+                generator=run.stream(edit.stage),
+                optimizer_of=partial(MaskedSGD, masks=masks, lr=p.lr * scale, momentum=p.momentum, weight_decay=p.weight_decay),
+            )
 
-        return with_retry(self.name, model, run, attempt, retries=self.retries)
-
-    def _relearn(self, model: nn.Module, shown: Relabelled, masks: list[Tensor], task: Task, run: Run, guard: Guard, lr: float) -> None:
-        p = self.parameters
-
-        def loss_of(rows: Tensor) -> Tensor:
-            return task.loss(model, shown.batch(rows))
-
-        descend(
-            model,
-            shown.plan(p.order, batch_size=p.batch_size, epochs=p.epochs, min_steps=p.min_steps),
-            loss_of,
-            run,
-            guard,
-            stage="relabel",
-            lr=lr,
-            generator=run.stream("relabel"),
-            optimizer_of=lambda weights: MaskedSGD(weights, masks, lr=lr, momentum=p.momentum, weight_decay=p.weight_decay),
-        )
+        return edit.carry_out(attempt)

@@ -6,6 +6,8 @@ Differs: the original's probabilities are computed once; class requests are not 
 class is as wrong on the forget set as on held-out records of it; where forget records are few, the steps that move away are made more.
 """
 
+from functools import partial
+
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,8 +21,8 @@ from services.unlearning.mechanisms.applicability import admit
 from services.unlearning.mechanisms.course import Course, Leg
 from services.unlearning.mechanisms.descent import Plan, descend, plan_steps
 from services.unlearning.mechanisms.distillation import Lesson, distillation_loss, teacher_probabilities
-from services.unlearning.mechanisms.guard import Guard, with_retry
-from services.unlearning.mechanisms.rewind import Rewind
+from services.unlearning.mechanisms.guarded_edit import GuardedEdit
+from services.unlearning.mechanisms.rewind import Rewind, rewound
 from services.unlearning.method import METHODS, Needs, UnlearningMethod
 
 DECAY_EPOCHS = (5, 8, 9)
@@ -52,7 +54,6 @@ class Scrub(UnlearningMethod):
     granularities = frozenset({"class", "records"})
     guarantee = "approximate"
     needs = Needs(forget_set=True, retain_set=True)
-    retries = 1
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `scrub`."""
@@ -80,23 +81,16 @@ class Scrub(UnlearningMethod):
         """Change `model` in place and return it in eval mode. x (B, *record), y (B,) int64."""
         admit(self, data, task, run)
         p = self.parameters
-        guard = Guard.around(self.name, model, data.retain, task, run, factor=p.guard_factor)
+        edit = GuardedEdit.of(self, model, data.retain, task, run, stage="scrub")
         targets = [teacher_probabilities(model, part, temperature=p.temperature) for part in (data.forget, data.retain)]
         lesson = Lesson(data.forget, data.retain, *targets)
         course = self.course(len(data.forget), len(data.retain))
-        run.note("effective", course.described())
-        run.note("steps", {"scrub": course.steps})
+        edit.planned(course.described(), course.steps)
+        return edit.carry_out(lambda scale: self._scrub(edit, data, lesson, course, p.lr * scale), ended_by=None)
 
-        def attempt(scale: float) -> None:
-            self._scrub(model, data, run, guard, lesson, course, p.lr * scale)
-            run.note("retain_loss", {"before": guard.before, "after": guard.check(model, "scrub")})
-
-        return with_retry(self.name, model, run, attempt, retries=self.retries)
-
-    def _scrub(self, model: nn.Module, data: Splits, run: Run, guard: Guard, lesson: Lesson, course: Course, lr: float) -> None:
-        p = self.parameters
-        wanted = p.rewind if p.rewind is not None else data.kind == "records"
-        rewind = Rewind.matched_to(model, data, run) if wanted else None
+    def _scrub(self, edit: GuardedEdit, data: Splits, lesson: Lesson, course: Course, lr: float) -> None:
+        p, model, run = self.parameters, edit.model, edit.run
+        rewind = Rewind.wanted(model, data, run, asked=p.rewind)
         recipe = Recipe.model_validate({"optimizer": "adam", "learning_rate": lr, "weight_decay": p.weight_decay})
         edge, ends = len(data.forget), frozenset(course.epoch_ends)
 
@@ -114,15 +108,12 @@ class Scrub(UnlearningMethod):
             course,
             loss_of,
             run,
-            guard,
-            stage="scrub",
+            edit.guard,
+            stage=edit.stage,
             lr=lr,
-            generator=run.stream("scrub"),
+            generator=run.stream(edit.stage),
             after_step=look,
-            optimizer_of=lambda trainable: optimizer_for(recipe, trainable),
+            optimizer_of=partial(optimizer_for, recipe),
             rate=lambda step, _: decayed(course.epoch_of(step - 1)),
         )
-        run.note("ended_by", "steps" if rewind is None else "rewind")
-        if rewind is not None:
-            model.load_state_dict(rewind.weights)
-            run.note("rewind", rewind.described())
+        rewound(rewind, model, run)

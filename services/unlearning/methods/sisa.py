@@ -8,7 +8,6 @@ shards counts as one shard of one slice, which costs a whole training.
 
 from torch import nn
 
-from services.errors import Diverged, NonFinite
 from services.learning.data import Splits
 from services.learning.recipe import Recipe
 from services.learning.run import Run, derived_seed
@@ -16,7 +15,7 @@ from services.learning.sharding import ShardedNet
 from services.learning.task import Task
 from services.learning.training import fit
 from services.unlearning.mechanisms.applicability import admit, refuse
-from services.unlearning.mechanisms.guard import Guard, with_retry
+from services.unlearning.mechanisms.guard import Guard, diverging, with_retry
 from services.unlearning.mechanisms.shard_training import expected_shards, expected_share, train_shards
 from services.unlearning.method import METHODS, Needs, UnlearningMethod
 
@@ -45,13 +44,11 @@ class Sisa(UnlearningMethod):
         Guard.around(self.name, model, data.retain, task, run, factor=1.0)  # constituents that stay must be sound
 
         def attempt(_: float) -> None:
-            try:
+            with diverging(self.name, "shards"):
                 if isinstance(model, ShardedNet):
                     self._resume(model, data, task, recipe, run)
                 else:
                     self._one_shard(model, data, task, recipe, run)
-            except NonFinite as error:
-                raise Diverged(method=self.name, stage="shards", detail=str(error)) from error
 
         return with_retry(self.name, model, run, attempt, retries=0)
 

@@ -7,23 +7,21 @@ learned; the retain subset is random; learning rates are found by a short sweep 
 
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import nn
 
 from services.learning.data import Splits
 from services.learning.run import Run
 from services.learning.task import Task
-from services.unlearning.mechanisms.applicability import admit, refuse
+from services.unlearning.mechanisms.applicability import admit, real_record, refuse
 from services.unlearning.mechanisms.descent import Plan, per_class, plan_steps
+from services.unlearning.mechanisms.device_batch import device_batch
 from services.unlearning.mechanisms.guard import Guard, with_retry
 from services.unlearning.mechanisms.impair_repair import Edit, sweep
 from services.unlearning.mechanisms.noise import VirtualList, learn_noise
 from services.unlearning.method import METHODS, Needs, UnlearningMethod
 
 SWEEP = ((1e-3, 1e-3), (5e-3, 2e-3), (0.02, 0.01))
-CPU_NOISE_BATCH = 64
-NOISE_BATCH = 256
 
 
 @METHODS.register("unsir")
@@ -34,7 +32,6 @@ class Unsir(UnlearningMethod):
     granularities = frozenset({"class"})
     guarantee = "approximate"
     needs = Needs(forget_set=False, retain_set=True)
-    retries = 1
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `unsir`."""
@@ -62,7 +59,7 @@ class Unsir(UnlearningMethod):
         guard = Guard.around(self.name, model, shown.retain, task, run, factor=p.guard_factor)
         impair = Plan(len(shown), p.batch_size, p.epochs_impair)
         repair = plan_steps(len(shown.retain), batch_size=p.batch_size, epochs=p.epochs_repair, min_steps=p.min_steps)
-        run.note("effective", {"noise_batch": self._noise_batch(run), "impair": impair.described(), "repair": repair.described()})
+        run.note("effective", {"noise_batch": device_batch(p.noise_batch, run), "impair": impair.described(), "repair": repair.described()})
         run.note("steps", {"noise": p.noise_steps, "impair": impair.steps, "repair": repair.steps})
         edit = Edit(model, shown, data, task, run, guard)
 
@@ -79,27 +76,20 @@ class Unsir(UnlearningMethod):
             raise refuse(self, data, "there is no class to learn noise for")
         p = self.parameters
         retain = per_class(data.retain, p.retain_per_class, run.stream("retain"))
-        example = retain.batch(torch.zeros(1, dtype=torch.int64)).x
-        if not example.is_floating_point():
-            raise refuse(self, data, "noise needs records of real numbers, and these are tokens")
+        record = real_record(self, data, retain, "noise needs")
         noise = learn_noise(
             model,
             data.classes,
-            example.shape[1:],
+            record,
             task,
             run,
-            batch=self._noise_batch(run),
+            batch=device_batch(p.noise_batch, run),
             steps=p.noise_steps,
             lr=p.noise_lr,
             l2=p.noise_l2,
             train_mode=p.noise_bn_mode == "train",
         )
         return VirtualList(noise, p.copies, retain)
-
-    def _noise_batch(self, run: Run) -> int:
-        if self.parameters.noise_batch is not None:
-            return self.parameters.noise_batch
-        return CPU_NOISE_BATCH if run.device.type == "cpu" else NOISE_BATCH
 
     def _pairs(self) -> list[tuple[float, float]]:
         p = self.parameters

@@ -7,27 +7,19 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import nn
 
 from services.learning.data import Split, Splits
 from services.learning.run import Run
 from services.learning.task import Task
+from services.verification.areas import area, area_difference
 from services.verification.attack import ATTACKS, Attack
 from services.verification.metric import Direction, Models
-from services.verification.outputs import Outputs, generator_of, joined, outputs_on, rows_of
-from services.verification.reading import Reading, Unmeasured
+from services.verification.outputs import Outputs, by_id, generator_of, joined, outputs_on, rows_of, with_labels_of
+from services.verification.reading import Reading, Unmeasured, all_measured
 from services.verification.statistics.learned import cross_fitted_scores
-from services.verification.statistics.roc import (
-    Sides,
-    auc,
-    auc_interval,
-    class_weights,
-    epsilon_lower,
-    paired_auc_difference,
-    tpr_at_fpr,
-)
+from services.verification.statistics.roc import Sides, auc, class_weights, epsilon_lower, tpr_at_fpr
 from services.verification.statistics.scores import Floats, attack_features, margins, negative_losses
 
 LEARNED_ROWS = 5
@@ -74,19 +66,18 @@ class MembershipInference(Attack):
         if isinstance(sides, Unmeasured):
             return sides
         members, others = (outputs_on(models.unlearned, rows, task) for rows in (sides.members, sides.non_members))
-        inside, outside = self._scores(members), self._scores(others)
+        scores = Sides(self._scores(members), self._scores(others))
         weights = class_weights(members.y, others.y)
         level = self.parameters.level
-        low, high = auc_interval(inside, outside, level=level, weights=weights)
         detail: dict[str, object] = {
             "members": len(members),
             "non_members": len(others),
             "members_without_counterpart": sides.without_counterpart,
-            **_low_fpr(inside, outside, run, level=level),
+            **_low_fpr(*scores, run, level=level),
         }
         if self.parameters.learned:
             detail["learned_auc"] = _learned_auc(members, others, weights, run)
-        return Reading(auc(inside, outside, weights), low, high, level, min(len(members), len(others)), detail)
+        return area(scores, weights, level=level, n=min(len(members), len(others)), detail=detail)
 
     def difference(self, models: Models, data: Splits, task: Task, run: Run, *, split: str, versus: nn.Module) -> Reading | Unmeasured | None:
         """Return AUC minus the AUC of `versus` on the same rows, both sides resampled in pairs."""
@@ -96,42 +87,28 @@ class MembershipInference(Attack):
         found = [[outputs_on(model, rows, task) for rows in (sides.members, sides.non_members)] for model in (models.unlearned, versus)]
         mine, theirs = (Sides(self._scores(inside), self._scores(outside)) for inside, outside in found)
         weights = class_weights(found[0][0].y, found[0][1].y)
-        level = self.parameters.level
-        rng = generator_of(run, f"mia_v2/{split}/paired")
-        value, (low, high) = paired_auc_difference(mine, theirs, level=level, rng=rng, weights=weights)
-        return Reading(value, low, high, level, min(len(sides.members), len(sides.non_members)))
+        n = min(len(sides.members), len(sides.non_members))
+        return area_difference(mine, theirs, weights, run, f"mia_v2/{split}/paired", level=self.parameters.level, n=n)
 
     def _scores(self, out: Outputs) -> Floats:
         return margins(out.z, out.y) if self.parameters.scorer == "phi" else negative_losses(out.z, out.y)
 
     def _sides(self, data: Splits, run: Run, split: str) -> _Sides | Unmeasured:
-        members = rows_of(data, split)
-        if isinstance(members, Unmeasured):
-            return members
-        others = rows_of(data, "attack")
-        if isinstance(others, Unmeasured):
-            return others
+        parts = all_measured(rows_of(data, name) for name in (split, "attack"))
+        if isinstance(parts, Unmeasured):
+            return parts
+        members, others = parts
         if data.kind == "class" and split == "forget_train" and self.parameters.pool_held_out:
             verification = rows_of(data, "test")
             others = others if isinstance(verification, Unmeasured) else joined(others, verification)
-        others = _with_labels_of(others, members)
+        others = with_labels_of(others, members)
         if not len(others):
             return Unmeasured("no_nonmembers_of_these_classes")
-        matched = _with_labels_of(members, others)
-        chosen = _by_id(matched)
+        matched = with_labels_of(members, others)
+        chosen = by_id(matched)
         if len(chosen) > self.parameters.member_rows:
             chosen = chosen.sample(self.parameters.member_rows, run.stream(f"mia_v2/{split}/members"))
         return _Sides(chosen, others, class_weights(chosen.y.cpu().numpy(), others.y.cpu().numpy()), len(members) - len(matched))
-
-
-def _with_labels_of(rows: Split, other: Split) -> Split:
-    """Return the rows whose label occurs in `other`."""
-    return rows.take(torch.nonzero(torch.isin(rows.y, other.y.unique())).flatten().cpu())
-
-
-def _by_id(rows: Split) -> Split:
-    """Return the rows sorted by record id."""
-    return rows.take(torch.tensor(sorted(range(len(rows)), key=rows.ids.__getitem__), dtype=torch.int64))
 
 
 def _low_fpr(inside: Floats, outside: Floats, run: Run, *, level: float) -> dict[str, object]:

@@ -33,7 +33,7 @@ class Accuracy(Metric):
         if isinstance(rows, Unmeasured):
             return rows
         out = outputs_on(models.unlearned, rows, task)
-        right = out.z.argmax(axis=1) == out.y
+        right = out.right
         level = self.parameters.level
         classes = {
             str(label): {"value": float(right[out.y == label].mean()), "n": int(np.sum(out.y == label))} for label in np.unique(out.y).tolist()
@@ -56,8 +56,7 @@ class Accuracy(Metric):
         if isinstance(rows, Unmeasured):
             return rows
         out = outputs_on(models.unlearned, rows, task)
-        mine = out.z.argmax(axis=1) == out.y
-        theirs = outputs_on(versus, rows, task).z.argmax(axis=1) == out.y
+        mine, theirs = out.right, outputs_on(versus, rows, task).right
         level = self.parameters.level
 
         def compared(chosen: np.ndarray) -> dict[str, float | int]:

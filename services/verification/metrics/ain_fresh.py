@@ -4,6 +4,7 @@ from torch import nn
 
 from services.learning.run import Run
 from services.verification.metric import METRICS, Models
+from services.verification.outputs import NO_ARCHITECTURE
 from services.verification.reading import Unmeasured
 from services.verification.relearning import Anamnesis
 
@@ -18,4 +19,4 @@ class FreshAnamnesisIndex(Anamnesis):
 
     def reference(self, models: Models, run: Run) -> nn.Module | Unmeasured:  # noqa: ARG002
         """Return a network of the run's architecture, freshly drawn."""
-        return Unmeasured("no_architecture") if run.architecture is None else run.fresh_model("ain_fresh")
+        return NO_ARCHITECTURE if run.architecture is None else run.fresh_model("ain_fresh")

@@ -6,19 +6,18 @@ Source: code released with arXiv 2410.23693 (layer-wise relevance path perturbat
 from typing import ClassVar
 
 import numpy as np
-from pydantic import Field
 from torch import nn
 
 from services.learning.data import Splits
 from services.learning.run import Run
 from services.learning.task import Task
+from services.verification.class_attack import FEW, ClassAttackParameters, class_by_class, class_records
 from services.verification.metric import METRICS, Direction, LeakSide, Metric, Models
-from services.verification.outputs import outputs_on, rows_of
+from services.verification.outputs import outputs_on
 from services.verification.reading import Reading, Unmeasured
 from services.verification.statistics.intervals import clopper_pearson
-from services.verification.statistics.learned import balanced, linear_attack
+from services.verification.statistics.learned import linear_attack
 
-FEW = 50
 LEAST = 2
 
 
@@ -38,11 +37,8 @@ class ForgettingRate(Metric):
     leak_side: ClassVar[LeakSide] = "below"
     splits = ("forget_train",)
 
-    class Parameters(Metric.Parameters):
+    class Parameters(ClassAttackParameters):
         """Parameters of F_r."""
-
-        rows: int = Field(1500, ge=10, le=10_000, description="At most this many records a side are used for fitting.")
-        seed: int = Field(42, ge=0, le=2**31 - 1, description="Seed of the balanced sample and of the support vector machine.")
 
     def measure(self, models: Models, data: Splits, task: Task, run: Run, *, split: str) -> Reading | Unmeasured:  # noqa: ARG002
         """Return the share with its Clopper-Pearson interval, which leaves the chance in the fit aside; class requests only."""
@@ -64,26 +60,17 @@ class ForgettingRate(Metric):
         self, model: nn.Module, original: nn.Module, data: Splits, task: Task, split: str
     ) -> tuple[tuple[int, int], tuple[int, int], int] | Unmeasured:
         """Return called and all training records, called and all held-out records, and the rows a side that the smallest fit had."""
-        rows = rows_of(data, split)
-        if isinstance(rows, Unmeasured):
-            return rows
-        if data.kind != "class":
-            return Unmeasured("class_requests_only")
-        held_out = rows_of(data, "forget_test")
-        if isinstance(held_out, Unmeasured):
-            return Unmeasured("no_held_out_records_of_these_classes")
-        before, held_before, after, held_after = (outputs_on(m, part, task) for m in (original, model) for part in (rows, held_out))
-        totals, least = np.zeros((2, 2), dtype=np.int64), self.parameters.rows
-        for label in np.unique(before.y).tolist():
-            inside, outside = before.y == label, held_before.y == label
-            members, others = balanced(
-                np.exp(before.log_p[inside]), np.exp(held_before.log_p[outside]), rows=self.parameters.rows, seed=self.parameters.seed
-            )
-            if len(members) < LEAST:
-                return Unmeasured("too_few_records")
-            least = min(least, len(members))
-            called = linear_attack(members, others, seed=self.parameters.seed)
-            for k, (out, chosen) in enumerate(((after, inside), (held_after, outside))):
+        records = class_records(data, split)
+        if isinstance(records, Unmeasured):
+            return records
+        before, held_before, after, held_after = (outputs_on(m, part, task) for m in (original, model) for part in records)
+        fitted = class_by_class((before.y, held_before.y), (np.exp(before.log_p), np.exp(held_before.log_p)), self.parameters, least=LEAST)
+        if isinstance(fitted, Unmeasured):
+            return fitted
+        totals = np.zeros((2, 2), dtype=np.int64)
+        for one in fitted:
+            called = linear_attack(one.members, one.others, seed=self.parameters.seed)
+            for k, (out, chosen) in enumerate(((after, one.inside), (held_after, one.outside))):
                 totals[k] += called(np.exp(out.log_p[chosen])), int(chosen.sum())
         (called_train, train), (called_held, held) = totals.tolist()
-        return (called_train, train), (called_held, held), least
+        return (called_train, train), (called_held, held), min(len(one.members) for one in fitted)

@@ -6,19 +6,19 @@ Source: code released with arXiv 2410.23693 (layer-wise relevance path perturbat
 from typing import ClassVar
 
 import numpy as np
-from pydantic import Field
 from torch import nn
 
 from services.learning.data import Splits
 from services.learning.run import Run
 from services.learning.task import Task
+from services.verification.class_attack import FEW, ClassAttackParameters, class_by_class, class_records
 from services.verification.metric import METRICS, Direction, LeakSide, Metric, Models
-from services.verification.outputs import generator_of, outputs_on, rows_of
-from services.verification.reading import Reading, Unmeasured
-from services.verification.statistics.learned import SplitCounts, advantage_interval, balanced, resampled_rows, shuffled_accuracy
+from services.verification.outputs import generator_of, outputs_on
+from services.verification.reading import Reading, Unmeasured, all_measured
+from services.verification.statistics.intervals import percentile_interval
+from services.verification.statistics.learned import SplitCounts, advantage_interval, resampled_rows, shuffled_accuracy
 from services.verification.statistics.scores import negative_losses
 
-FEW = 50
 LEAST = 5
 
 
@@ -37,11 +37,8 @@ class ForgettingScore(Metric):
     leak_side: ClassVar[LeakSide] = "unsigned"
     splits = ("forget_train",)
 
-    class Parameters(Metric.Parameters):
+    class Parameters(ClassAttackParameters):
         """Parameters of F_s."""
-
-        rows: int = Field(1500, ge=10, le=10_000, description="At most this many records a side and class.")
-        seed: int = Field(42, ge=0, le=2**31 - 1, description="Seed of the balanced sample and of the splits.")
 
     def measure(self, models: Models, data: Splits, task: Task, run: Run, *, split: str) -> Reading | Unmeasured:
         """Return the score with a bootstrap interval over records, the fits held; class requests only."""
@@ -55,33 +52,25 @@ class ForgettingScore(Metric):
 
     def difference(self, models: Models, data: Splits, task: Task, run: Run, *, split: str, versus: nn.Module) -> Reading | Unmeasured | None:
         """Return the difference of the two scores on the same records and splits, records resampled in pairs."""
-        mine, theirs = (self._tested(model, data, task, split) for model in (models.unlearned, versus))
-        if isinstance(mine, Unmeasured):
-            return mine
-        if isinstance(theirs, Unmeasured):
-            return theirs
+        pair = all_measured(self._tested(model, data, task, split) for model in (models.unlearned, versus))
+        if isinstance(pair, Unmeasured):
+            return pair
+        mine, theirs = pair
         value = float(abs(0.5 - mine.accuracy()[0]) - abs(0.5 - theirs.accuracy()[0]))
         counts = resampled_rows(len(mine.times), rng=generator_of(run, "forgetting_score/paired"))
         drawn = np.abs(0.5 - mine.accuracy(counts)) - np.abs(0.5 - theirs.accuracy(counts))
         level = self.parameters.level
-        low, high = (float(q) for q in np.quantile(drawn, [(1.0 - level) / 2, (1.0 + level) / 2]))
-        return Reading(value, min(low, value), max(high, value), level, len(mine.times) // 2)
+        low, high = percentile_interval(drawn, level=level, around=value)
+        return Reading(value, low, high, level, len(mine.times) // 2)
 
     def _tested(self, model: nn.Module, data: Splits, task: Task, split: str) -> SplitCounts | Unmeasured:
-        rows = rows_of(data, split)
-        if isinstance(rows, Unmeasured):
-            return rows
-        if data.kind != "class":
-            return Unmeasured("class_requests_only")
-        held_out = rows_of(data, "forget_test")
-        if isinstance(held_out, Unmeasured):
-            return Unmeasured("no_held_out_records_of_these_classes")
-        inside, outside = (outputs_on(model, part, task) for part in (rows, held_out))
-        found: list[SplitCounts] = []
-        for label in np.unique(inside.y).tolist():
-            losses = [-negative_losses(out.z, out.y)[out.y == label] for out in (inside, outside)]
-            members, others = balanced(*losses, rows=self.parameters.rows, seed=self.parameters.seed)
-            if len(members) < LEAST:
-                return Unmeasured("too_few_records")
-            found.append(shuffled_accuracy(members, others, seed=self.parameters.seed))
+        records = class_records(data, split)
+        if isinstance(records, Unmeasured):
+            return records
+        inside, outside = (outputs_on(model, part, task) for part in records)
+        losses = (-negative_losses(inside.z, inside.y), -negative_losses(outside.z, outside.y))
+        sides = class_by_class((inside.y, outside.y), losses, self.parameters, least=LEAST)
+        if isinstance(sides, Unmeasured):
+            return sides
+        found = [shuffled_accuracy(one.members, one.others, seed=self.parameters.seed) for one in sides]
         return SplitCounts(np.concatenate([part.times for part in found]), np.concatenate([part.right for part in found]))

@@ -6,19 +6,19 @@ Source: Alain and Bengio, "Understanding intermediate layers using linear classi
 from typing import ClassVar
 
 import numpy as np
-import torch
 from pydantic import Field
 from torch import nn
 
 from services.learning.data import Split, Splits
 from services.learning.run import Run
 from services.learning.task import Task
+from services.verification.areas import area, area_difference
 from services.verification.features import features_on
 from services.verification.metric import METRICS, Direction, Metric, Models
-from services.verification.outputs import generator_of, rows_of
-from services.verification.reading import Reading, Unmeasured
+from services.verification.outputs import by_id, generator_of, rows_of, with_labels_of
+from services.verification.reading import Reading, Unmeasured, all_measured
 from services.verification.statistics.learned import cross_fitted_scores
-from services.verification.statistics.roc import Sides, auc, auc_interval, class_weights, paired_auc_difference
+from services.verification.statistics.roc import Sides, auc, class_weights
 
 FOLDS = 5
 
@@ -54,13 +54,11 @@ class LinearProbe(Metric):
         scores = self._scores(models.unlearned, forgotten, others, data, run)
         if isinstance(scores, Unmeasured):
             return scores
-        level = self.parameters.level
-        low, high = auc_interval(*scores, level=level, weights=weights)
         detail: dict[str, object] = {"compared_with": len(others)}
         if self.parameters.untrained:
             never = self._scores(run.fresh_model("linear_probe_auc/untrained"), forgotten, others, data, run)
             detail["untrained"] = None if isinstance(never, Unmeasured) else auc(*never, weights)
-        return Reading(auc(*scores, weights), low, high, level, len(forgotten), detail)
+        return area(scores, weights, level=self.parameters.level, n=len(forgotten), detail=detail)
 
     def difference(
         self,
@@ -76,24 +74,18 @@ class LinearProbe(Metric):
         sides = self._sides(data, run, split)
         if isinstance(sides, Unmeasured):
             return sides
-        mine, theirs = (self._scores(model, *sides, data, run) for model in (models.unlearned, versus))
-        if isinstance(mine, Unmeasured):
-            return mine
-        if isinstance(theirs, Unmeasured):
-            return theirs
-        level = self.parameters.level
-        rng = generator_of(run, f"linear_probe_auc/{split}/paired")
-        value, (low, high) = paired_auc_difference(mine, theirs, level=level, rng=rng, weights=_weights(*sides, data))
-        return Reading(value, low, high, level, len(sides[0]))
+        pair = all_measured(self._scores(model, *sides, data, run) for model in (models.unlearned, versus))
+        if isinstance(pair, Unmeasured):
+            return pair
+        purpose, level = f"linear_probe_auc/{split}/paired", self.parameters.level
+        return area_difference(pair[0], pair[1], _weights(*sides, data), run, purpose, level=level, n=len(sides[0]))
 
     def _scores(self, model: nn.Module, forgotten: Split, others: Split, data: Splits, run: Run) -> Sides | Unmeasured:
-        first, second = features_on(model, forgotten, run), features_on(model, others, run)
-        if isinstance(first, Unmeasured):
-            return first
-        if isinstance(second, Unmeasured):
-            return second
+        features = all_measured(features_on(model, rows, run) for rows in (forgotten, others))
+        if isinstance(features, Unmeasured):
+            return features
         rng = generator_of(run, "linear_probe_auc/folds")
-        return Sides(*cross_fitted_scores(first, second, _weights(forgotten, others, data), rng=rng, folds=FOLDS))
+        return Sides(*cross_fitted_scores(features[0], features[1], _weights(forgotten, others, data), rng=rng, folds=FOLDS))
 
     def _sides(self, data: Splits, run: Run, split: str) -> tuple[Split, Split] | Unmeasured:
         forgotten = rows_of(data, split)
@@ -104,20 +96,12 @@ class LinearProbe(Metric):
         if isinstance(others, Unmeasured):
             return others
         if data.kind != "class":
-            known = torch.isin(forgotten.y, others.y.unique())
-            wanted = torch.isin(others.y, forgotten.y.unique())
-            forgotten, others = (rows.take(torch.nonzero(kept).flatten().cpu()) for rows, kept in ((forgotten, known), (others, wanted)))
+            forgotten, others = with_labels_of(forgotten, others), with_labels_of(others, forgotten)
         if min(len(forgotten), len(others)) < FOLDS:
             return Unmeasured("too_few_records")
-        return self._at_most(forgotten, run, f"linear_probe_auc/{split}"), self._at_most(others, run, f"linear_probe_auc/{rest}")
-
-    def _at_most(self, rows: Split, run: Run, purpose: str) -> Split:
-        """Return the rows sorted by record id, a sample of them where there are too many."""
-        order = torch.tensor(sorted(range(len(rows)), key=rows.ids.__getitem__), dtype=torch.int64)
-        if len(order) > self.parameters.rows:
-            drawn = torch.randperm(len(order), generator=run.stream(purpose))[: self.parameters.rows]
-            order = order[drawn.sort().values]
-        return rows.take(order)
+        streams = [run.stream(f"linear_probe_auc/{name}") for name in (split, rest)]
+        most = self.parameters.rows
+        return by_id(forgotten, at_most=most, generator=streams[0]), by_id(others, at_most=most, generator=streams[1])
 
 
 def _weights(forgotten: Split, others: Split, data: Splits) -> np.ndarray:

@@ -36,12 +36,10 @@ class PredictionDistribution(Metric):
 
     def measure(self, models: Models, data: Splits, task: Task, run: Run, *, split: str) -> Reading | Unmeasured:
         """Return the normalised entropy with its bootstrap interval."""
-        rows = rows_of(data, split)
-        if isinstance(rows, Unmeasured):
-            return rows
-        retained = _retained(data, task)
-        if len(retained) < 2:
-            return Unmeasured("too_few_retained_classes")
+        asked = _asked(data, task, split)
+        if isinstance(asked, Unmeasured):
+            return asked
+        rows, retained = asked
         counts = np.bincount(_choices(models.unlearned, rows, task, retained), minlength=len(retained))
         level = self.parameters.level
         low, high = entropy_interval(counts, level=level, rng=generator_of(run, f"prediction_distribution/{split}"))
@@ -58,12 +56,10 @@ class PredictionDistribution(Metric):
 
     def difference(self, models: Models, data: Splits, task: Task, run: Run, *, split: str, versus: nn.Module) -> Reading | Unmeasured | None:
         """Return the difference of the two entropies, records resampled in pairs; `detail` has that of the largest shares."""
-        rows = rows_of(data, split)
-        if isinstance(rows, Unmeasured):
-            return rows
-        retained = _retained(data, task)
-        if len(retained) < 2:
-            return Unmeasured("too_few_retained_classes")
+        asked = _asked(data, task, split)
+        if isinstance(asked, Unmeasured):
+            return asked
+        rows, retained = asked
         mine, theirs = (_choices(model, rows, task, retained) for model in (models.unlearned, versus))
         sizes = [np.bincount(column, minlength=len(retained)) for column in (mine, theirs)]
         first, second = (float(normalised_entropy(counts)) for counts in sizes)
@@ -75,9 +71,13 @@ class PredictionDistribution(Metric):
         return Reading(value, min(low, value), max(high, value), level, len(rows), detail)
 
 
-def _retained(data: Splits, task: Task) -> list[int]:
-    """Return the classes that the request does not forget."""
-    return [label for label in range(task.outputs) if label not in data.classes]
+def _asked(data: Splits, task: Task, split: str) -> tuple[Split, list[int]] | Unmeasured:
+    """Return the records of `split` and the classes that the request does not forget."""
+    rows = rows_of(data, split)
+    if isinstance(rows, Unmeasured):
+        return rows
+    retained = [label for label in range(task.outputs) if label not in data.classes]
+    return (rows, retained) if len(retained) > 1 else Unmeasured("too_few_retained_classes")
 
 
 def _choices(model: nn.Module, rows: Split, task: Task, retained: list[int]) -> Integers:

@@ -3,7 +3,7 @@
 Source: Golatkar et al., "Eternal Sunshine of the Spotless Net", CVPR 2020 (the effect); Mann and Whitney, 1947 (the test).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -13,13 +13,14 @@ from torch import nn
 from services.learning.data import Splits
 from services.learning.run import Run
 from services.learning.task import Task
+from services.verification.areas import area, area_difference
 from services.verification.metric import METRICS, Direction, Metric, Models
-from services.verification.outputs import NO_REFERENCE, Outputs, generator_of, outputs_on, rows_of
-from services.verification.reading import Reading, Unmeasured
+from services.verification.outputs import NO_HELD_OUT, NO_REFERENCE, Outputs, generator_of, outputs_on, rows_of
+from services.verification.reading import Reading, Unmeasured, all_measured
 from services.verification.statistics.equivalence import Place, place
 from services.verification.statistics.intervals import Interval
 from services.verification.statistics.ranks import mann_whitney_p
-from services.verification.statistics.roc import Sides, auc, auc_interval, class_weights, paired_auc_difference
+from services.verification.statistics.roc import Sides, class_weights
 from services.verification.statistics.scores import Floats, entropies, margins
 
 SIDES = {Place.ABOVE: "leak", Place.BELOW: "over_unlearned", Place.INSIDE: "inside", Place.UNDECIDED: "undecided"}
@@ -67,31 +68,25 @@ class Streisand(Metric):
         found = self._compared(models.unlearned, models, data, task, split)
         if isinstance(found, Unmeasured):
             return found
-        inside, outside = found.margins
-        level, epsilon = self.parameters.level, self.parameters.epsilon
-        interval = auc_interval(inside, outside, level=level, weights=found.weights)
+        (inside, outside), epsilon = found.margins, self.parameters.epsilon
+        reading = area(found.margins, found.weights, level=self.parameters.level, n=len(inside), detail={})
         entropy, others = (entropies(out.log_p) for out in (found.forgotten, found.others))
         detail: dict[str, object] = {
-            "side": SIDES[place(interval, Interval(0.5 - epsilon, 0.5 + epsilon))],
+            "side": SIDES[place(Interval(reading.low, reading.high), Interval(0.5 - epsilon, 0.5 + epsilon))],
             "p": mann_whitney_p(inside, outside, rng=generator_of(run, f"streisand/{split}")),
             "entropy_gap": float(entropy.mean() - np.average(others, weights=found.weights)),
             "compared_with": len(outside),
             "without_counterpart": found.without_counterpart,
         }
-        return Reading(auc(inside, outside, found.weights), interval.low, interval.high, level, len(inside), detail)
+        return replace(reading, detail=detail)
 
     def difference(self, models: Models, data: Splits, task: Task, run: Run, *, split: str, versus: nn.Module) -> Reading | Unmeasured | None:
         """Return AUC minus the AUC of `versus` on the same rows, both sides resampled in pairs."""
-        found = [self._compared(model, models, data, task, split) for model in (models.unlearned, versus)]
-        mine, theirs = found
-        if isinstance(mine, Unmeasured):
-            return mine
-        if isinstance(theirs, Unmeasured):
-            return theirs
-        level = self.parameters.level
-        rng = generator_of(run, f"streisand/{split}/paired")
-        value, (low, high) = paired_auc_difference(mine.margins, theirs.margins, level=level, rng=rng, weights=mine.weights)
-        return Reading(value, low, high, level, len(mine.forgotten))
+        pair = all_measured(self._compared(model, models, data, task, split) for model in (models.unlearned, versus))
+        if isinstance(pair, Unmeasured):
+            return pair
+        (mine, theirs), level = pair, self.parameters.level
+        return area_difference(mine.margins, theirs.margins, mine.weights, run, f"streisand/{split}/paired", level=level, n=len(mine.forgotten))
 
     def _compared(self, model: nn.Module, models: Models, data: Splits, task: Task, split: str) -> _Compared | Unmeasured:
         forget = rows_of(data, split)
@@ -107,6 +102,6 @@ class Streisand(Metric):
         forgotten, others = (outputs_on(model, rows, task) for rows in (forget, held_out))
         known, wanted = np.isin(forgotten.y, others.y), np.isin(others.y, forgotten.y)
         if not known.any():
-            return Unmeasured("no_held_out_records_of_these_classes")
+            return NO_HELD_OUT
         forgotten, others = Outputs(forgotten.z[known], forgotten.y[known]), Outputs(others.z[wanted], others.y[wanted])
         return _Compared(forgotten, others, class_weights(forgotten.y, others.y), int(np.sum(~known)))

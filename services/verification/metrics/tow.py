@@ -12,11 +12,11 @@ from services.learning.data import Split, Splits
 from services.learning.run import Run
 from services.learning.task import Task
 from services.verification.distance import counterpart
+from services.verification.entropy_attack import call_members
 from services.verification.metric import METRICS, Direction, LeakSide, Metric, Models
 from services.verification.outputs import generator_of, outputs_on, rows_of
-from services.verification.reading import Reading, Unmeasured
-from services.verification.statistics.learned import called_members
-from services.verification.statistics.scores import Floats, entropies
+from services.verification.reading import Reading, Unmeasured, all_measured
+from services.verification.statistics.scores import Floats
 from services.verification.statistics.tow import tug_of_war, tug_of_war_interval
 
 PARTS = ("retain_train", "test")
@@ -42,18 +42,17 @@ class TugOfWar(Metric):
 
     def measure(self, models: Models, data: Splits, task: Task, run: Run, *, split: str) -> Reading | Unmeasured:
         """Return the product with its bootstrap interval, records of each part resampled in pairs."""
-        parts: dict[str, Split] = {}
-        for name in (split, *PARTS):
-            rows = rows_of(data, name)
-            if isinstance(rows, Unmeasured):
-                return rows
-            parts[name] = rows
+        names = (split, *PARTS)
+        found = all_measured(rows_of(data, name) for name in names)
+        if isinstance(found, Unmeasured):
+            return found
+        parts = dict(zip(names, found, strict=True))
         other = counterpart(models.unlearned, models)
         if isinstance(other, Unmeasured):
             return other
         signs = {name: _right(models.unlearned, rows, task) - _right(other, rows, task) for name, rows in parts.items()}
         gaps = {name: float(sign.mean()) for name, sign in signs.items()}
-        mine, theirs = (self._called(model, parts, task, run) for model in (models.unlearned, other))
+        mine, theirs = (self._called(model, found, task, run) for model in (models.unlearned, other))
         level = self.parameters.level
         low, high = tug_of_war_interval(list(signs.values()), level=level, rng=generator_of(run, "tow"))
         detail = {
@@ -63,15 +62,13 @@ class TugOfWar(Metric):
         }
         return Reading(float(tug_of_war(list(gaps.values()))), low, high, level, len(parts[split]), detail)
 
-    def _called(self, model: nn.Module, parts: dict[str, Split], task: Task, run: Run) -> float:
+    def _called(self, model: nn.Module, parts: list[Split], task: Task, run: Run) -> float:
         """Return the share of the forgotten records that the attack calls members."""
-        targets, *sides = (entropies(outputs_on(model, rows, task).log_p) for rows in parts.values())
+        asked, members, others = parts
         rng = generator_of(run, "tow/rows")
-        members, others = (side[np.sort(rng.permutation(len(side))[:FIT_ROWS])] for side in sides)
-        return called_members(members, others, targets, attacker="logistic_balanced") / len(targets)
+        return call_members(model, asked, members, others, task, attacker="logistic_balanced", rows=FIT_ROWS, rng=rng).share
 
 
 def _right(model: nn.Module, rows: Split, task: Task) -> Floats:
     """Return 1 for each row that the model labels as it is labelled, else 0, (n,)."""
-    out = outputs_on(model, rows, task)
-    return (out.z.argmax(axis=1) == out.y).astype(np.float64)
+    return outputs_on(model, rows, task).right.astype(np.float64)

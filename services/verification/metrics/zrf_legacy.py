@@ -6,17 +6,15 @@ Source: code of Chundawat et al., arXiv 2205.08096.
 from typing import ClassVar
 
 import numpy as np
-from pydantic import Field
 
-from services.errors import ParameterOutOfRange
 from services.learning.data import Splits
-from services.learning.run import Run, derived_seed
+from services.learning.run import Run
 from services.learning.task import Task
 from services.verification.metric import METRICS, Direction, LeakSide, Metric, Models
-from services.verification.outputs import generator_of, outputs_on, rows_of
 from services.verification.reading import Reading, Unmeasured
+from services.verification.record_mean import mean_reading
 from services.verification.statistics.divergence import legacy_divergence
-from services.verification.statistics.intervals import mean_interval
+from services.verification.untrained import UntrainedParameters, likeness
 
 
 @METRICS.register("zrf_legacy")
@@ -33,10 +31,8 @@ class ZeroRetrainForgettingLegacy(Metric):
     leak_side: ClassVar[LeakSide] = "below"
     splits = ("forget_train", "forget_test")
 
-    class Parameters(Metric.Parameters):
+    class Parameters(UntrainedParameters):
         """Parameters of the legacy score."""
-
-        excluded_seeds: tuple[int, ...] = Field((), description="Seeds of teachers that the method used; a score with one of them is refused.")
 
     def measure(self, models: Models, data: Splits, task: Task, run: Run, *, split: str) -> Reading | Unmeasured:
         """Return the score against one teacher; unmeasured where a probability is exactly 0 and the score is minus infinity.
@@ -44,18 +40,10 @@ class ZeroRetrainForgettingLegacy(Metric):
         Raises:
             ParameterOutOfRange: the score seed is one of `excluded_seeds`.
         """
-        rows = rows_of(data, split)
-        if isinstance(rows, Unmeasured):
-            return rows
-        if run.architecture is None:
-            return Unmeasured("no_architecture")
-        seed = derived_seed(run.seed, "zrf/0")
-        if seed in self.parameters.excluded_seeds:
-            raise ParameterOutOfRange(name="excluded_seeds", detail=f"the score seed {seed} is the seed of the method's own teacher")
-        teacher = outputs_on(run.fresh_model("zrf/0"), rows, task).log_p
-        values = 1.0 - legacy_divergence(outputs_on(models.unlearned, rows, task).log_p, teacher)
+        p = self.parameters
+        values = likeness(legacy_divergence, models.unlearned, data, task, run, split=split, teachers=1, excluded_seeds=p.excluded_seeds)
+        if isinstance(values, Unmeasured):
+            return values
         if not np.isfinite(values).all():
             return Unmeasured("not_finite")
-        level = self.parameters.level
-        low, high = mean_interval(values, level=level, rng=generator_of(run, f"zrf_legacy/{split}"))
-        return Reading(float(values.mean()), low, high, level, len(values))
+        return mean_reading(values[0], run, f"zrf_legacy/{split}", level=p.level)

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from services.verification.statistics.intervals import Interval
+from services.verification.statistics.intervals import Interval, percentile_interval
 from services.verification.statistics.scores import Floats
 
 
@@ -37,10 +37,7 @@ def entropy_interval(counts: ArrayLike, *, level: float, rng: np.random.Generato
     """Return the percentile bootstrap interval of the normalised entropy of `counts` (K,)."""
     given = np.asarray(counts, dtype=np.float64)
     drawn = normalised_entropy(rng.multinomial(int(given.sum()), given / given.sum(), size=resamples))
-    tail = (1.0 - level) / 2
-    value = float(normalised_entropy(given))
-    low, high = (float(q) for q in np.quantile(drawn, [tail, 1.0 - tail]))
-    return Interval(min(low, value), max(high, value))
+    return percentile_interval(drawn, level=level, around=float(normalised_entropy(given)))
 
 
 def paired_entropy_interval(
@@ -50,7 +47,4 @@ def paired_entropy_interval(
     joint = np.asarray(first, dtype=np.int64) * kinds + np.asarray(second, dtype=np.int64)
     pairs = np.bincount(joint, minlength=kinds * kinds)
     drawn = rng.multinomial(len(joint), pairs / len(joint), size=resamples).reshape(resamples, kinds, kinds)
-    differences = normalised_entropy(drawn.sum(axis=2)) - normalised_entropy(drawn.sum(axis=1))
-    tail = (1.0 - level) / 2
-    low, high = (float(q) for q in np.quantile(differences, [tail, 1.0 - tail]))
-    return Interval(low, high)
+    return percentile_interval(normalised_entropy(drawn.sum(axis=2)) - normalised_entropy(drawn.sum(axis=1)), level=level)

@@ -16,11 +16,16 @@ def _weighted_log_ratio(weight: Floats, log_numerator: Floats, log_denominator: 
     return weight * (numerator - denominator)
 
 
-def jensen_shannon_bits(log_p: ArrayLike, log_q: ArrayLike) -> Floats:
-    """Return JS(p, q) of each row in bits, (n,): 0 for equal rows, 1 for disjoint ones; finite on one-hot rows."""
+def _with_mean(log_p: ArrayLike, log_q: ArrayLike) -> tuple[Floats, Floats, Floats]:
+    """Return both in float64, and the log-probabilities of their mean."""
     first = np.asarray(log_p, dtype=np.float64)
     second = np.asarray(log_q, dtype=np.float64)
-    log_m = np.logaddexp(first, second) - LN_2
+    return first, second, np.logaddexp(first, second) - LN_2
+
+
+def jensen_shannon_bits(log_p: ArrayLike, log_q: ArrayLike) -> Floats:
+    """Return JS(p, q) of each row in bits, (n,): 0 for equal rows, 1 for disjoint ones; finite on one-hot rows."""
+    first, second, log_m = _with_mean(log_p, log_q)
     to_first = _weighted_log_ratio(np.exp(first), first, log_m).sum(axis=1)
     to_second = _weighted_log_ratio(np.exp(second), second, log_m).sum(axis=1)
     return np.clip(0.5 * (to_first + to_second) / LN_2, 0.0, 1.0)
@@ -31,9 +36,7 @@ def legacy_divergence(log_p: ArrayLike, log_q: ArrayLike) -> Floats:
 
     This is what the code released with arXiv 2205.08096 averages; it depends on the number of classes and is not a Jensen-Shannon divergence.
     """
-    first = np.asarray(log_p, dtype=np.float64)
-    second = np.asarray(log_q, dtype=np.float64)
-    log_m = np.logaddexp(first, second) - LN_2
+    first, second, log_m = _with_mean(log_p, log_q)
     m = np.exp(log_m)
     with np.errstate(invalid="ignore"):
         total = _weighted_log_ratio(m, log_m, first) + _weighted_log_ratio(m, log_m, second)

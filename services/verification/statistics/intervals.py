@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
+from services.verification.statistics.scores import Floats
+
 BCA_ROWS = 5000
 RESAMPLES = 999
 
@@ -76,6 +78,18 @@ def paired_proportions(gained: int, lost: int, trials: int, *, level: float) -> 
     return Interval(bound(z, -edge), bound(-z, edge))
 
 
+def percentile_interval(drawn: Floats, *, level: float, around: float | None = None) -> Interval:
+    """Return the percentile interval of resampled values (b,), widened where it leaves out the value `around`."""
+    tail = (1.0 - level) / 2
+    low, high = (float(q) for q in np.quantile(drawn, [tail, 1.0 - tail]))
+    return Interval(low, high) if around is None else Interval(min(low, around), max(high, around))
+
+
+def _normal_mean_interval(sample: Floats, *, level: float) -> Interval:
+    centre, half = float(sample.mean()), normal_quantile(level) * float(sample.std(ddof=1)) / float(np.sqrt(len(sample)))
+    return Interval(centre - half, centre + half)
+
+
 def mean_interval(values: ArrayLike, *, level: float, rng: np.random.Generator) -> Interval:
     """Return the BCa bootstrap interval of the mean of `values` (n,); above 5000 rows the normal one, to which it converges.
 
@@ -86,13 +100,11 @@ def mean_interval(values: ArrayLike, *, level: float, rng: np.random.Generator) 
     if len(sample) < 2 or float(np.ptp(sample)) == 0.0:
         return Interval(centre, centre)
     if len(sample) > BCA_ROWS:
-        half = normal_quantile(level) * float(sample.std(ddof=1)) / float(np.sqrt(len(sample)))
-        return Interval(centre - half, centre + half)
+        return _normal_mean_interval(sample, level=level)
     found = stats.bootstrap(
         (sample,), np.mean, confidence_level=level, n_resamples=RESAMPLES, method="BCa", batch=100, vectorized=True, rng=rng
     ).confidence_interval
     low, high = float(found.low), float(found.high)
     if not (np.isfinite(low) and np.isfinite(high)):
-        half = normal_quantile(level) * float(sample.std(ddof=1)) / float(np.sqrt(len(sample)))
-        return Interval(centre - half, centre + half)
+        return _normal_mean_interval(sample, level=level)
     return Interval(low, high)

@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from services.verification.statistics.intervals import Interval
+from services.verification.statistics.intervals import Interval, percentile_interval
 from services.verification.statistics.scores import Floats
 
 SPLITS = 10
@@ -99,8 +99,7 @@ def resampled_rows(rows: int, *, rng: np.random.Generator, resamples: int = RESA
 
 def advantage_interval(tested: SplitCounts, *, level: float, rng: np.random.Generator) -> Interval:
     """Return the interval of |.5 - accuracy|: the bootstrap interval of the accuracy over rows, given the fits, folded at one half."""
-    accuracy, tail = float(tested.accuracy()[0]), (1.0 - level) / 2
-    low, high = (float(q) for q in np.quantile(tested.accuracy(resampled_rows(len(tested.times), rng=rng)), [tail, 1.0 - tail]))
-    low, high = min(low, accuracy), max(high, accuracy)
+    drawn = tested.accuracy(resampled_rows(len(tested.times), rng=rng))
+    low, high = percentile_interval(drawn, level=level, around=float(tested.accuracy()[0]))
     ends = (abs(0.5 - low), abs(0.5 - high))
     return Interval(0.0 if low <= 0.5 <= high else min(ends), max(ends))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from services.verification.statistics.intervals import Interval
+from services.verification.statistics.intervals import Interval, percentile_interval
 from services.verification.statistics.scores import Floats
 
 RESAMPLES = 9999
@@ -18,9 +18,7 @@ def _medians(values: Floats, *, rng: np.random.Generator) -> Floats:
 def median_interval(values: ArrayLike, *, level: float, rng: np.random.Generator) -> Interval:
     """Return the percentile bootstrap interval of the median of `values` (n,)."""
     sample = np.asarray(values, dtype=np.float64)
-    tail = (1.0 - level) / 2
-    low, high = (float(q) for q in np.quantile(_medians(sample, rng=rng), [tail, 1.0 - tail]))
-    return Interval(low, high)
+    return percentile_interval(_medians(sample, rng=rng), level=level)
 
 
 class Ratio(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from services.verification.statistics.intervals import Interval, clopper_pearson, normal_quantile, root
+from services.verification.statistics.intervals import Interval, clopper_pearson, normal_quantile, percentile_interval, root
 from services.verification.statistics.scores import Floats
 
 CELLS = 4_000_000
@@ -124,10 +124,9 @@ def paired_auc_difference(
         outside = np.concatenate([np.zeros((b, m)), rng.multinomial(n, np.full(n, 1.0 / n), size=b) * share], axis=1)
         found.append(_resampled_aucs(joined[0], inside, outside) - _resampled_aucs(joined[1], inside, outside))
     differences = np.concatenate(found)
-    tail = (1.0 - level) / 2
-    low, high = (float(q) for q in np.quantile(differences, [tail, 1.0 - tail]))
+    low, high = percentile_interval(differences, level=level)
     if high - low < 1e-12:
-        half = 1.0 - tail ** (1.0 / min(m, n))
+        half = 1.0 - ((1.0 - level) / 2) ** (1.0 / min(m, n))
         return value, Interval(max(-1.0, value - half), min(1.0, value + half))
     return value, Interval(min(low, value), max(high, value))
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from services.verification.statistics.intervals import Interval
+from services.verification.statistics.intervals import Interval, percentile_interval
 from services.verification.statistics.scores import Floats
 
 
@@ -25,7 +25,5 @@ def tug_of_war_interval(parts: Sequence[ArrayLike], *, level: float, rng: np.ran
         counts = np.bincount(signs + 1, minlength=3)
         resampled = rng.multinomial(len(signs), counts / len(signs), size=resamples)
         drawn.append((resampled[:, 2] - resampled[:, 0]) / len(signs))
-    tail = (1.0 - level) / 2
     value = float(tug_of_war([np.mean(np.asarray(part, dtype=np.float64)) for part in parts]))
-    low, high = (float(q) for q in np.quantile(tug_of_war(np.stack(drawn, axis=1)), [tail, 1.0 - tail]))
-    return Interval(min(low, value), max(high, value))
+    return percentile_interval(tug_of_war(np.stack(drawn, axis=1)), level=level, around=value)

@@ -11,7 +11,7 @@ from services.learning.run import Run
 from services.learning.tasks.classification import Classification
 from services.unlearning.mechanisms.course import Course, Leg
 from services.unlearning.mechanisms.descent import Plan
-from services.unlearning.mechanisms.relabel import wrong_labels
+from services.unlearning.mechanisms.relabelling import wrong_labels
 from services.unlearning.methods.amnesiac import Amnesiac
 
 torch.set_num_threads(1)

@@ -23,10 +23,11 @@ from services.learning.run import Progress, Run
 from services.learning.task import Task
 from services.learning.tasks.classification import Classification
 from services.learning.training import fit
+from services.unlearning.mechanisms.features import linear_head
 from services.unlearning.mechanisms.overlap import shared_rows
 from services.unlearning.mechanisms.perturbation import Cut, zero
 from services.unlearning.mechanisms.propagation import Unpropagatable, propagation_of, strongest
-from services.unlearning.mechanisms.relevance import Head, features_of, linear_head, producer_of, ranked, relevance
+from services.unlearning.mechanisms.relevance import Head, features_of, producer_of, ranked, relevance
 from services.unlearning.methods.lra_npp import LraNpp
 
 torch.set_num_threads(1)

@@ -381,7 +381,8 @@ class PlannedModelOut(Out):
     guarantee: str | None
     rungs: list[str]
     queue_position: int
-    estimate_s: float
+    estimate_s: float = Field(description="Seconds of the first rung with its verdict.")
+    estimate_basis: str = Field(description="`past runs`, `cost model` (beside the last training here) or `default`.")
     gpu_memory_bytes: int | None
     would_purge: list[int]
 

@@ -20,7 +20,7 @@ from services.db import outbox
 from services.db.tables import DeletionRequest, Policy, Target
 from services.errors import Conflict, DuplicateExternalId, LetheError
 from services.model_versions import repository as models
-from services.requests import clocks, planning, repository, subjects
+from services.requests import clocks, estimates, planning, repository, subjects
 from services.requests.forms import NewRequest
 from services.requests.states import REQUEST, following
 from services.requests.subjects import Located, Tainted
@@ -305,6 +305,7 @@ def _planned(session: Session, intake: Intake, one: Tainted) -> PlannedModel:
     plan = intake.plans.get(one.model_id)
     numbers = dict(zip(one.versions, one.numbers, strict=True))
     base = numbers.get(one.current_version_id) if one.current_version_id is not None else None
+    seconds, basis = estimates.estimate(session, one, plan, intake.located, body_of(intake.policy))
     return PlannedModel(
         model=one.model,
         base_version=base,
@@ -313,7 +314,8 @@ def _planned(session: Session, intake: Intake, one: Tainted) -> PlannedModel:
         guarantee=plan.guarantee if plan else None,
         rungs=plan.rungs if plan else (),
         queue_position=repository.queued_before(session, one.model_id),
-        estimate_s=repository.estimate_s(session, one.model_id),
+        estimate_s=round(seconds, 1),
+        estimate_basis=basis,
         gpu_memory_bytes=None,
         would_purge=one.numbers,
     )

@@ -34,6 +34,7 @@ from services.db.tables import (
 )
 from services.requests.forms import JobFilters, Key, RequestFilters
 
+LEAST_RUNS = 3
 FRESH = {"populate_existing": True}
 QUIET = {"synchronize_session": False}
 FINAL_TARGET = ("published", "exempt", "not_found", "cancelled")
@@ -475,9 +476,28 @@ def batch_records(session: Session, target_ids: Sequence[UUID]) -> int:
     return session.execute(query).scalar_one()
 
 
-def estimate_s(session: Session, model_id: UUID) -> float:
-    """Return the 95th percentile of a model's past unlearning attempts in seconds, 60 with fewer than three."""
-    return float(session.execute(text(f"SELECT {_ESTIMATE.format(model=':model')}"), {"model": model_id}).scalar_one())
+def past_seconds(session: Session, model_id: UUID, method: str) -> float | None:
+    """Return the 95th percentile of a method's successful runs on a model in seconds; None with fewer than three."""
+    statement = text("""
+        SELECT percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM a.ended_at - a.started_at)) AS seconds, count(*) AS n
+          FROM job_attempt a JOIN job j ON j.id = a.job_id
+         WHERE j.model_id = :model AND j.kind = 'unlearn' AND j.method = :method AND a.outcome = 'succeeded'
+        """)
+    row = session.execute(statement, {"model": model_id, "method": method}).one()
+    return float(row.seconds) if row.n >= LEAST_RUNS else None
+
+
+def last_training(session: Session, model_id: UUID) -> tuple[float, int, int] | None:
+    """Return (seconds, epochs, records) of the model's last training run here; None where it has none."""
+    statement = text("""
+        SELECT extract(epoch FROM s.ended_at - s.started_at) AS seconds, (v.recipe->>'epochs')::int AS epochs, d.records
+          FROM job j JOIN job_step s ON s.job_id = j.id AND s.name = 'train' AND s.ended_at IS NOT NULL JOIN model_version v ON v.job_id = j.id
+          JOIN dataset_version d ON d.id = j.dataset_version_id
+         WHERE j.model_id = :model AND j.kind = 'train' AND j.state = 'succeeded' AND d.records > 0 AND (v.recipe->>'epochs')::int > 0
+         ORDER BY j.finished_at DESC LIMIT 1
+        """)
+    row = session.execute(statement, {"model": model_id}).first()
+    return None if row is None else (float(row.seconds), row.epochs, row.records)
 
 
 def tenants_waiting(session: Session) -> list[UUID]:

@@ -157,6 +157,7 @@ class PlannedModel:
     rungs: tuple[str, ...]
     queue_position: int
     estimate_s: float
+    estimate_basis: str
     gpu_memory_bytes: int | None
     would_purge: tuple[int, ...]
 

@@ -25,6 +25,22 @@ class Needs:
     recipe: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a run with default parameters costs, in forward passes of one record; a step of training counts as three. An estimate, not a bound.
+
+    fixed: whatever is forgotten. per_class: for each forgotten class. per_forget, per_retain: for each record to forget, for each that is kept.
+    of_recipe: share of a training by the model's recipe on what is kept. least: floor, from the least steps that few records are given.
+    """
+
+    fixed: float = 0.0
+    per_class: float = 0.0
+    per_forget: float = 0.0
+    per_retain: float = 0.0
+    of_recipe: float = 0.0
+    least: float = 0.0
+
+
 class MethodParameters(BaseModel):
     """Parameters of a method, with bounds; the schema is published in the catalogue."""
 
@@ -35,6 +51,7 @@ class UnlearningMethod(ABC):
     """One method of one paper.
 
     `version` is raised when its results change; `fresh_start` says that no weight of the original is used, or only states that never saw the records.
+    `cost` is what the router estimates by; where a method does not say, it is taken to cost a retraining.
     `retries` is how often a diverged attempt is made again at a tenth of the rate before.
     """
 
@@ -44,6 +61,7 @@ class UnlearningMethod(ABC):
     granularities: ClassVar[frozenset[Granularity]]
     guarantee: ClassVar[Guarantee]
     needs: ClassVar[Needs]
+    cost: ClassVar[Cost] = Cost(of_recipe=1.0)
     fresh_start: ClassVar[bool] = False
     stall_s: ClassVar[int] = 300
     retries: ClassVar[int] = 1

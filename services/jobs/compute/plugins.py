@@ -1,5 +1,6 @@
 """Load every registry and describe what is in it; the supervisor publishes the description as the catalogue."""
 
+import dataclasses
 import hashlib
 import re
 import sys
@@ -50,7 +51,9 @@ def _describe(kind: Any, name: str, component: type[Any]) -> CatalogueItem:
     parameters = getattr(component, "Parameters", None)
     needs = getattr(component, "needs", None)
     held = [] if needs is None else [field for field in ("forget_set", "retain_set", "recipe") if getattr(needs, field)]
-    facts = {fact: _jsonable(getattr(component, fact)) for fact in FACTS if hasattr(component, fact)}
+    cost = getattr(component, "cost", None)
+    facts: dict[str, Any] = {} if cost is None else {"cost": dataclasses.asdict(cost)}
+    facts |= {fact: _jsonable(getattr(component, fact)) for fact in FACTS if hasattr(component, fact)}
     return CatalogueItem(
         kind=kind,
         name=name,

@@ -22,7 +22,7 @@ from services.unlearning.mechanisms.accuracy import Matched
 from services.unlearning.mechanisms.applicability import admit
 from services.unlearning.mechanisms.guard import Guard, snapshot
 from services.unlearning.mechanisms.importance import Granule, Importance, ImportanceCache, Measure, Scalar, Whole, importance
-from services.unlearning.method import Needs, UnlearningMethod
+from services.unlearning.method import Cost, Needs, UnlearningMethod
 
 GRID = tuple(1000.0 ** (step / 11) for step in range(12))
 HALVINGS = 6
@@ -152,6 +152,7 @@ class SynapticDampening(UnlearningMethod):
     granularities = frozenset({"class", "records"})
     guarantee = "approximate"
     needs = Needs(forget_set=True, retain_set=True)
+    cost = Cost(per_forget=3.0, per_retain=3.0)
     scalar: ClassVar[Scalar]
 
     class Parameters(UnlearningMethod.Parameters):

@@ -21,7 +21,7 @@ from services.unlearning.mechanisms.applicability import admit
 from services.unlearning.mechanisms.descent import descend, loss_on
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.relabelling import Joined, Order, relabelled
-from services.unlearning.method import METHODS, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 
 ADAM_LR = 1e-4
 SGD_LR = 0.013
@@ -35,6 +35,7 @@ class Amnesiac(UnlearningMethod):
     granularities = frozenset({"class", "records"})
     guarantee = "approximate"
     needs = Needs(forget_set=True, retain_set=True)
+    cost = Cost(per_forget=3.0, per_retain=3.0, least=3 * 150 * 256)
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `amnesiac`."""

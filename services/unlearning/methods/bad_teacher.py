@@ -22,7 +22,7 @@ from services.unlearning.mechanisms.descent import Plan, descend, plan_steps
 from services.unlearning.mechanisms.distillation import Lesson, distillation_loss, teacher_probabilities, uniform_probabilities
 from services.unlearning.mechanisms.guard import Guard, with_retry
 from services.unlearning.mechanisms.rewind import Rewind
-from services.unlearning.method import METHODS, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 
 Incompetent = Literal["random_init", "uniform", "random_init_train_bn", "uniform_retained"]
 PARITY_LR = 1e-4
@@ -37,6 +37,7 @@ class BadTeacher(UnlearningMethod):
     granularities = frozenset({"class", "records"})
     guarantee = "approximate"
     needs = Needs(forget_set=True, retain_set=True)
+    cost = Cost(per_forget=5.0, per_retain=0.3 * 5, least=5 * 150 * 128)
     retries = 1
 
     class Parameters(UnlearningMethod.Parameters):

@@ -32,7 +32,7 @@ from services.unlearning.mechanisms.convex_head import (
 from services.unlearning.mechanisms.drift_ledger import CertifiedLedger, Spend
 from services.unlearning.mechanisms.fingerprint import fingerprint
 from services.unlearning.mechanisms.guard import Guard, with_retry
-from services.unlearning.method import METHODS, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 
 LOSS = Logistic()
 NOTE = "ledger"
@@ -46,6 +46,7 @@ class CertifiedRemoval(UnlearningMethod):
     granularities = frozenset({"records"})
     guarantee = "approximate"  # for the model as a whole: the note `certificate` says what of the head is certified, and against whom
     needs = Needs(forget_set=True, retain_set=True)
+    cost = Cost(per_forget=1.0, per_retain=1.0)
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `certified_removal`. Without epsilon and delta there is no budget, and the head is trained again each time."""

@@ -30,7 +30,7 @@ from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.patches import Placement
 from services.unlearning.mechanisms.poisoning import Inference, MarkedConcept, Swap, infer, learn_bank, poison, told
 from services.unlearning.mechanisms.relabelling import Lesson, Watch, kept_labels, most_confused, random_labels, share_of, targeted_labels
-from services.unlearning.method import METHODS, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 
 RETAIN_FLOOR = 0.03
 IMAGE_DIMENSIONS = 4
@@ -44,6 +44,7 @@ class ConceptPoisoning(UnlearningMethod):
     granularities = frozenset({"class"})
     guarantee = "suppression"
     needs = Needs(forget_set=True, retain_set=True)
+    cost = Cost(per_forget=15 * 3.0, per_retain=15 * 3.0, least=3 * 150 * 32)
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `concept_poisoning`."""

@@ -17,7 +17,7 @@ from services.learning.task import Task
 from services.unlearning.mechanisms.applicability import admit, refuse
 from services.unlearning.mechanisms.convolutions import planar
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
-from services.unlearning.method import METHODS, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 
 BATCH = 64
 
@@ -42,6 +42,7 @@ class Ct(UnlearningMethod):
     granularities = frozenset({"class", "records"})
     guarantee = "approximate"
     needs = Needs(forget_set=False, retain_set=True)
+    cost = Cost(per_retain=3 * 3.0, least=3 * 150 * 64)
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `ct`."""

@@ -15,7 +15,7 @@ from services.learning.run import Run
 from services.learning.task import Task
 from services.unlearning.mechanisms.applicability import admit
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
-from services.unlearning.method import METHODS, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 
 
 @METHODS.register("fine_tune")
@@ -26,6 +26,7 @@ class FineTune(UnlearningMethod):
     granularities = frozenset({"class", "records"})
     guarantee = "approximate"
     needs = Needs(forget_set=False, retain_set=True)
+    cost = Cost(of_recipe=0.2)
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `fine_tune`."""

@@ -26,7 +26,7 @@ from services.unlearning.mechanisms.noise import frozen
 from services.unlearning.mechanisms.stopping import DataFree, OperatorEval, StoppingRule
 from services.unlearning.mechanisms.transfer import STAGE, Rates, Settings, Transfer, fresh_student
 from services.unlearning.mechanisms.zero_shot import kept_classes, record_shape, require_finite
-from services.unlearning.method import METHODS, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 
 MOST_CLASSES = 10
 SMALL = 1_000_000
@@ -42,6 +42,7 @@ class GatedKnowledgeTransfer(UnlearningMethod):
     granularities = frozenset({"class"})
     guarantee = "approximate"
     needs = Needs(forget_set=False, retain_set=False)
+    cost = Cost(fixed=200 * 64 * (1 + 10 * 3 + 3))
     fresh_start = False  # the student's weights are new, but all it knows comes from the original, the forgotten class maybe among it
 
     class Parameters(UnlearningMethod.Parameters):

@@ -28,7 +28,7 @@ from services.unlearning.mechanisms.overlap import shared_rows
 from services.unlearning.mechanisms.perturbation import BATCH, Cut, Perturbation, Reading, silence
 from services.unlearning.mechanisms.propagation import Unpropagatable
 from services.unlearning.mechanisms.relevance import features_of, producer_of
-from services.unlearning.method import METHODS, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 
 FEWEST_ROWS = 4
 KEPT_ROWS = 500
@@ -46,6 +46,7 @@ class LraNpp(UnlearningMethod):
     granularities = frozenset({"class"})
     guarantee = "suppression"
     needs = Needs(forget_set=False, retain_set=False)
+    cost = Cost(fixed=36 * 12)
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `lra_npp`."""

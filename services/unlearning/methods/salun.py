@@ -18,7 +18,7 @@ from services.unlearning.mechanisms.descent import descend, loss_on
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.relabelling import Order, relabelled
 from services.unlearning.mechanisms.saliency import MaskedSGD, salient
-from services.unlearning.method import METHODS, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 
 
 @METHODS.register("salun")
@@ -29,6 +29,7 @@ class Salun(UnlearningMethod):
     granularities = frozenset({"class", "records"})
     guarantee = "approximate"
     needs = Needs(forget_set=True, retain_set=True)
+    cost = Cost(per_forget=11 * 3.0, per_retain=10 * 3.0, least=3 * 150 * 256)
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `salun`."""

@@ -17,7 +17,7 @@ from services.learning.training import fit
 from services.unlearning.mechanisms.applicability import admit, refuse
 from services.unlearning.mechanisms.guard import Guard, diverging, with_retry
 from services.unlearning.mechanisms.shard_training import expected_shards, expected_share, train_shards
-from services.unlearning.method import METHODS, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 
 
 @METHODS.register("sisa")
@@ -28,6 +28,7 @@ class Sisa(UnlearningMethod):
     granularities = frozenset({"class", "records"})
     guarantee = "exact"
     needs = Needs(forget_set=False, retain_set=True, recipe=True)
+    cost = Cost(of_recipe=0.5)
     fresh_start = True  # what is kept of the original are constituents and slice states that never saw the records
 
     class Parameters(UnlearningMethod.Parameters):

@@ -19,7 +19,7 @@ from services.unlearning.mechanisms.device_batch import device_batch
 from services.unlearning.mechanisms.guard import Guard, with_retry
 from services.unlearning.mechanisms.impair_repair import Edit, sweep
 from services.unlearning.mechanisms.noise import VirtualList, learn_noise
-from services.unlearning.method import METHODS, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 
 SWEEP = ((1e-3, 1e-3), (5e-3, 2e-3), (0.02, 0.01))
 
@@ -32,6 +32,7 @@ class Unsir(UnlearningMethod):
     granularities = frozenset({"class"})
     guarantee = "approximate"
     needs = Needs(forget_set=False, retain_set=True)
+    cost = Cost(fixed=2 * 3 * 8000, per_class=40 * 256 * 2, least=2 * 3 * 150 * 128)
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `unsir`."""

@@ -161,8 +161,8 @@ class Folder:
             self._mark(job, marker["records"], closed=True)
             return self._forget(frozenset(marker["records"]))
 
-    def sweep(self, *, spare: str = "") -> None:
-        """Remove what is too old, incomplete or over the limit, and what the records of any noted job but `spare` have touched."""
+    def sweep(self, *, spare: str = "", touched: bool = True) -> None:
+        """Remove what is too old, incomplete or over the limit, and what the records of any noted job but `spare` have `touched`."""
         with self.locked():
             keys = {path.stem for path in self.path.iterdir() if path.suffix in {".json", ".safetensors"}}
             for key in keys:
@@ -171,7 +171,7 @@ class Folder:
                     self._remove(key)
             for path in list(self.path.iterdir()):
                 if path.suffix == ".forget":
-                    self._sweep_marker(path, spare)
+                    self._sweep_marker(path, spare, touched=touched)
                 elif path.name != ".lock" and path.suffix not in {".json", ".safetensors"}:
                     path.unlink(missing_ok=True)
             self._evict()
@@ -218,9 +218,9 @@ class Folder:
         self._put(manifest.model_copy(update=facts), rest)
         return len(records) - len(stay)
 
-    def _sweep_marker(self, path: Path, spare: str) -> None:
+    def _sweep_marker(self, path: Path, spare: str, *, touched: bool) -> None:
         marker = self._marker(path.stem)
-        if marker is not None and path.stem != spare:
+        if marker is not None and path.stem != spare and (touched or marker["closed"]):
             self._forget(frozenset(marker["records"]))
         if marker is None or (path.stem != spare and self._now() - float(marker["at"]) > self.limits.ttl_s):
             path.unlink(missing_ok=True)
@@ -310,11 +310,11 @@ class Root:
             raise ValueError("a tenant and a dataset are named by 32 hexadecimal digits")
         return Folder(self.path / tenant / dataset, self.limits, clock=self._clock) if self.limits.size_bytes else None
 
-    def sweep(self) -> None:
+    def sweep(self, *, touched: bool = True) -> None:
         """Sweep every folder, then remove what was least recently used, whosever it is, until all of it is within the limit."""
         folders = [Folder(path, self.limits, clock=self._clock) for path in sorted(self.path.glob("*/*")) if path.is_dir()]
         for folder in folders:
-            folder.sweep()
+            folder.sweep(touched=touched)
         found = sorted(((used, manifest, folder) for folder in folders for used, manifest in folder.entries()), key=lambda entry: entry[0])
         total = sum(manifest.size_bytes for _, manifest, _ in found)
         for _, manifest, folder in found:

@@ -64,7 +64,10 @@ class PluginSettings(BaseModel):
 
 
 class WorkerSettings(BaseModel):
-    """How a worker runs. Tests shorten the times; production keeps the defaults."""
+    """How a worker runs. Tests shorten the times; production keeps the defaults.
+
+    `cache_bytes` is how much may be kept under `scratch` of what is derived from records, for `cache_ttl_s` seconds at most; 0 keeps nothing.
+    """
 
     queue: str = "cpu"
     scratch: Path = Path(".lethe/scratch")
@@ -77,6 +80,8 @@ class WorkerSettings(BaseModel):
     sweep_s: float = 5.0
     outbox_s: float = 0.05
     warm_runners: int = 1
+    cache_bytes: int = Field(512 * 1024**2, ge=0)
+    cache_ttl_s: float = Field(24 * 3600.0, gt=0)
 
 
 class Settings(BaseSettings):

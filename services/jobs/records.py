@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from services.errors import ForgetSetIsEverything, InvalidInput, RecordsNotFound
 
 ROLE = "_role"
-DIGEST = "_digest"
+DIGEST = "_record_digest"
 RECORD_ID = "record_id"
 SPLIT = "split"
 NEVER_READ = frozenset({"subject_id"})
@@ -97,7 +97,7 @@ def with_roles(table: Table, *, forgotten: Callable[[str], bool], kind: Kind, ke
 
 
 def with_digests(table: Table, digest_of: Callable[[str], str]) -> Table:
-    """Return the table with the column `_digest`: the keyed digest of each record, by which the runner may name it in what it keeps."""
+    """Return the table with the column `_record_digest`: the keyed digest of each record, by which the runner may name it in what it keeps."""
     return table.append_column(DIGEST, pa.array([digest_of(rid) for rid in record_ids(table)], pa.string()))
 
 

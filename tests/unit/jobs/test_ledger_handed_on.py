@@ -16,7 +16,10 @@ LEDGER = {"l2": 0.02, "scale": 16.0, "fingerprint": "ab" * 32, "budget": {"mecha
 SEEDS = {"train": 1111, "unlearn": 2222, "evaluate": 3333}
 
 
-def work(*, manifest: Any = None, job_id: UUID | None = UUID(int=9)) -> Any:
+OURS = UUID(int=9)
+
+
+def work(*, manifest: Any = None, job_id: UUID | None = OURS) -> Any:
     version = SimpleNamespace(number=1, manifest_digest="ab" * 32, recipe={"epochs": 1}, job_id=job_id, manifest=manifest)
     return SimpleNamespace(
         job=SimpleNamespace(id=UUID(int=7), kind="unlearn", round=1, method="certified_removal", params={}, seeds=SEEDS),

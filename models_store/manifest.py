@@ -86,7 +86,11 @@ class DatasetVersion(_Part):
 
 
 class Manifest(_Part):
-    """What a model version is made of. A version that was uploaded has neither method nor seeds."""
+    """What a model version is made of. A version that was uploaded has neither method nor seeds.
+
+    `ledger` is what the method leaves for the next removal from this version: the budget of a certificate, and what of it is spent. A manifest
+    without one is written as it was before the field was known, so that its digest stays.
+    """
 
     format: Literal["lethe-manifest/1"] = "lethe-manifest/1"
     files: Annotated[tuple[ManifestFile, ...], Field(min_length=1, max_length=100, strict=False)]
@@ -98,6 +102,7 @@ class Manifest(_Part):
     method: Component | None = None
     parameters: Parameters = Field(default_factory=dict)
     seeds: dict[str, WholeNumber] = Field(default_factory=dict)
+    ledger: Parameters = Field(default_factory=dict)
     code_digest: Digest | None = None
     image_digest: Digest | None = None
     versions: dict[str, str] = Field(default_factory=dict)
@@ -118,7 +123,7 @@ def canonical(manifest: Manifest) -> bytes:
         Refused: gate `manifest-malformed`; a text in it is not Unicode.
     """
     try:
-        return rfc8785.dumps(manifest.model_dump(mode="json"))
+        return rfc8785.dumps(manifest.model_dump(mode="json", exclude=None if manifest.ledger else {"ledger"}))
     except (rfc8785.CanonicalizationError, UnicodeError) as error:
         raise Refused("manifest-malformed", f"it has no canonical form ({error})") from error
 

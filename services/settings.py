@@ -4,6 +4,7 @@ Secrets are SecretStr. Outside the embedded stack (`LETHE_EMBEDDED=true`) short 
 """
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -64,7 +65,10 @@ class PluginSettings(BaseModel):
 
 
 class WorkerSettings(BaseModel):
-    """How a worker runs. Tests shorten the times; production keeps the defaults."""
+    """How a worker runs. Tests shorten the times; production keeps the defaults.
+
+    `cache_bytes` is how much may be kept under `scratch` of what is derived from records, for `cache_ttl_s` seconds at most; 0 keeps nothing.
+    """
 
     queue: str = "cpu"
     scratch: Path = Path(".lethe/scratch")
@@ -77,6 +81,8 @@ class WorkerSettings(BaseModel):
     sweep_s: float = 5.0
     outbox_s: float = 0.05
     warm_runners: int = 1
+    cache_bytes: Annotated[int, Field(ge=0)] = 512 * 1024**2
+    cache_ttl_s: Annotated[float, Field(gt=0)] = 24 * 3600.0
 
 
 class Settings(BaseSettings):

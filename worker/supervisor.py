@@ -20,6 +20,7 @@ from models_store.objects import ObjectStore
 from services.catalogue import service as catalogue
 from services.clock import Clock, SystemClock
 from services.db.session import unit_of_work
+from services.derived import Limits, Root
 from services.errors import Cancelled, DatabaseDown, DeadlineExceeded, LeaseLost, LetheError, RunnerCrashed, Stalled
 from services.jobs import outcomes, pipeline, repository
 from services.jobs.lease import Lease, claim
@@ -141,6 +142,7 @@ class Supervisor:
         self.keys = KeyRing(settings.keys.encryption.get_secret_value(), settings.keys.pepper.get_secret_value())
         self.name = f"{socket.gethostname()}-{os.getpid()}"
         self.offered_by = f"{socket.gethostname()}-{settings.worker.queue}"
+        self.derived = Root(settings.worker.scratch.absolute() / "derived", Limits(settings.worker.cache_bytes, settings.worker.cache_ttl_s))
         self.device = device.choose(settings.worker.device)
         self.stopping = threading.Event()
         self._busy = threading.Lock()
@@ -150,6 +152,7 @@ class Supervisor:
     def start(self) -> None:
         """Spawn and warm the first runner, publish what it can run, and begin to poll."""
         self.settings.worker.scratch.mkdir(parents=True, exist_ok=True)
+        self._sweep(touched=True)
         self._spawner.start()
         for target, name in ((self._publish, "catalogue"), (self._poll_forever, "poll"), (self._watch, "watchdog")):
             threading.Thread(target=target, name=name, daemon=True).start()
@@ -200,7 +203,7 @@ class Supervisor:
         folder = self.settings.worker.scratch.absolute() / f"{lease.job_id.hex}-{lease.epoch}"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         compute = Session(runner, beat, self.settings, self.stopping)
-        shop = Workshop(self.engine, self.store, self.keys, self.clock, lease, folder, compute, self.device)
+        shop = Workshop(self.engine, self.store, self.keys, self.clock, lease, folder, compute, self.device, self.derived)
         try:
             self._run(shop, compute)
         except LeaseLost:
@@ -267,9 +270,17 @@ class Supervisor:
                     log.info("catalogue.published", count=len(ready.catalogue))
                 elif published:
                     renew(self.engine, worker=self.offered_by)
+                    self._sweep(touched=False)
             except DatabaseDown as error:
                 log.warning("catalogue.unpublished", code=error.code)
             self.stopping.wait(RENEW_S if published else self.settings.worker.poll_s)
+
+    def _sweep(self, *, touched: bool) -> None:
+        """Remove what is kept too long or is too much; after a start also what the records of jobs that did not end have touched."""
+        try:
+            self.derived.sweep(touched=touched)
+        except OSError:
+            log.exception("derived.unswept")
 
     def _poll_forever(self) -> None:
         while not self.stopping.wait(self.settings.worker.poll_s * random.uniform(0.8, 1.2)):  # noqa: S311  spreads polls, protects nothing

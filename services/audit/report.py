@@ -100,7 +100,7 @@ def build(
             "scope": _scope(request, subjects, runs),
             "processing": [_processing(run) for run in runs],
             "verification": [_verification(run, policy) for run in runs if run.plan is not None],
-            "artifacts": [_artifacts(subject) for subject in subjects],
+            "artifacts": [_artifacts(subject, runs) for subject in subjects],
             "recipients": [],
             "figures": [],
             "not_tested": ["linear probe", "relearning time", "likelihood-ratio attacks with shadow models", "backdoor canaries"],
@@ -196,7 +196,7 @@ def _processing(run: Run) -> dict[str, Any]:
         "effective": texts(made.get("notes") or {}),
         "choice": texts(run.job.choice or {}),
         "effective_batch": run.batch,
-        "seeds": {name: str(seed) for name, seed in run.job.seeds.items()},
+        "seeds": {name: str(seed) for name, seed in told_seeds(run.job.seeds, secret=_secret(run)).items()},
         "code_digest": made.get("code_digest"),
         "image_digest": None,
         "hardware": texts((run.attempts[-1].device if run.attempts else None) or {}),
@@ -221,13 +221,21 @@ def _verification(run: Run, policy: Policy) -> dict[str, Any]:
         "round": run.job.round,
         "plan": {"digest": plan.digest if plan else None, "frozen_at": stamp(plan.created_at) if plan else None,
                  "policy": {"key": policy.key, "version": policy.version}, "body": body},
-        "reference": {"mode": body.get("reference"), "models": 2 if body.get("reference") == "retrained" else 0},
+        "reference": _reference(run, body),
         "metrics": [_reading(row) for row in rows if row.kind == "metric"],
         "attacks": [_reading(row) for row in rows if row.kind == "attack"],
         "verdict": run.verdict.verdict if run.verdict else None,
         "sentence": run.verdict.sentence if run.verdict else None,
         "failure_codes": list(run.verdict.codes) if run.verdict else [],
     }  # fmt: skip
+
+
+def _reference(run: Run, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the readings are compared with; models that were kept from an earlier evaluation are named by their keys."""
+    facts = {"mode": body.get("reference"), "models": 2 if body.get("reference") == "retrained" else 0}
+    evaluated = ((run.job.step_state or {}).get("steps", {}).get("evaluate") or {}).get("run", {})
+    keys = [entry["key"] for entry in evaluated.get("derived", []) if entry["kind"] == "reference" and entry["hit"]]
+    return {**facts, "mode": "retrained-cached", "cache_keys": keys} if keys else facts
 
 
 def _reading(row: ReadingRow) -> dict[str, Any]:
@@ -248,8 +256,9 @@ def _reading(row: ReadingRow) -> dict[str, Any]:
     }
 
 
-def _artifacts(subject: Subject) -> dict[str, Any]:
-    """Return which version stood before, which stands now, and what became of those that learned from the records."""
+def _artifacts(subject: Subject, runs: Sequence[Run]) -> dict[str, Any]:
+    """Return which version stood before, which stands now, and what became of those that learned from the records, and of what was derived."""
+    kept = [entry for run in runs if subject.model is not None and run.job.model_id == subject.model.id for entry in _derived(run)]
     return {
         "model": subject.model.name if subject.model else None,
         "base": _version(subject.base),
@@ -257,8 +266,25 @@ def _artifacts(subject: Subject) -> dict[str, Any]:
         "superseded": [
             {"version": version.number, "disposition": version.status, "purge_at": stamp(version.destroy_by)} for version in subject.superseded
         ],
-        "derived": [{"kind": "retrained reference", "disposition": "deleted with the job's scratch folder"}],
+        "derived": [{"kind": "retrained reference", "disposition": "deleted with the job's scratch folder"}, *kept],
     }
+
+
+def _derived(run: Run) -> list[dict[str, Any]]:
+    """Return what the worker kept of one job beyond its end, or had kept of the records before, each with its disposition after the verdict."""
+    verified = (run.job.step_state or {}).get("steps", {}).get("verify") or {}
+    return [{"job": f"job_{run.job.id.hex}", **entry} for entry in verified.get("derived", [])]
+
+
+def told_seeds(seeds: Mapping[str, Any], *, secret: bool) -> dict[str, Any]:
+    """Return the seeds that may be read. Of a certified run only that of the evaluation: whoever knows the random term holds no certificate."""
+    return {name: seed for name, seed in seeds.items() if not secret or name == "evaluate"}
+
+
+def _secret(run: Run) -> bool:
+    """Say whether the run's method is a certified one, by the plan or by what the run told."""
+    made = ((run.job.step_state or {}).get("steps", {}).get("unlearn") or {}).get("run", {})
+    return bool(made.get("secret_seeds")) or (run.plan is not None and run.plan.body.get("guarantee") == "certified")
 
 
 def _version(version: ModelVersion | None) -> dict[str, Any] | None:

@@ -147,11 +147,22 @@ class Seeds(BaseModel):
     evaluate: int = 2
 
 
+class CacheSpec(BaseModel):
+    """Where the runner keeps what it derives from the job's dataset: the folder of this tenant and this dataset, its size limit and time to live."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: str
+    size_bytes: int
+    ttl_s: float
+
+
 class JobSpec(BaseModel):
     """What the runner is told about a job; written to `job.json` in its folder.
 
     `recipe`, `params` and `plan` are checked again in the runner by the classes they belong to. `halved` asks for half the batch, after the
-    device ran out of memory once.
+    device ran out of memory once. `inherited` is what the method that made the base version left for the next, its ledger; without a `cache`
+    everything is computed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -173,3 +184,5 @@ class JobSpec(BaseModel):
     device: str
     deadline_s: int
     halved: bool = False
+    inherited: JSON = Field(default_factory=dict)
+    cache: CacheSpec | None = None

@@ -173,11 +173,12 @@ class Pipeline:
         """Store readings and verdict and act on it, in one transaction; None means: publish."""
         document = json.loads((self.shop.folder / VERDICT_FILE).read_text())
         verdict = document["verdict"]
+        derived = self._forget_derived()
         with self.shop.effect() as session:
             job = self._row(session)
             repository.save_readings(session, job, document["readings"])
             repository.save_verdict(session, job, verdict=verdict["verdict"], codes=verdict["codes"], sentence=verdict["sentence"])
-            repository.finish_step(session, job, "verify", {"verdict": verdict["verdict"]}, output_digest=None)
+            repository.finish_step(session, job, "verify", {"verdict": verdict["verdict"], "derived": derived}, output_digest=None)
             facts = {"verdict": verdict["verdict"], "codes": verdict["codes"], "readings_digest": self.done["evaluate"]["readings"]["digest"]}
             audit.record(session, tenant_id=job.tenant_id, object_id=job.id, type="job.verdict", body=facts)
             if verdict["verdict"] != "passed":
@@ -195,9 +196,23 @@ class Pipeline:
         self.done["verify"] = {"verdict": "passed"}
         return None
 
+    def _forget_derived(self) -> list[dict[str, object]]:
+        """Destroy what was derived from the forgotten records, the verdict being reached; return what became of it, and of what the job used.
+
+        It comes before the verdict is stored: a crash between the two costs a computation, where the other order would leave what must go.
+        """
+        folder = self.shop.cache(self.work)
+        if folder is None:
+            return []
+        steps = (self.done.get("unlearn"), self.done.get("evaluate"))
+        used = {entry["key"] for step in steps if step is not None for entry in (step.get("run") or {}).get("derived", [])}
+        found = folder.close(self.work.job.id.hex)
+        return [each.described() for each in found if each.key in used or each.disposition != "kept"]
+
     def _confirm(self) -> str:
         """End a job whose records were all held out of training: there is nothing to unlearn."""
         self._move("resume_publish")
+        self._forget_derived()
         self._start("publish")
         version = confirm(self.shop, self.work, self.done)
         log.info("job.confirmed", job_id=str(self.work.job.id), version_id=str(version))

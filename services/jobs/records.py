@@ -21,6 +21,7 @@ from services.errors import ForgetSetIsEverything, InvalidInput, RecordsNotFound
 
 ROLE = "_role"
 NAMED = "_named"
+DIGEST = "_record_digest"
 RECORD_ID = "record_id"
 SPLIT = "split"
 NEVER_READ = frozenset({"subject_id"})
@@ -114,6 +115,20 @@ def of_labels(table: Table, column: str | None, labels: Collection[str]) -> Call
     return {rid for rid, label in pairs if str(label) in labels}.__contains__
 
 
+def with_digests(table: Table, digest_of: Callable[[str], str]) -> Table:
+    """Return the table with the column `_record_digest`: the keyed digest of each record, by which the runner may name it in what it keeps."""
+    return table.append_column(DIGEST, pa.array([digest_of(rid) for rid in record_ids(table)], pa.string()))
+
+
+def digests(path: Path) -> dict[str, str]:
+    """Return the keyed digest of each record of a job; empty where they were not given."""
+    file = pq.ParquetFile(path)
+    if DIGEST not in file.schema_arrow.names:
+        return {}
+    table = file.read(columns=[RECORD_ID, DIGEST])
+    return dict(zip(record_ids(table), (str(digest) for digest in table.column(DIGEST).to_pylist()), strict=True))
+
+
 def role_counts(table: Table, *, forgotten: Callable[[str], bool]) -> dict[str, int]:
     """Return how many records have each role; `named` are the forgotten whatever their role, `forget_test` those of role verification (class requests)."""
     roles = [str(role) for role in table.column(ROLE).to_pylist()]
@@ -141,7 +156,7 @@ def columns(path: Path) -> tuple[dict[str, np.ndarray[Any, Any]], list[str], lis
     roles = [str(role) for role in table.column(ROLE).to_pylist()]
     ids = record_ids(table)
     named = np.asarray(table.column(NAMED).to_pylist(), dtype=bool)
-    names = [name for name in table.column_names if name not in {ROLE, NAMED, RECORD_ID, SPLIT}]
+    names = [name for name in table.column_names if name not in {ROLE, NAMED, DIGEST, RECORD_ID, SPLIT}]
     return {name: _array(table.column(name)) for name in names}, ids, roles, named
 
 

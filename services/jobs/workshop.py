@@ -17,6 +17,7 @@ from models_store.objects import ObjectStore
 from services.clock import Clock
 from services.db.crash import crash_point
 from services.db.session import unit_of_work
+from services.derived import Folder, Root
 from services.errors import DigestMismatch, IntegrityBroken, StoreDown, UnsafeCheckpoint
 from services.jobs import repository
 from services.jobs.lease import Lease, fence
@@ -48,6 +49,13 @@ class Workshop:
     folder: Path
     compute: Compute
     device: str
+    derived: Root | None = None
+
+    def cache(self, work: Work) -> Folder | None:
+        """Return the folder of what is derived from the job's dataset, the tenant's own; None where nothing is kept."""
+        if self.derived is None or work.job.kind != "unlearn":
+            return None
+        return self.derived.folder(self.lease.tenant_id.hex, work.dataset.id.hex)
 
     @contextmanager
     def effect(self) -> Generator[Session]:

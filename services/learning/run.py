@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from services.errors import Cancelled, DeadlineExceeded
 from services.learning.architecture import Architecture
+from services.learning.cache import Cache, NoCache
 from services.learning.recipe import Recipe
 
 
@@ -44,6 +45,7 @@ class Run:
         deadline_s: seconds from now after which a report raises DeadlineExceeded.
         precision: dtype of autocast, or None for float32 throughout.
         inherited: notes of the run that made the parent version (its ledger), as its manifest keeps them.
+        cache: keeps what later runs would compute again; by default nothing is kept.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Run:
         report_every_s: float = 0.5,
         precision: torch.dtype | None = None,
         inherited: Mapping[str, Any] | None = None,
+        cache: Cache | None = None,
     ) -> None:
         self.seed = seed
         self.device = torch.device(device)
@@ -66,6 +69,7 @@ class Run:
         self.recipe = recipe
         self.precision = precision
         self.inherited: dict[str, Any] = dict(inherited or {})
+        self.cache: Cache = cache or NoCache()
         self.notes: dict[str, object] = {}
         self.generator = self.stream("main")
         self._on_progress = on_progress

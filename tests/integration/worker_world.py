@@ -197,8 +197,8 @@ class World:
 
         return until(settled)
 
-    def model(self, name: str = "classifier") -> str:
-        params = {"inputs": 64, "outputs": 10, "hidden": [64]}
+    def model(self, name: str = "classifier", *, hidden: tuple[int, ...] = (64,)) -> str:
+        params = {"inputs": 64, "outputs": 10, "hidden": list(hidden)}
         with self.session() as session:
             versions.create_model(session, NewModel(name, "classification", "mlp", params), caller=self.caller, clock=CLOCK)
         return name
@@ -219,11 +219,11 @@ class World:
 
         return until(ended, timeout_s=timeout_s)
 
-    def forget_person(self, person: int, *, method: str = "auto") -> UUID:
-        return self._ask(SubjectScope((Identifier("customer_id", f"person-{person}"),)), method)
+    def forget_person(self, person: int, *, method: str = "auto", **parameters: Any) -> UUID:
+        return self._ask(SubjectScope((Identifier("customer_id", f"person-{person}"),)), method, **parameters)
 
-    def forget_class(self, label: int, dataset: str = "digits", *, method: str = "auto") -> UUID:
-        return self._ask(ClassScope((str(label),), dataset=dataset), method)
+    def forget_class(self, label: int, dataset: str = "digits", *, method: str = "auto", **parameters: Any) -> UUID:
+        return self._ask(ClassScope((str(label),), dataset=dataset), method, **parameters)
 
     def forget_records(self, ids: tuple[str, ...], dataset: str = "digits") -> UUID:
         return self._ask(RecordsScope(dataset, ids), "auto")
@@ -236,8 +236,8 @@ class World:
         ids = [row["record_id"] for row in self.rows("SELECT record_id FROM dataset_record WHERE upper_inf(present) ORDER BY record_id")]
         return tuple(rid for rid in ids if records.role_of(rid, None, forgotten=True, kind="records", key=key) == "excluded")[:count]
 
-    def _ask(self, scope: Any, method: str) -> UUID:
-        body = NewRequest(scope=scope, policy="demo", method=method, external_id=uuid.uuid4().hex)
+    def _ask(self, scope: Any, method: str, **parameters: Any) -> UUID:
+        body = NewRequest(scope=scope, policy="demo", method=method, parameters=parameters, external_id=uuid.uuid4().hex)
         with self.session() as session:
             return requests.create(session, body, caller=self.caller, clock=CLOCK, keys=KEYS).id
 

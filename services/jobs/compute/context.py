@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from models_store import tensors
+from services.derived import Folder, Limits
 from services.errors import InvalidInput, NonFinite, UnsafeCheckpoint, UnsupportedTask
+from services.jobs.compute.plugins import code_digest, versions
 from services.jobs.messages import RECORDS_FILE, RUN_FILE, SPEC_FILE, JobSpec, ProgressFrame
-from services.jobs.records import columns
+from services.jobs.records import columns, digests
 from services.learning.architecture import ARCHITECTURES, Architecture
+from services.learning.cache import Cache, FolderCache, NoCache
 from services.learning.data import Split, Splits
 from services.learning.dataset import DATASETS
 from services.learning.recipe import Recipe
@@ -37,6 +40,7 @@ class Bench:
     splits: Splits
     send: Callable[[ProgressFrame], None]
     cancelled: Callable[[], bool]
+    cache: Cache = field(default_factory=NoCache)
 
     def run(self, name: str, seed: int) -> Run:
         """Return a Run of the pipeline's step `name`; its reports become progress frames."""
@@ -48,6 +52,8 @@ class Bench:
             on_progress=lambda progress: self.send(_frame(name, progress)),
             cancelled=self.cancelled,
             deadline_s=self.spec.deadline_s,
+            inherited=self.spec.inherited if name == "unlearn" else None,
+            cache=self.cache,
         )
 
     def model(self, file: str) -> nn.Module:
@@ -75,6 +81,13 @@ class Bench:
         path = self.folder / RUN_FILE
         known = json.loads(path.read_text()) if path.exists() else {}
         path.write_text(json.dumps({**known, **facts}))
+
+    def note_cache(self) -> None:
+        """Add to `run.json` what was kept or found in the cache so far."""
+        if isinstance(self.cache, FolderCache) and self.cache.used:
+            path = self.folder / RUN_FILE
+            before = json.loads(path.read_text()).get("derived", []) if path.exists() else []
+            self.note(derived=[*before, *(entry for entry in self.cache.used if entry not in before)])
 
 
 def check_fits(expected: dict[str, Tensor], state: dict[str, Tensor], *, name: str) -> None:
@@ -105,7 +118,23 @@ def open_bench(folder: Path, *, send: Callable[[ProgressFrame], None], cancelled
     splits = _splits(folder, spec, device)
     for part in PARTS:
         task.check(getattr(splits, part))
-    return Bench(folder, spec, device, architecture, recipe, task, splits, send, cancelled)
+    return Bench(folder, spec, device, architecture, recipe, task, splits, send, cancelled, _cache(folder, spec, device))
+
+
+def _cache(folder: Path, spec: JobSpec, device: torch.device) -> Cache:
+    """Return the cache that the job was given. Its facts are all that a result may depend on besides weights, records, parameters and seed."""
+    if spec.cache is None:
+        return NoCache()
+    facts = {
+        "code": code_digest(),
+        "versions": versions(),
+        "device": [device.type, torch.cuda.get_device_name(device) if device.type == "cuda" else ""],
+        "threads": torch.get_num_threads(),
+        "architecture": [spec.architecture, spec.architecture_params],
+        "adapter": [spec.adapter, spec.adapter_params],
+    }
+    kept = Folder(Path(spec.cache.folder), Limits(spec.cache.size_bytes, spec.cache.ttl_s))
+    return FolderCache(kept, facts=facts, digests=digests(folder / RECORDS_FILE), device=device, job=spec.job_id.hex)
 
 
 def _recipe(spec: JobSpec) -> Recipe | None:

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from services.errors import MethodNotApplicable
-from services.jobs.compute.context import Bench, withheld
+from services.jobs.compute.context import Bench, check_fits, withheld
 from services.jobs.messages import BASE_FILE, CANDIDATE_FILE, READINGS_FILE, REFERENCE_FILE, RUN_FILE, TWIN_FILE
+from services.learning.cache import records_digest
 from services.learning.data import Split
 from services.learning.modes import evaluating
 from services.learning.run import derived_seed
@@ -30,6 +31,7 @@ def evaluate(bench: Bench) -> None:
     references: dict[str, nn.Module] = {}
     if bench.spec.plan["reference"] == "retrained":
         references = {purpose: _retrained(bench, purpose, file) for purpose, file in REFERENCES.items()}
+        bench.note_cache()
     models = Models(original, unlearned, references.get("reference"), references.get("reference_twin"))
     started = time.perf_counter()
     run = bench.run("evaluate", bench.spec.seeds.evaluate)
@@ -56,20 +58,32 @@ def _notes(bench: Bench) -> dict[str, Any]:
 
 
 def _retrained(bench: Bench, purpose: str, file: str) -> nn.Module:
-    """Return a model trained from nothing on the retain set, under a seed that no other step uses; kept in `file`."""
+    """Return a model trained from nothing on the retain set, under a seed that no other step uses; kept in `file`, and in the cache."""
     if bench.recipe is None:
         raise MethodNotApplicable(method="retrain", detail="the base version has no recipe", could="none")
     if (bench.folder / file).exists():
         return bench.model(file)
-    family = METHODS["retrain"]
+    recipe = bench.recipe.model_dump(mode="json")
     run = bench.run(purpose, derived_seed(bench.spec.seeds.evaluate, purpose))
-    started = time.perf_counter()
-    model = family(family.Parameters()).unlearn(bench.model(BASE_FILE), withheld(bench.splits, forget=False, retain=True), bench.task, run)
-    seconds = time.perf_counter() - started
+
+    def key() -> dict[str, object]:
+        return {"records": records_digest(bench.splits.retain), "recipe": recipe, "task": bench.task.name, "seed": run.seed}
+
+    def compute() -> dict[str, Tensor]:
+        family = METHODS["retrain"]
+        started = time.perf_counter()
+        model = family(family.Parameters()).unlearn(bench.model(BASE_FILE), withheld(bench.splits, forget=False, retain=True), bench.task, run)
+        seconds = time.perf_counter() - started
+        if purpose == "reference":
+            bench.note(retrain_seconds=seconds)
+        return model.state_dict()
+
+    model = bench.architecture.fresh(0)
+    state = bench.cache.remember("reference", key, compute, records=bench.splits.retain.ids)
+    check_fits(model.state_dict(), state, name=file)
+    model.load_state_dict(state)
     bench.save(model, file)
-    if purpose == "reference":
-        bench.note(retrain_seconds=seconds)
-    return model
+    return model.to(bench.device).eval()
 
 
 def measure(bench: Bench) -> None:

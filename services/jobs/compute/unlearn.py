@@ -48,11 +48,13 @@ def unlearn(bench: Bench) -> None:
         torch.cuda.synchronize(bench.device)
     seconds = time.perf_counter() - started
     bench.save(unlearned, CANDIDATE_FILE)
+    bench.note_cache()
     bench.note(
         method_seconds=seconds,
         method=method.name,
         method_version=method.version,
-        guarantee=method.guarantee,
+        guarantee=run.notes.get("guarantee", method.guarantee),
+        secret_seeds=method.guarantee == "certified",
         fresh_start=method.fresh_start,
         parameters=method.parameters.model_dump(mode="json"),
         notes=run.notes,

@@ -45,7 +45,7 @@ def facts_of(bench: Bench) -> IntegrityFacts:
         plan_precedes_run=bool(bench.spec.plan),
         fresh_start=bool(run.get("fresh_start", False)),
         forget_read=chosen.needs.forget_set,
-        guarantee=chosen.guarantee,
+        guarantee=str(run.get("guarantee") or chosen.guarantee),
         records=len(bench.splits.forget),
     )
 

@@ -3,13 +3,16 @@
 Every byte is checked against its digest; roles are given here, where the tenant's key is; the runner gets no key.
 """
 
-from collections.abc import Callable
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from services.datasets.identifiers import record_digest
+from services.derived import short
 from services.errors import IntegrityBroken, NotFound
 from services.jobs import records, repository
-from services.jobs.messages import BASE_FILE, NEXT_RECORDS_FILE, RECORDS_FILE, SPEC_FILE, JobSpec, Seeds
+from services.jobs.messages import BASE_FILE, NEXT_RECORDS_FILE, RECORDS_FILE, SPEC_FILE, CacheSpec, JobSpec, Seeds
 from services.jobs.repository import Work
 from services.jobs.workshop import Workshop, canonical_digest
 from services.tenants.keys import derive, tenant_key
@@ -72,7 +75,7 @@ def materialize(shop: Workshop, work: Work) -> dict[str, Any]:
         roles = records.with_roles(known, forgotten=forgotten, kind=kind, key=dataset_key(shop, work), drawn_before_training=ours)
     counts = records.role_counts(roles, forgotten=forgotten)
     records.check_roles(counts, kind=work.job.kind, dataset=work.dataset.name, zero_shot=work.zero_shot)
-    records.write_table(records.with_named(roles, forgotten), shop.folder / RECORDS_FILE)
+    records.write_table(_prepare_cache(shop, work, records.with_named(roles, forgotten)), shop.folder / RECORDS_FILE)
     output: dict[str, Any] = {"metrics": {"roles": counts}}
     if work.job.kind == "unlearn":
         output["base_digest"] = weights_of(work)
@@ -80,6 +83,19 @@ def materialize(shop: Workshop, work: Work) -> dict[str, Any]:
     if work.job.kind == "unlearn" and not work.zero_shot:
         output["next"] = _next_version(shop, work, table, forgotten)
     return output
+
+
+def _prepare_cache(shop: Workshop, work: Work, table: Any) -> Any:
+    """Sweep the cache, note there what the job forgets before anything is computed, and return the table with the digests that the runner may keep."""
+    folder = shop.cache(work)
+    if folder is None:
+        return table
+    with shop.effect() as session:
+        whole = tenant_key(session, shop.lease.tenant_id, shop.keys.kek)
+        forgotten = repository.forgotten_digests(session, work.targets, work.dataset.id)
+    folder.sweep(spare=work.job.id.hex)
+    folder.open(work.job.id.hex, {short(digest) for digest in forgotten})
+    return records.with_digests(table, lambda rid: short(record_digest(whole, work.dataset.id, rid)))
 
 
 def weights_of(work: Work) -> str:
@@ -121,13 +137,44 @@ def write_spec(shop: Workshop, work: Work, plan: dict[str, Any]) -> str:
         params=method_params(work),
         request_kind="class" if work.request_kind == "class" else "records",
         plan=plan,
-        seeds=Seeds.model_validate(work.job.seeds),
+        seeds=seeds_of(shop, work, plan),
         device=shop.device,
         deadline_s=work.job.deadline_s,
         halved=bool(state.get("halved")),
+        inherited=inherited_by(work),
+        cache=_cache_spec(shop, work),
     )
     (shop.folder / SPEC_FILE).write_text(spec.model_dump_json())
     return canonical_digest(spec.model_dump(mode="json"))
+
+
+def seeds_of(shop: Workshop, work: Work, plan: Mapping[str, Any]) -> Seeds:
+    """Return the seeds of the job. A certificate holds against those who do not know the random term, so a certified method draws it from a secret.
+
+    The secret derives from the tenant's key, so that a resumed job draws the same; no row, report or log holds it.
+    """
+    seeds = Seeds.model_validate(work.job.seeds)
+    if plan.get("guarantee") != "certified":
+        return seeds
+    with shop.effect() as session:
+        key = derive(tenant_key(session, shop.lease.tenant_id, shop.keys.kek), "certified:seed")
+    secret = hmac.digest(key, work.job.id.bytes + f"/{seeds.unlearn}/{work.job.round}".encode(), hashlib.sha256)
+    return seeds.model_copy(update={"unlearn": int.from_bytes(secret[:8], "big") >> 11})
+
+
+def inherited_by(work: Work) -> dict[str, Any]:
+    """Return the ledger that the base version carries, if the service made that version itself: an uploaded one proves nothing of its past."""
+    if work.base is None or work.base.job_id is None:
+        return {}
+    ledger = (work.base.manifest or {}).get("ledger")
+    return {"ledger": ledger} if ledger else {}
+
+
+def _cache_spec(shop: Workshop, work: Work) -> CacheSpec | None:
+    folder = shop.cache(work)
+    if folder is None:
+        return None
+    return CacheSpec(folder=str(folder.path), size_bytes=folder.limits.size_bytes, ttl_s=folder.limits.ttl_s)
 
 
 def recipe_of(work: Work) -> dict[str, Any] | None:

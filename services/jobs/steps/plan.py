@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from services.audit import log
+from services.audit.report import told_seeds
 from services.catalogue import service as catalogue
 from services.errors import NotFound
 from services.jobs import repository
@@ -45,19 +46,20 @@ def compose(session: Session, work: Work, *, roles: dict[str, int]) -> dict[str,
     if work.zero_shot:
         bounds = WithoutData.model_validate(document.get("without_data") or {})
         readings, utility = bounds.readings(), bounds.utility.model_dump(mode="json")
+    guarantee = entry.guarantee if entry is not None else "approximate"
     return {
         "policy": {"key": work.policy.key, "version": work.policy.version},
         "request_kind": work.request_kind,
         "method": work.job.method,
         "parameters": work.job.params,
-        "guarantee": entry.guarantee if entry is not None else "approximate",
+        "guarantee": guarantee,
         "reference": document.get("reference", "retrained") if retrainable else "none",
         "level": document.get("level", 0.9),
         "alpha": document.get("alpha", 0.05),
         "utility": utility,
         "readings": [gated(entry, counts) for entry in readings],
         "batch_size": 256,
-        "seeds": work.job.seeds,
+        "seeds": told_seeds(work.job.seeds, secret=guarantee == "certified"),
         "rung": work.job.rung,
         "round": work.job.round,
         "roles": roles,

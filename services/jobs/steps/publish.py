@@ -8,6 +8,7 @@ from uuid import UUID
 from models_store import checkpoints
 from models_store.manifest import Component, DatasetVersion, Manifest, ManifestFile, ParentVersion, canonical, tagged
 from services.audit import log
+from services.audit.report import told_seeds
 from services.datasets import service as datasets
 from services.datasets.forms import FileForm
 from services.errors import LeaseLost
@@ -100,10 +101,15 @@ def compose(work: Work, made: Mapping[str, Any], *, next_digest: str | None) -> 
         dataset_version=None if work.zero_shot else learned,
         method=Component(name=work.job.method, parameters=dict(run.get("parameters", {}))) if work.job.method else None,
         parameters=recipe_of(work) or {},
-        seeds={name: int(value) for name, value in work.job.seeds.items()},
+        seeds=_told_seeds(work, run),
+        ledger=dict((run.get("notes") or {}).get("ledger") or {}),
         code_digest=tagged(run["code_digest"]) if run.get("code_digest") else None,
         versions=dict(run.get("versions", {})),
     )
+
+
+def _told_seeds(work: Work, run: Mapping[str, Any]) -> dict[str, int]:
+    return {name: int(value) for name, value in told_seeds(work.job.seeds, secret=bool(run.get("secret_seeds"))).items()}
 
 
 def _store_manifest(shop: Workshop, manifest: Manifest) -> dict[str, Any]:
@@ -146,7 +152,7 @@ def _publication(
         fresh_start=bool(run.get("fresh_start", False)),
         guarantee=run.get("guarantee"),
         recipe=recipe_of(work),
-        seeds=dict(work.job.seeds),
+        seeds=_told_seeds(work, run),
         code_digest=run.get("code_digest"),
         result={
             "method_seconds": seconds(run.get("method_seconds")),

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from services.learning.cache import model_digest, records_digest
 from services.learning.data import Split
 from services.learning.modes import batch_norms, evaluating
+from services.learning.run import Run
 
 TEACHER_BATCH = 1024
 
@@ -46,6 +48,21 @@ def teacher_probabilities(teacher: nn.Module, split: Split, *, temperature: floa
             logits: Tensor = teacher(split.batch(torch.arange(start, end)).x)
             parts.append(functional.softmax(logits.float() / temperature, dim=1))
     return torch.cat(parts)
+
+
+def remembered_probabilities(teacher: nn.Module, split: Split, run: Run, *, temperature: float) -> Tensor:
+    """Return `teacher_probabilities` in eval mode, kept row by row in the cache of the run.
+
+    The key names the records with their order: batch mates may move the last bit of a probability, and a cache must not.
+    """
+
+    def key() -> dict[str, object]:
+        return {"checkpoint": model_digest(teacher), "records": records_digest(split), "temperature": temperature, "batch": TEACHER_BATCH}
+
+    def compute() -> dict[str, Tensor]:
+        return {"probabilities": teacher_probabilities(teacher, split, temperature=temperature)}
+
+    return run.cache.remember("teacher_probabilities", key, compute, records=split.ids, by_row=True)["probabilities"]
 
 
 def uniform_probabilities(rows: int, outputs: int, excluded: tuple[int, ...], device: torch.device) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from services.errors import InvalidInput
+from services.learning.cache import records_digest
 from services.learning.data import Batch, Split
 from services.learning.modes import evaluating
 from services.learning.run import Run
@@ -130,14 +131,29 @@ class Whole:
         return cls(joined.take(torch.tensor(sorted(range(len(ids)), key=ids.__getitem__))))
 
     def importance(self, model: nn.Module, task: Task, run: Run, measure: Measure, cache: ImportanceCache | None) -> tuple[Importance, bool]:
-        """Return the importance for the whole set, and whether it came from `cache`, where it is kept under the digest of model and measure.
+        """Return the importance for the whole set, and whether it was kept from an earlier run: in `cache`, else in the cache of the run.
 
         It depends on no request. It derives from personal data: who keeps the cache destroys its entries with the model version.
         """
-        key = measure.key(model) if cache is not None else ""
-        if cache is not None and key in cache:
+        if cache is None:
+            return self._remembered(model, task, run, measure)
+        key = measure.key(model)
+        if key in cache:
             return cache[key], True
-        fresh = importance(model, self.split, task, run, measure, stage="importance_all")
-        if cache is not None:
-            cache[key] = fresh
-        return fresh, False
+        cache[key] = importance(model, self.split, task, run, measure, stage="importance_all")
+        return cache[key], False
+
+    def _remembered(self, model: nn.Module, task: Task, run: Run, measure: Measure) -> tuple[Importance, bool]:
+        computed = False
+
+        def compute() -> Importance:
+            nonlocal computed
+            computed = True
+            return importance(model, self.split, task, run, measure, stage="importance_all")
+
+        def key() -> dict[str, object]:
+            told = {"task": task.name, "label_smoothing": task.label_smoothing, "batch_size": measure.batch_size}
+            return {**told, "measure": measure.key(model), "records": records_digest(self.split)}
+
+        found = run.cache.remember("importance", key, compute, records=self.split.ids)
+        return found, not computed

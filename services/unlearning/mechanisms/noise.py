@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from services.learning.cache import model_digest
 from services.learning.data import Batch, Split
 from services.learning.modes import global_draws, mode_of
 from services.learning.run import Run
@@ -108,20 +109,31 @@ def learn_noise(
     """Learn `batch` rows of noise of shape `record` for every class; weights, buffers and modes of `model` are left as they were.
 
     In eval mode all classes share each step; in train mode batch norm would mix them, so they are learned one by one (`vectorised` overrides).
-    `signs` and `l2` may differ by class (default: unlike every class); `lr` is halved each `halve_every` steps.
+    `signs` and `l2` may differ by class (default: unlike every class); `lr` is halved each `halve_every` steps. What is learned is kept in the
+    cache of the run, as derived from everything that the model has learned.
     """
-    start = torch.randn((len(classes) * batch, *record), generator=run.stream("noise")).to(run.device)
-    labels = torch.tensor(classes, dtype=torch.int64, device=run.device).repeat_interleave(batch)
     weights = l2 if isinstance(l2, tuple) else (l2,) * len(classes)
-    aim = Aim(torch.tensor(signs or (-1.0,) * len(classes), device=run.device), torch.tensor(weights, device=run.device))
-    together = not train_mode if vectorised is None else vectorised
-    size = len(classes) if together else 1
-    with global_draws(run.stream("noise/dropout"), run.device), frozen(model), mode_of(model, training=train_mode):
-        parts = [
-            optimise(model, rows, named, task, run, classes=size, steps=steps, lr=lr, aim=aim.of(slice(at, at + size)), halve_every=halve_every)
-            for at, rows, named in zip(range(0, len(classes), size), start.split(size * batch), labels.split(size * batch), strict=True)
-        ]
-    return Noise(torch.cat([part.rows for part in parts]), torch.cat([part.labels for part in parts]), torch.cat([part.losses for part in parts]))
+    aims = signs or (-1.0,) * len(classes)
+
+    def key() -> dict[str, object]:
+        told = {"checkpoint": model_digest(model), "task": task.name, "classes": list(classes), "record": list(record), "seed": run.seed}
+        chosen = {"batch": batch, "steps": steps, "lr": lr, "l2": list(weights), "signs": list(aims), "halve_every": halve_every}
+        return {**told, **chosen, "train_mode": train_mode, "vectorised": vectorised}
+
+    def compute() -> dict[str, Tensor]:
+        start = torch.randn((len(classes) * batch, *record), generator=run.stream("noise")).to(run.device)
+        labels = torch.tensor(classes, dtype=torch.int64, device=run.device).repeat_interleave(batch)
+        aim = Aim(torch.tensor(aims, device=run.device), torch.tensor(weights, device=run.device))
+        together = not train_mode if vectorised is None else vectorised
+        size = len(classes) if together else 1
+        with global_draws(run.stream("noise/dropout"), run.device), frozen(model), mode_of(model, training=train_mode):
+            parts = [
+                optimise(model, rows, named, task, run, classes=size, steps=steps, lr=lr, aim=aim.of(slice(at, at + size)), halve_every=halve_every)
+                for at, rows, named in zip(range(0, len(classes), size), start.split(size * batch), labels.split(size * batch), strict=True)
+            ]
+        return {name: torch.cat([getattr(part, name) for part in parts]) for name in ("rows", "labels", "losses")}
+
+    return Noise(**run.cache.remember("noise", key, compute, records=None))
 
 
 @dataclass(frozen=True, slots=True)

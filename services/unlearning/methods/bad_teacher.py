@@ -19,7 +19,13 @@ from services.learning.run import Run, derived_seed
 from services.learning.task import Task
 from services.unlearning.mechanisms.applicability import admit, refuse
 from services.unlearning.mechanisms.descent import Plan, descend, plan_steps
-from services.unlearning.mechanisms.distillation import Lesson, distillation_loss, teacher_probabilities, uniform_probabilities
+from services.unlearning.mechanisms.distillation import (
+    Lesson,
+    distillation_loss,
+    remembered_probabilities,
+    teacher_probabilities,
+    uniform_probabilities,
+)
 from services.unlearning.mechanisms.guard import Guard, with_retry
 from services.unlearning.mechanisms.rewind import Rewind
 from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
@@ -111,7 +117,7 @@ class BadTeacher(UnlearningMethod):
         p = self.parameters
         count = max(1, round(p.retain_fraction * len(data.retain)))
         retain = data.retain.sample(count, run.stream("retain"))
-        competent = teacher_probabilities(model, retain, temperature=p.temperature)
+        competent = remembered_probabilities(model, retain, run, temperature=p.temperature)
         return Lesson(data.forget, retain, self._incompetent_probabilities(data, task, run), competent)
 
     def _incompetent_probabilities(self, data: Splits, task: Task, run: Run) -> Tensor:

@@ -7,7 +7,7 @@ remain. The certificate covers the head: what the layers below learned is not to
 the certificate holds against those who do not.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -44,7 +44,7 @@ class CertifiedRemoval(UnlearningMethod):
 
     tasks = frozenset({"classification"})
     granularities = frozenset({"records"})
-    guarantee = "approximate"  # for the model as a whole: the note `certificate` says what of the head is certified, and against whom
+    guarantee = "certified"  # at most: the note `guarantee` lowers it for a run without a budget, or above layers that nobody vouches for
     needs = Needs(forget_set=True, retain_set=True)
     cost = Cost(per_forget=1.0, per_retain=1.0)
 
@@ -132,7 +132,7 @@ class CertifiedRemoval(UnlearningMethod):
         write_head(head.layer, torch.stack(moved), scale)
         exact = torch.stack([gradient(w, stay.x, t, LOSS, l2=l2) for w, t in zip(moved, stay.t, strict=True)])
         rounding = float((gradient_left(head.layer, stay, LOSS, l2=l2, scale=scale) - exact).norm(dim=1).sum())
-        spent = Spend(f"{run.seed}/{state['fingerprint'][:16]}", {"bound": bound, "rounding": rounding})
+        spent = Spend(state["fingerprint"][:16], {"bound": bound, "rounding": rounding})
         if not ledger.affords(spent):
             run.note("would_have_spent", dict(spent.amounts))
             write_head(head.layer, before, scale)
@@ -177,6 +177,8 @@ class CertifiedRemoval(UnlearningMethod):
         kept = {"l2": state["l2"], "scale": state["scale"], "fingerprint": fingerprint(model.state_dict(), data.retain.ids)}
         run.note(NOTE, {**kept, "budget": None if ledger is None else ledger.state_dict()})
         told: dict[str, object] = {}
+        covers = cast("dict[str, Any]", run.notes["covers"])
+        run.note("guarantee", "certified" if ledger is not None and covers["features"] != "undeclared" else "approximate")
         if ledger is not None:
             told = {"epsilon": ledger.epsilon, "delta": ledger.delta, "remaining": ledger.remaining(), "removals": len(ledger)}
             told["holds_against"] = "whoever does not know the seed of the run"

@@ -11,7 +11,7 @@ AT = datetime(2026, 3, 1, tzinfo=UTC)
 ID = UUID(int=7)
 
 
-def statement(*, verdict: str = "passed", guarantee: str = "approximate", records: int = 5) -> dict[str, Any]:
+def statement(*, verdict: str = "passed", guarantee: str = "approximate", records: int = 5, steps: dict[str, Any] | None = None) -> dict[str, Any]:
     request = DeletionRequest(
         id=ID, regulation="gdpr", received_at=AT, due_at=AT + timedelta(days=30), scope={"kind": "subject", "records": records},
         identity={"mode": "asserted_by_controller"},
@@ -20,14 +20,14 @@ def statement(*, verdict: str = "passed", guarantee: str = "approximate", record
     version = ModelVersion(id=ID, number=2, manifest_digest="ab" * 32, guarantee=guarantee, fresh_start=False)
     target = Target(id=ID, state="published", records=records, records_commitment="cd" * 32)
     job = Job(
-        id=ID, model_id=ID, state="succeeded", method="unsir", rung=1, round=1, created_at=AT, seeds={"train": 2**60}, params={"epochs": 1, "rate": 0.1},
-        step_state={"steps": {"unlearn": {"run": {"method_seconds": 1.25, "notes": {"loss": 0.123456789}}}}},
+        id=ID, model_id=ID, state="succeeded", method="unsir", rung=1, round=1, created_at=AT, seeds={"train": 2**60, "evaluate": 5}, params={"epochs": 1, "rate": 0.1},
+        step_state={"steps": {"unlearn": {"run": {"method_seconds": 1.25, "notes": {"loss": 0.123456789}}}, **(steps or {})}},
     )  # fmt: skip
     plan = VerificationPlan(body={"reference": "retrained", "guarantee": guarantee, "level": 0.9}, digest="ef" * 32, created_at=AT)
     reading = ReadingRow(kind="metric", name="accuracy", split="forget_train", before="0.9900", after="0.1000", reference="0.0900", direction="band")
     row = VerdictRow(verdict=verdict, codes=[] if verdict == "passed" else ["leak"], sentence="In 2 tests the new model behaved alike.")
     run = report.Run(job, [], plan, [reading], row, 1)
-    subject = report.Subject(target, Model(name="faces"), version, version, [version])
+    subject = report.Subject(target, Model(id=ID, name="faces"), version, version, [version])
     return report.build(request, [subject], [run], policy, tenant_ref="aa" * 32, revision=1, at=AT, supersedes=None)
 
 
@@ -67,3 +67,34 @@ def test_few_records_and_suppression_are_named_as_limitations() -> None:
 def test_no_sentence_claims_that_the_data_is_gone() -> None:
     text = " ".join(report.LIMITATIONS.values()).lower()
     assert not any(word in text for word in ("the data is gone", "removed from the model", "guaranteed"))
+
+
+KEPT = {"kind": "reference", "key": "ab" * 32, "layout": "aggregate", "disposition": "kept", "expires": "2026-03-02T00:00:00+00:00"}
+DESTROYED = {"kind": "importance", "key": "cd" * 32, "layout": "aggregate", "disposition": "destroyed"}
+
+
+def test_what_was_derived_from_the_records_is_listed_with_its_disposition() -> None:
+    derived = statement(steps={"verify": {"verdict": "passed", "derived": [DESTROYED, KEPT]}})["predicate"]["artifacts"][0]["derived"]
+
+    assert derived[0]["kind"] == "retrained reference"
+    assert derived[1:] == [{"job": f"job_{ID.hex}", **DESTROYED}, {"job": f"job_{ID.hex}", **KEPT}]
+    assert len(statement()["predicate"]["artifacts"][0]["derived"]) == 1
+
+
+def test_a_reference_that_was_kept_is_named_as_such_with_its_key() -> None:
+    used = [{"kind": "reference", "key": "ab" * 32, "hit": True}, {"kind": "noise", "key": "cd" * 32, "hit": True}]
+    reference = statement(steps={"evaluate": {"run": {"derived": used}}})["predicate"]["verification"][0]["reference"]
+    fresh = statement(steps={"evaluate": {"run": {"derived": [{**used[0], "hit": False}]}}})["predicate"]["verification"][0]["reference"]
+
+    assert reference == {"mode": "retrained-cached", "models": 2, "cache_keys": ["ab" * 32]}
+    assert fresh == {"mode": "retrained", "models": 2}
+
+
+def test_a_report_of_a_certified_run_prints_no_seed_from_which_its_random_term_follows() -> None:
+    for certified in (
+        statement(guarantee="certified"),
+        statement(steps={"unlearn": {"run": {"secret_seeds": True}}}),
+    ):
+        assert certified["predicate"]["processing"][0]["seeds"] == {"evaluate": "5"}
+        assert str(2**60) not in rfc8785.dumps(certified).decode()
+    assert statement()["predicate"]["processing"][0]["seeds"] == {"train": str(2**60), "evaluate": "5"}

@@ -86,6 +86,15 @@ def test_list_columns_of_one_shape_become_a_matrix(tmp_path: Path) -> None:
     assert named.tolist() == [False, True]
 
 
+def test_keyed_digests_reach_the_runner_beside_the_columns_and_never_among_them(tmp_path: Path) -> None:
+    whole = pa.table({"record_id": ["a", "b"], "x": [1.0, 2.0], "_role": ["retain", "forget"]})
+    records.write_table(whole, tmp_path / "without.parquet")
+    records.write_table(records.with_digests(whole, lambda rid: f"keyed-{rid}"), tmp_path / "with.parquet")
+    assert records.digests(tmp_path / "with.parquet") == {"a": "keyed-a", "b": "keyed-b"}
+    assert records.digests(tmp_path / "without.parquet") == {}
+    assert [set(records.columns(tmp_path / f"{name}.parquet")[0]) for name in ("with", "without")] == [{"x"}, {"x"}]
+
+
 @pytest.mark.parametrize("columns", [{"x": [1]}, {"record_id": ["a", "a"]}, {"record_id": ["a", None]}])
 def test_an_upload_without_unique_record_ids_is_refused(tmp_path: Path, columns: dict[str, list[object]]) -> None:
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")

@@ -1,0 +1,73 @@
+"""What the worker keeps of what it derives from records, what it destroys, and the ledger that goes from version to version."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.requests import jobs as job_views
+from tests.integration.worker_world import World, worlds
+
+pytestmark = pytest.mark.xdist_group("worker")
+BUDGET = {"epsilon": 5.0, "delta": 1e-4, "noise": 0.5, "l2": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def world(postgres: Any, redis_server: Any, object_store_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    yield from worlds(postgres, redis_server, object_store_server, tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def trained(world: World) -> Any:
+    """The job of the first version of a linear model, beside the first one of the world."""
+    world.model("linear", hidden=())
+    job = world.wait_job(world.train("linear", "digits", epochs=30))
+    assert job.state == "succeeded", (job.error, world.logs())
+    return job
+
+
+def kept(world: World) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in (world.home / "scratch" / "derived").glob("*/*/*.json")]
+
+
+def test_no_seed_of_a_certified_run_is_told_whatever_its_verdict(world: World, trained: Any) -> None:
+    request = world.wait_request(world.forget_person(3, method="certified_removal", **BUDGET))
+
+    assert request.state == "completed", (request.attention, request.error, world.logs())
+    jobs = world.rows("SELECT id, seeds, step_state FROM job WHERE method = 'certified_removal'")
+    assert [set(job["step_state"]["steps"]["unlearn"]["run"]["notes"]["ledger"]) for job in jobs] == [{"l2", "scale", "fingerprint", "budget"}]
+    statement = world.report(request.id)["predicate"]
+    told = [entry for entry in statement["processing"] if entry["method"] == "certified_removal"]
+    plans = [entry["plan"]["body"] for entry in statement["verification"] if entry["plan"]["body"]["method"] == "certified_removal"]
+    assert [set(entry["seeds"]) for entry in (*told, *plans)] == [{"evaluate"}, {"evaluate"}]
+    versions = world.rows("SELECT manifest, seeds FROM model_version")
+    with world.session() as session:
+        views = [job_views.read(session, job["id"]) for job in jobs]
+    everything = json.dumps([statement, [dict(version) for version in versions]], default=str) + repr(views)
+    assert all(str(job["seeds"]["unlearn"]) not in everything for job in jobs)
+
+
+def test_references_outlive_the_verdict_and_what_the_forgotten_records_touched_does_not(world: World, trained: Any) -> None:
+    request = world.wait_request(world.forget_class(4, method="ssd"))
+
+    assert request.state == "completed", (request.attention, request.error, world.logs())
+    derived = [entry for artifact in world.report(request.id)["predicate"]["artifacts"] for entry in artifact["derived"]]
+    assert ("importance", "destroyed") in {(entry["kind"], entry["disposition"]) for entry in derived}
+    assert {entry["disposition"] for entry in derived if entry["kind"] == "reference"} >= {"kept"}
+    assert "reference" in {manifest["kind"] for manifest in kept(world)}
+    assert not {manifest["kind"] for manifest in kept(world)} & {"importance", "noise"}
+    forgotten = {row["digest"][:32] for row in world.rows("SELECT encode(record_hmac, 'hex') AS digest FROM target_record")}
+    assert forgotten
+    assert not forgotten & {record for manifest in kept(world) for record in manifest["records"]}
+
+
+def test_no_record_id_is_in_the_folder_and_every_tenant_and_dataset_has_its_own(world: World, trained: Any) -> None:
+    root = world.home / "scratch" / "derived"
+    dataset = world.rows("SELECT id FROM dataset WHERE name = 'digits'")[0]["id"]
+    files = [path for path in root.rglob("*") if path.is_file()]
+
+    assert {path.parent for path in files} == {root / world.tenant.hex / dataset.hex}
+    assert not any(b"r00" in path.read_bytes() and path.suffix in {".json", ".forget"} for path in files)
+    assert all(oct(Path(folder).stat().st_mode)[-3:] == "700" for folder in {path.parent for path in files})

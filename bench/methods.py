@@ -45,6 +45,25 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Took:
+    """Seconds by the clock, and seconds of the processor: with one thread the second does not see what else the machine does."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+class Watch:
+    """Takes the time from its making on."""
+
+    def __init__(self) -> None:
+        self.began, self.cpu_began = time.perf_counter(), time.process_time()
+
+    def took(self) -> Took:
+        """Return what has passed."""
+        return Took(round(time.perf_counter() - self.began, 4), round(time.process_time() - self.cpu_began, 4))
+
+
+@dataclass(frozen=True, slots=True)
 class World:
     """One seed of one request: the records, the original, two retrained models and what the first of them took."""
 
@@ -56,7 +75,7 @@ class World:
     original: nn.Module
     retrained: nn.Module
     twin: nn.Module
-    retrain_seconds: float
+    retrain_took: "Took"
     device: torch.device
 
     def run(self, purpose: str) -> Run:
@@ -72,22 +91,23 @@ def main(arguments: Sequence[str]) -> int:
     evaluation.discover()
     console = Console(stderr=True, width=180)
     try:
-        held = sets.load(options.data)
+        held = sets.load(options.data, records=options.records, net=options.net)
     except sets.DataMissing as missing:
         console.print(f"[red]{missing}[/red]", highlight=False)
         return 1
     names = chosen(options.methods, options.kind)
     rows: list[dict[str, Any]] = []
-    for seed in range(1, options.seeds + 1):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         world = prepare(held, options.kind, seed, cache=options.cache)
-        for name in names:
-            row = measured(world, name)
+        for name, setting in [(name, setting) for name in names for setting in sets.settings_of(options.data, options.kind, name)]:
+            row = measured(world, name, setting)
             rows.append(row)
-            console.print(f"seed {seed}  {name:18s} {row['verdict']}", highlight=False)
+            console.print(f"seed {seed}  {labelled(row):18s} {row['verdict']}", highlight=False)
             if options.json is not None:
                 with options.json.open("a") as lines:
                     lines.write(json.dumps(row) + "\n")
-    console.print(table_of(rows, f"{options.data}, {options.kind}, {options.seeds} seeds, {held.architecture.name}"))
+    seen = f"{len(held.train)} records to train on, {len(held.test)} held out"
+    console.print(table_of(rows, f"{options.data}, {options.kind}, {options.seeds} seeds, {held.architecture.name}, {seen}"))
     if options.plots is not None:
         from bench.plots import draw
 
@@ -101,8 +121,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench methods", description="Measure unlearning methods beside a retrained model.")
     parser.add_argument("--data", choices=sorted(sets.SETS), default="digits")
     parser.add_argument("--kind", choices=KINDS, default="class")
+    parser.add_argument("--records", type=int, help="train on this many records, and hold out half as many; by default all of both")
+    parser.add_argument("--net", choices=("own", "tiny"), default="own", help="the set's own network, or the small convolutional one for images")
     parser.add_argument("--methods", default="all", help="all, or names with commas between them")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=1, help="the seeds are this one and those that follow it")
     parser.add_argument("--json", type=Path, help="append one line a run to this file")
     parser.add_argument("--plots", type=Path, help="write two SVG plots into this folder")
     parser.add_argument("--cache", type=Path, default=Path(".lethe") / "bench", help="where trained originals and references are kept")
@@ -134,9 +157,9 @@ def prepare(held: sets.Bench, kind: str, seed: int, *, cache: Path) -> World:
     splits = replace(splits, **{name: getattr(splits, name).to(device) for name in ("forget", "retain", "analysis", "verification", "attack")})
     train = held.train.to(device)
     original, _ = trained(held, train, task, seed, "original", cache, device)
-    retrained, seconds = trained(held, splits.retain, task, seed, f"reference-{kind}", cache, device)
+    retrained, took = trained(held, splits.retain, task, seed, f"reference-{kind}", cache, device)
     twin, _ = trained(held, splits.retain, task, seed, f"twin-{kind}", cache, device)
-    return World(held, kind, seed, task, splits, original, retrained, twin, seconds, device)
+    return World(held, kind, seed, task, splits, original, retrained, twin, took, device)
 
 
 def cut(held: sets.Bench, kind: str, seed: int) -> Splits:
@@ -155,8 +178,8 @@ def cut(held: sets.Bench, kind: str, seed: int) -> Splits:
 
 def trained(
     held: sets.Bench, rows: Split, task: Classification, seed: int, purpose: str, cache: Path, device: torch.device
-) -> tuple[nn.Module, float]:
-    """Return a model trained on `rows` and the seconds that took; kept in the cache under everything it depends on."""
+) -> tuple[nn.Module, Took]:
+    """Return a model trained on `rows` and what that took; kept in the cache under everything it depends on."""
     facts = {
         "set": held.name,
         "architecture": [held.architecture.name, held.architecture.parameters.model_dump(mode="json")],
@@ -173,35 +196,38 @@ def trained(
     weights, notes = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
     if weights.exists() and notes.exists():
         model.load_state_dict(load_file(weights, device=str(device)))
-        return model.eval(), float(json.loads(notes.read_text())["seconds"])
-    began = time.perf_counter()
+        kept = json.loads(notes.read_text())
+        return model.eval(), Took(kept["seconds"], kept["cpu_seconds"])
+    watch = Watch()
     fit(model, rows, task, held.recipe, run)
-    seconds = time.perf_counter() - began
+    took = watch.took()
     cache.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights)
-    notes.write_text(json.dumps({**facts, "seconds": seconds}))
-    return model.eval(), seconds
+    notes.write_text(json.dumps({**facts, "seconds": took.seconds, "cpu_seconds": took.cpu_seconds}))
+    return model.eval(), took
 
 
 # --- one method ------------------------------------------------------------------------------------------------------------------------
 
 
-def measured(world: World, name: str) -> dict[str, Any]:
+def measured(world: World, name: str, setting: sets.Setting) -> dict[str, Any]:
     """Return the row of one method; a method that refuses or diverges gets its reason as verdict and no numbers."""
     family = METHODS[name]
-    method = family(family.Parameters())
+    method = family(family.Parameters(**setting.parameters))
     row: dict[str, Any] = {
         "bench": "methods", "data": world.bench.name, "kind": world.kind, "method": name, "seed": world.seed,
-        "architecture": world.bench.architecture.name, "device": world.device.type, "retrain_seconds": round(world.retrain_seconds, 4),
-        "parameters": method.parameters.model_dump(mode="json"),
+        "variant": setting.variant, "architecture": world.bench.architecture.name, "device": world.device.type,
+        "threads": torch.get_num_threads(), "records": len(world.bench.train), "held_out": len(world.bench.test),
+        "retrain_seconds": world.retrain_took.seconds, "retrain_cpu_seconds": world.retrain_took.cpu_seconds,
+        "parameters": method.parameters.model_dump(mode="json"), "reason": setting.reason,
     }  # fmt: skip
     run = world.run(f"unlearn-{name}")
-    began = time.perf_counter()
+    watch = Watch()
     try:
         model = method.unlearn(copy.deepcopy(world.original), given(world.splits, family), world.task, run)
     except LetheError as refusal:
-        return row | {"verdict": f"failed: {refusal}", "method_seconds": round(time.perf_counter() - began, 4)}
-    seconds = time.perf_counter() - began
+        return row | {"verdict": f"failed: {refusal}", **spent(watch.took())}
+    took = watch.took()
     row["parameters"] |= {"effective": run.notes.get("effective")}
     plan = plan_of(world)
     readings = evaluation.evaluate(
@@ -209,7 +235,17 @@ def measured(world: World, name: str) -> dict[str, Any]:
     )
     verdict = judge(plan, readings, facts(world, family, model))
     shown = " ".join((verdict.verdict, *verdict.codes))
-    return row | numbers(readings) | {"verdict": shown, "method_seconds": round(seconds, 4)}
+    return row | numbers(readings) | {"verdict": shown, **spent(took)}
+
+
+def spent(took: Took) -> dict[str, float]:
+    """Return what a method took, as a row names it."""
+    return {"method_seconds": took.seconds, "method_cpu_seconds": took.cpu_seconds}
+
+
+def labelled(row: Mapping[str, Any]) -> str:
+    """Return the name of a row's method, with its variant where it has several."""
+    return f"{row['method']} ({row['variant']})" if row.get("variant") else str(row["method"])
 
 
 def given(splits: Splits, family: type[UnlearningMethod]) -> Splits:
@@ -291,8 +327,8 @@ def value(number: object) -> float | None:
 def table_of(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     """Return means over seeds, with the retrained model's in brackets and the verdicts counted."""
     table = Table(*COLUMNS, title=title)
-    for name in dict.fromkeys(row["method"] for row in rows):
-        mine = [row for row in rows if row["method"] == name]
+    for name in dict.fromkeys(labelled(row) for row in rows):
+        mine = [row for row in rows if labelled(row) == name]
         method, retrain = mean(row["method_seconds"] for row in mine), mean(row["retrain_seconds"] for row in mine)
         passed = sum(row["verdict"] == "passed" for row in mine)
         other = ", ".join(sorted({row["verdict"][:48] for row in mine if row["verdict"] != "passed"}))

@@ -32,13 +32,13 @@ from services.learning.training import fit
 from services.tenants.policies import DEMO, GDPR_DEFAULT
 from services.unlearning.method import METHODS, UnlearningMethod
 from services.verification import evaluation
-from services.verification.metric import METRICS, Models
-from services.verification.reading import Measured, Reading
+from services.verification.metric import METRICS, Metric, Models
+from services.verification.reading import Number, Reading
 from services.verification.verdict import IntegrityFacts, judge
 
 KINDS = ("class", "subset", "subject")
 SUBSET, SUBJECT, SMALL_SUBSET, SMALL_SUBJECT, SMALL = 500, 100, 60, 20, 5000
-ALSO = (("metric", "ain", "forget_train"), ("metric", "linear_probe_auc", "forget_train"), ("metric", "js_divergence", "forget_train"))
+PRINTED = ("ain", "linear_probe_auc")  # in the table beside the policy's readings; no verdict asks for them
 COLUMNS = (
     "method", "forget", "forget test", "retain", "retain test", "ZRF", "AIN", "MIA v2", "JS", "probe", "seconds", "speed-up", "verdict",
 )  # fmt: skip
@@ -77,6 +77,8 @@ class World:
     twin: nn.Module
     retrain_took: "Took"
     device: torch.device
+    printing: Run  # one for all methods: what it has relearned of the reference, it does not relearn for the next method
+    printed_of_reference: dict[str, Number]
 
     def run(self, purpose: str) -> Run:
         """Return a run on a seed of its own."""
@@ -99,7 +101,7 @@ def main(arguments: Sequence[str]) -> int:
     rows: list[dict[str, Any]] = []
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         world = prepare(held, options.kind, seed, cache=options.cache)
-        for name, setting in [(name, setting) for name in names for setting in sets.settings_of(options.data, options.kind, name)]:
+        for name, setting in [(one, setting) for one in names for setting in sets.settings_of(options.data, options.kind, one)]:
             row = measured(world, name, setting)
             rows.append(row)
             console.print(f"seed {seed}  {labelled(row):18s} {row['verdict']}", highlight=False)
@@ -159,7 +161,12 @@ def prepare(held: sets.Bench, kind: str, seed: int, *, cache: Path) -> World:
     original, _ = trained(held, train, task, seed, "original", cache, device)
     retrained, took = trained(held, splits.retain, task, seed, f"reference-{kind}", cache, device)
     twin, _ = trained(held, splits.retain, task, seed, f"twin-{kind}", cache, device)
-    return World(held, kind, seed, task, splits, original, retrained, twin, took, device)
+    return World(held, kind, seed, task, splits, original, retrained, twin, took, device, printing_run(held, seed, device), {})
+
+
+def printing_run(held: sets.Bench, seed: int, device: torch.device) -> Run:
+    """Return the run of the readings that are printed only; its seed is that of no method."""
+    return Run(seed=derived_seed(seed, "printed"), device=device, architecture=held.architecture, recipe=held.recipe)
 
 
 def cut(held: sets.Bench, kind: str, seed: int) -> Splits:
@@ -235,7 +242,11 @@ def measured(world: World, name: str, setting: sets.Setting) -> dict[str, Any]:
     )
     verdict = judge(plan, readings, facts(world, family, model))
     shown = " ".join((verdict.verdict, *verdict.codes))
-    return row | numbers(readings) | {"verdict": shown, **spent(took)}
+    return (
+        row
+        | numbers({(one.name, one.split): (one.after, one.reference) for one in readings} | printed(world, model))
+        | {"verdict": shown, **spent(took)}
+    )
 
 
 def spent(took: Took) -> dict[str, float]:
@@ -258,15 +269,12 @@ def given(splits: Splits, family: type[UnlearningMethod]) -> Splits:
 
 
 def plan_of(world: World) -> dict[str, Any]:
-    """Return the plan of the seeded policy (`demo` where the set is small), with the readings of the table that the policy does not list."""
+    """Return the plan of the seeded policy (`demo` where the set is small)."""
     small = len(world.bench.train) < SMALL
     document = (DEMO if small else GDPR_DEFAULT).verification.model_dump(mode="json", by_alias=True)
     kind = "class" if world.kind == "class" else "records"
     counts = {name: len(world.splits.named(name)) for name in ("forget_train", "forget_test", "retain_train", "retain_test", "test")}
     readings = [gated(entry, counts) for entry in document[kind]]
-    listed = {(entry["kind"], entry["name"], entry["split"]) for entry in readings}
-    more = [entry for entry in (*ALSO, ("metric", "accuracy", "forget_test")) if entry not in listed and entry[1] in METRICS]
-    readings += [{"kind": one[0], "name": one[1], "split": one[2], "direction": "info", "gate": False, "parameters": {}} for one in more]
     seeds = {name: derived_seed(world.seed, name) % 2**31 for name in ("train", "unlearn", "evaluate")}
     common = {name: document[name] for name in ("level", "alpha", "utility", "reference")}
     return {**common, "readings": readings, "seeds": seeds, "batch_size": 1024, "request_kind": kind}
@@ -291,9 +299,24 @@ def same(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one, other)
 
 
-def numbers(readings: Sequence[Measured]) -> dict[str, Any]:
+def printed(world: World, model: nn.Module) -> dict[tuple[str, str], tuple[Number, Number]]:
+    """Return the readings that are printed only, of the model and of the retrained one, which is read once."""
+    found: dict[tuple[str, str], tuple[Number, Number]] = {}
+    for name in PRINTED:
+        metric = METRICS[name](METRICS[name].Parameters(**world.bench.reading_parameters.get(name, {})))
+
+        def read(subject: nn.Module, metric: Metric = metric) -> Number:
+            models = Models(world.original, subject, world.retrained, world.twin)
+            return metric.measure(models, world.splits, world.task, world.printing, split="forget_train")
+
+        if name not in world.printed_of_reference:
+            world.printed_of_reference[name] = read(world.retrained)
+        found[name, "forget_train"] = read(model), world.printed_of_reference[name]
+    return found
+
+
+def numbers(held: Mapping[tuple[str, str], tuple[Number | None, Number | None]]) -> dict[str, Any]:
     """Return the columns of the row: after, and the retrained model's beside it; null where there is no number."""
-    held = {(reading.name, reading.split): reading for reading in readings}
     wanted = {
         "forget_accuracy": ("accuracy", "forget_train"),
         "forget_test_accuracy": ("accuracy", "forget_test"),
@@ -307,12 +330,10 @@ def numbers(readings: Sequence[Measured]) -> dict[str, Any]:
     }
     row: dict[str, Any] = {}
     for column, key in wanted.items():
-        reading = held.get(key)
-        row[column] = value(reading.after) if reading is not None else None
-        row[f"retrained_{column}"] = value(reading.reference) if reading is not None else None
+        after, reference = held.get(key, (None, None))
+        row[column], row[f"retrained_{column}"] = value(after), value(reference)
         if column == "mia_auc":
-            bounds = reading.after if reading is not None else None
-            row["mia_interval"] = [round(bounds.low, 4), round(bounds.high, 4)] if isinstance(bounds, Reading) else None
+            row["mia_interval"] = [round(after.low, 4), round(after.high, 4)] if isinstance(after, Reading) else None
     return row
 
 

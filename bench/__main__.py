@@ -1,6 +1,7 @@
 """`python -m bench NAME…`: each bench prints one line of JSON. Times are of this machine; the ratios are made in one run.
 
-`python -m bench methods [--help]` measures the unlearning methods and has options of its own; `python -m bench catalogue` prints their page.
+`python -m bench methods [--help]` measures the unlearning methods and has options of its own; `python -m bench speed
+[--help]` how fast they are; `python -m bench catalogue` prints their page.
 """
 
 import importlib
@@ -13,12 +14,14 @@ def main(names: list[str]) -> int:
     """Run the named benches one after another, or the methods bench with its options; return 2 for an unknown name."""
     if names[:1] == ["methods"]:
         return importlib.import_module("bench.methods").main(names[1:])
+    if names[:1] == ["speed"]:
+        return importlib.import_module("bench.speed").main(names[1:])
     if names == ["catalogue"]:
         return importlib.import_module("bench.catalogue").main()
     unknown = [name for name in names if name not in NAMES]
     if unknown or not names:
         print(
-            f"usage: python -m bench {' '.join(NAMES)} | methods [--help] | catalogue   (unknown: {', '.join(unknown) or 'nothing named'})",
+            f"usage: python -m bench {' '.join(NAMES)} | methods [--help] | speed [--help] | catalogue   (unknown: {', '.join(unknown) or 'nothing named'})",
             file=sys.stderr,
         )
         return 2

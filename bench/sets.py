@@ -84,6 +84,11 @@ def tiny(held: Bench) -> Architecture:
     return network("tiny_cnn", outputs=held.classes, channels=int(held.train.x.shape[1]), width=16)
 
 
+def with_mlp(held: Bench) -> Bench:
+    """Return the set with a network of one hidden layer of 64, of which a step costs so little that all around it shows."""
+    return replace(held, architecture=network("mlp", outputs=held.classes, inputs=held.train.x[0].numel(), hidden=(64,)))
+
+
 def settings_of(name: str, kind: str, method: str) -> tuple[Setting, ...]:
     """Return the settings a method is measured with on a set, one or several."""
     return SETTINGS.get((name, kind, method), (Setting(),))

@@ -95,12 +95,17 @@ def bad_teacher(model: nn.Module, incompetent: nn.Module, forget: Records, retai
                 good, bad = (functional.softmax(teacher(x), dim=1) for teacher in (competent, incompetent))
             share = mark[:, None].float()
             target = share * bad + (1 - share) * good
-            loss = functional.kl_div(functional.log_softmax(model(x), dim=1), target, reduction="mean")
+            loss = mean_divergence(functional.log_softmax(model(x), dim=1), target)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             total += loss.item()
     return model
+
+
+def mean_divergence(log_student: Tensor, teacher: Tensor) -> Tensor:
+    """Return KL(teacher, student) over rows and classes, as the released reduction has it."""
+    return functional.kl_div(log_student, teacher, reduction="none").mean()
 
 
 def importances(model: nn.Module, records: Records, *, batch: int) -> dict[str, Tensor]:
@@ -164,4 +169,4 @@ def transferred(teacher: nn.Module, student: nn.Module, x: Tensor, forgotten: in
     with torch.no_grad():
         keep = functional.softmax(teacher(x), dim=1)[:, forgotten] <= epsilon
     x = x[keep]
-    return functional.kl_div(functional.log_softmax(student(x), dim=1), functional.softmax(teacher(x), dim=1), reduction="mean")
+    return mean_divergence(functional.log_softmax(student(x), dim=1), functional.softmax(teacher(x), dim=1))

@@ -7,7 +7,7 @@ the machine stretches them little; seconds by the clock stand in the detail. Rea
 import argparse
 import copy
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -120,8 +120,8 @@ def filled(scene: Scene, parameters: Mapping[str, Any], rows: int) -> Importance
 # --- against retraining ----------------------------------------------------------------------------------------------------------------
 
 
-def against_retraining(scene: Scene, repeats: int) -> list[Row]:
-    """Return a row per method: seconds of 20 epochs of retraining over seconds of the method."""
+def against_retraining(scene: Scene, repeats: int) -> Iterator[Row]:
+    """Yield a row per method: seconds of 20 epochs of retraining over seconds of the method."""
     retain, recipe, run = scene.splits.retain, scene.bench.recipe.model_copy(update={"epochs": 1}), scene.run()
     model = run.fresh_model("retrained")
     epochs = [once(lambda: fit(model, retain, scene.task, recipe, run)) for _ in range(TIMED_EPOCHS)]
@@ -134,7 +134,6 @@ def against_retraining(scene: Scene, repeats: int) -> list[Row]:
         ("unsir", "", {}, None, 10.0),
         ("bad_teacher", "", {}, None, 10.0),
     )
-    rows: list[Row] = []
     for name, variant, parameters, cache, goal in cases:
         runs = [scene.timed(method_of(name, parameters, cache), scene.splits) for _ in range(repeats)]
         own = medians([took for took, _ in runs])
@@ -144,8 +143,7 @@ def against_retraining(scene: Scene, repeats: int) -> list[Row]:
         }  # fmt: skip
         if cache is not None:
             detail["importance_of_the_whole_set"] = f"cached before, from {subset} of its records"
-        rows.append(Row("speed: against retraining", FULL_EPOCHS * epoch["cpu_s"] / own["cpu_s"], goal, "higher", detail))
-    return rows
+        yield Row("speed: against retraining", FULL_EPOCHS * epoch["cpu_s"] / own["cpu_s"], goal, "higher", detail)
 
 
 def facts(scene: Scene) -> dict[str, Any]:
@@ -170,9 +168,8 @@ class Pair:
     note: str
 
 
-def against_released(scene: Scene, repeats: int) -> list[Row]:
-    """Return a row per method: seconds of the released recipe, written eagerly, over ours; same settings, same number of steps."""
-    rows: list[Row] = []
+def against_released(scene: Scene, repeats: int) -> Iterator[Row]:
+    """Yield a row per method: seconds of the released recipe, written eagerly, over ours; same settings, same number of steps."""
     for pair in (unsir_pair(scene), bad_teacher_pair(scene), ssd_pair(scene), gkt_pair(scene)):
         own, released = [], []
         for repeat in range(repeats + 1):
@@ -186,8 +183,7 @@ def against_released(scene: Scene, repeats: int) -> list[Row]:
             **facts(scene), "method": pair.method, "method_took": ours, "released_took": theirs, "repeats": repeats,
             "saved_arithmetic": round(pair.savings, 2), "removed_overhead": round(ratio / pair.savings, 2), "note": pair.note,
         }  # fmt: skip
-        rows.append(Row("speed: against the released recipe", ratio, pair.goal, "higher", detail))
-    return rows
+        yield Row("speed: against the released recipe", ratio, pair.goal, "higher", detail)
 
 
 def records_of(split: Split) -> eager.Records:
@@ -329,10 +325,11 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def measured(scene: Scene, options: argparse.Namespace) -> list[Row]:
-    """Return the rows of the part that is asked for."""
+def measured(scene: Scene, options: argparse.Namespace) -> Iterator[Row]:
+    """Yield the rows of the part that is asked for."""
     if not options.growth:
-        return {"retraining": against_retraining, "released": against_released}[options.against](scene, options.repeats)
+        yield from {"retraining": against_retraining, "released": against_released}[options.against](scene, options.repeats)
+        return
     most = min(64, scene.bench.classes - 1)
     classes = sorted({1, 2, 4, 8, 16, 32, 64, most} & set(range(1, most + 1)))
     points = growth(scene, classes, (1, 4, 16, 64), options.repeats)
@@ -340,7 +337,7 @@ def measured(scene: Scene, options: argparse.Namespace) -> list[Row]:
         from bench.plots import draw_growth
 
         draw_growth(points, scene.bench.name, options.plots)
-    return growth_rows(scene, points)
+    yield from growth_rows(scene, points)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -25,12 +25,12 @@ from services.learning.run import Run
 from services.learning.tasks.classification import Classification
 from services.learning.training import fit
 from services.unlearning.mechanisms.accuracy import accuracy
-from services.unlearning.mechanisms.dampening import SynapticDampening
 from services.unlearning.mechanisms.descent import per_class
 from services.unlearning.mechanisms.generator import Generator
 from services.unlearning.mechanisms.importance import ImportanceCache, Measure, Whole
 from services.unlearning.mechanisms.transfer import Settings, Transfer, fresh_student
 from services.unlearning.method import METHODS, UnlearningMethod
+from services.unlearning.methods.ssd import Ssd
 
 FULL_EPOCHS, TIMED_EPOCHS = 20, 2
 SEED = 1
@@ -108,11 +108,9 @@ def method_of(name: str, parameters: Mapping[str, Any], cache: ImportanceCache |
 
 def filled(scene: Scene, parameters: Mapping[str, Any], rows: int) -> ImportanceCache:
     """Return a cache that holds the importance for the whole set, measured on at most `rows` of its records: it is made once, before any request."""
-    family, cache, nothing = METHODS["ssd"], dict[str, Any](), torch.zeros(0, dtype=torch.int64)
-    p = family.Parameters(**parameters)
-    assert issubclass(family, SynapticDampening)
+    cache, nothing, p = dict[str, Any](), torch.zeros(0, dtype=torch.int64), Ssd.Parameters(**parameters)
     part = scene.bench.train.sample(rows, torch.Generator().manual_seed(SEED))
-    measure = Measure(family.scalar, p.importance, p.batch_size)
+    measure = Measure(Ssd.scalar, p.importance, p.batch_size)
     Whole.of(part.take(nothing), part).importance(scene.original, scene.task, scene.run(), measure, cache)
     return cache
 

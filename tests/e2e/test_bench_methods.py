@@ -32,6 +32,9 @@ def test_a_run_prints_a_table_and_leaves_lines_and_plots(tmp_path: Path):
     assert sorted(path.name for path in plots.iterdir()) == ["retain-forget.svg", "time-quality.svg"]
     assert len(list(cache.glob("*.safetensors"))) == 3
     assert "retrain" in first.stderr
+    table = subprocess.run([sys.executable, "-m", "bench", "table", str(lines)], capture_output=True, text=True, timeout=120, check=True).stdout
+    assert "**digits, class request, mlp, 1200 records to train on, 597 held out, seeds 1, 1 thread**" in table
+    assert "| `retrain` | 0.000 [0.000, 0.000] |" in table
 
 
 def test_missing_data_is_named_with_the_folder_it_was_looked_for_in(tmp_path: Path):

@@ -1,6 +1,7 @@
 """`python -m bench NAME…`: each bench prints one line of JSON. Times are of this machine; the ratios are made in one run.
 
-`python -m bench methods [--help]` measures the unlearning methods and has options of its own; `python -m bench catalogue` prints their page.
+`python -m bench methods [--help]` measures the unlearning methods and has options of its own, `speed [--help]` how fast they are; `table FILE…`
+makes tables of their lines, `catalogue` prints the page of methods, `applicability` the page of what kinds of data they serve.
 """
 
 import importlib
@@ -13,12 +14,18 @@ def main(names: list[str]) -> int:
     """Run the named benches one after another, or the methods bench with its options; return 2 for an unknown name."""
     if names[:1] == ["methods"]:
         return importlib.import_module("bench.methods").main(names[1:])
+    if names[:1] == ["speed"]:
+        return importlib.import_module("bench.speed").main(names[1:])
+    if names[:1] == ["table"]:
+        return importlib.import_module("bench.report").main(names[1:])
+    if names[:1] == ["applicability"]:
+        return importlib.import_module("bench.applicability").main()
     if names == ["catalogue"]:
         return importlib.import_module("bench.catalogue").main()
     unknown = [name for name in names if name not in NAMES]
     if unknown or not names:
         print(
-            f"usage: python -m bench {' '.join(NAMES)} | methods [--help] | catalogue   (unknown: {', '.join(unknown) or 'nothing named'})",
+            f"usage: python -m bench {' '.join(NAMES)} | methods [--help] | speed [--help] | table FILE… | applicability | catalogue   (unknown: {', '.join(unknown) or 'nothing named'})",
             file=sys.stderr,
         )
         return 2

@@ -32,16 +32,35 @@ from services.learning.training import fit
 from services.tenants.policies import DEMO, GDPR_DEFAULT
 from services.unlearning.method import METHODS, UnlearningMethod
 from services.verification import evaluation
-from services.verification.metric import METRICS, Models
-from services.verification.reading import Measured, Reading
+from services.verification.metric import METRICS, Metric, Models
+from services.verification.reading import Number, Reading
 from services.verification.verdict import IntegrityFacts, judge
 
 KINDS = ("class", "subset", "subject")
 SUBSET, SUBJECT, SMALL_SUBSET, SMALL_SUBJECT, SMALL = 500, 100, 60, 20, 5000
-ALSO = (("metric", "ain", "forget_train"), ("metric", "linear_probe_auc", "forget_train"), ("metric", "js_divergence", "forget_train"))
+PRINTED = ("ain", "linear_probe_auc")  # in the table beside the policy's readings; no verdict asks for them
 COLUMNS = (
     "method", "forget", "forget test", "retain", "retain test", "ZRF", "AIN", "MIA v2", "JS", "probe", "seconds", "speed-up", "verdict",
 )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """Seconds by the clock, and seconds of the processor: with one thread the second does not see what else the machine does."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+class Watch:
+    """Takes the time from its making on."""
+
+    def __init__(self) -> None:
+        self.began, self.cpu_began = time.perf_counter(), time.process_time()
+
+    def took(self) -> Took:
+        """Return what has passed."""
+        return Took(round(time.perf_counter() - self.began, 4), round(time.process_time() - self.cpu_began, 4))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +75,10 @@ class World:
     original: nn.Module
     retrained: nn.Module
     twin: nn.Module
-    retrain_seconds: float
+    retrain_took: "Took"
     device: torch.device
+    printing: Run  # one for all methods: what it has relearned of the reference, it does not relearn for the next method
+    printed_of_reference: dict[str, Number]
 
     def run(self, purpose: str) -> Run:
         """Return a run on a seed of its own."""
@@ -72,22 +93,23 @@ def main(arguments: Sequence[str]) -> int:
     evaluation.discover()
     console = Console(stderr=True, width=180)
     try:
-        held = sets.load(options.data)
+        held = sets.load(options.data, records=options.records, net=options.net)
     except sets.DataMissing as missing:
         console.print(f"[red]{missing}[/red]", highlight=False)
         return 1
     names = chosen(options.methods, options.kind)
     rows: list[dict[str, Any]] = []
-    for seed in range(1, options.seeds + 1):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         world = prepare(held, options.kind, seed, cache=options.cache)
-        for name in names:
-            row = measured(world, name)
+        for name, setting in [(one, setting) for one in names for setting in sets.settings_of(options.data, options.kind, one)]:
+            row = measured(world, name, setting)
             rows.append(row)
-            console.print(f"seed {seed}  {name:18s} {row['verdict']}", highlight=False)
+            console.print(f"seed {seed}  {labelled(row):18s} {row['verdict']}", highlight=False)
             if options.json is not None:
                 with options.json.open("a") as lines:
                     lines.write(json.dumps(row) + "\n")
-    console.print(table_of(rows, f"{options.data}, {options.kind}, {options.seeds} seeds, {held.architecture.name}"))
+    seen = f"{len(held.train)} records to train on, {len(held.test)} held out"
+    console.print(table_of(rows, f"{options.data}, {options.kind}, {options.seeds} seeds, {held.architecture.name}, {seen}"))
     if options.plots is not None:
         from bench.plots import draw
 
@@ -101,8 +123,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench methods", description="Measure unlearning methods beside a retrained model.")
     parser.add_argument("--data", choices=sorted(sets.SETS), default="digits")
     parser.add_argument("--kind", choices=KINDS, default="class")
+    parser.add_argument("--records", type=int, help="train on this many records, and hold out half as many; by default all of both")
+    parser.add_argument("--net", choices=("own", "tiny"), default="own", help="the set's own network, or the small convolutional one for images")
     parser.add_argument("--methods", default="all", help="all, or names with commas between them")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=1, help="the seeds are this one and those that follow it")
     parser.add_argument("--json", type=Path, help="append one line a run to this file")
     parser.add_argument("--plots", type=Path, help="write two SVG plots into this folder")
     parser.add_argument("--cache", type=Path, default=Path(".lethe") / "bench", help="where trained originals and references are kept")
@@ -134,9 +159,14 @@ def prepare(held: sets.Bench, kind: str, seed: int, *, cache: Path) -> World:
     splits = replace(splits, **{name: getattr(splits, name).to(device) for name in ("forget", "retain", "analysis", "verification", "attack")})
     train = held.train.to(device)
     original, _ = trained(held, train, task, seed, "original", cache, device)
-    retrained, seconds = trained(held, splits.retain, task, seed, f"reference-{kind}", cache, device)
+    retrained, took = trained(held, splits.retain, task, seed, f"reference-{kind}", cache, device)
     twin, _ = trained(held, splits.retain, task, seed, f"twin-{kind}", cache, device)
-    return World(held, kind, seed, task, splits, original, retrained, twin, seconds, device)
+    return World(held, kind, seed, task, splits, original, retrained, twin, took, device, printing_run(held, seed, device), {})
+
+
+def printing_run(held: sets.Bench, seed: int, device: torch.device) -> Run:
+    """Return the run of the readings that are printed only; its seed is that of no method."""
+    return Run(seed=derived_seed(seed, "printed"), device=device, architecture=held.architecture, recipe=held.recipe)
 
 
 def cut(held: sets.Bench, kind: str, seed: int) -> Splits:
@@ -155,8 +185,8 @@ def cut(held: sets.Bench, kind: str, seed: int) -> Splits:
 
 def trained(
     held: sets.Bench, rows: Split, task: Classification, seed: int, purpose: str, cache: Path, device: torch.device
-) -> tuple[nn.Module, float]:
-    """Return a model trained on `rows` and the seconds that took; kept in the cache under everything it depends on."""
+) -> tuple[nn.Module, Took]:
+    """Return a model trained on `rows` and what that took; kept in the cache under everything it depends on."""
     facts = {
         "set": held.name,
         "architecture": [held.architecture.name, held.architecture.parameters.model_dump(mode="json")],
@@ -173,35 +203,38 @@ def trained(
     weights, notes = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
     if weights.exists() and notes.exists():
         model.load_state_dict(load_file(weights, device=str(device)))
-        return model.eval(), float(json.loads(notes.read_text())["seconds"])
-    began = time.perf_counter()
+        kept = json.loads(notes.read_text())
+        return model.eval(), Took(kept["seconds"], kept["cpu_seconds"])
+    watch = Watch()
     fit(model, rows, task, held.recipe, run)
-    seconds = time.perf_counter() - began
+    took = watch.took()
     cache.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights)
-    notes.write_text(json.dumps({**facts, "seconds": seconds}))
-    return model.eval(), seconds
+    notes.write_text(json.dumps({**facts, "seconds": took.seconds, "cpu_seconds": took.cpu_seconds}))
+    return model.eval(), took
 
 
 # --- one method ------------------------------------------------------------------------------------------------------------------------
 
 
-def measured(world: World, name: str) -> dict[str, Any]:
+def measured(world: World, name: str, setting: sets.Setting) -> dict[str, Any]:
     """Return the row of one method; a method that refuses or diverges gets its reason as verdict and no numbers."""
     family = METHODS[name]
-    method = family(family.Parameters())
+    method = family(family.Parameters(**setting.parameters))
     row: dict[str, Any] = {
         "bench": "methods", "data": world.bench.name, "kind": world.kind, "method": name, "seed": world.seed,
-        "architecture": world.bench.architecture.name, "device": world.device.type, "retrain_seconds": round(world.retrain_seconds, 4),
-        "parameters": method.parameters.model_dump(mode="json"),
+        "variant": setting.variant, "architecture": world.bench.architecture.name, "device": world.device.type,
+        "threads": torch.get_num_threads(), "records": len(world.bench.train), "held_out": len(world.bench.test),
+        "retrain_seconds": world.retrain_took.seconds, "retrain_cpu_seconds": world.retrain_took.cpu_seconds,
+        "parameters": method.parameters.model_dump(mode="json"), "reason": setting.reason,
     }  # fmt: skip
     run = world.run(f"unlearn-{name}")
-    began = time.perf_counter()
+    watch = Watch()
     try:
         model = method.unlearn(copy.deepcopy(world.original), given(world.splits, family), world.task, run)
     except LetheError as refusal:
-        return row | {"verdict": f"failed: {refusal}", "method_seconds": round(time.perf_counter() - began, 4)}
-    seconds = time.perf_counter() - began
+        return row | {"verdict": f"failed: {refusal}", **spent(watch.took())}
+    took = watch.took()
     row["parameters"] |= {"effective": run.notes.get("effective")}
     plan = plan_of(world)
     readings = evaluation.evaluate(
@@ -209,7 +242,21 @@ def measured(world: World, name: str) -> dict[str, Any]:
     )
     verdict = judge(plan, readings, facts(world, family, model))
     shown = " ".join((verdict.verdict, *verdict.codes))
-    return row | numbers(readings) | {"verdict": shown, "method_seconds": round(seconds, 4)}
+    return (
+        row
+        | numbers({(one.name, one.split): (one.after, one.reference) for one in readings} | printed(world, model))
+        | {"verdict": shown, **spent(took)}
+    )
+
+
+def spent(took: Took) -> dict[str, float]:
+    """Return what a method took, as a row names it."""
+    return {"method_seconds": took.seconds, "method_cpu_seconds": took.cpu_seconds}
+
+
+def labelled(row: Mapping[str, Any]) -> str:
+    """Return the name of a row's method, with its variant where it has several."""
+    return f"{row['method']} ({row['variant']})" if row.get("variant") else str(row["method"])
 
 
 def given(splits: Splits, family: type[UnlearningMethod]) -> Splits:
@@ -222,15 +269,12 @@ def given(splits: Splits, family: type[UnlearningMethod]) -> Splits:
 
 
 def plan_of(world: World) -> dict[str, Any]:
-    """Return the plan of the seeded policy (`demo` where the set is small), with the readings of the table that the policy does not list."""
+    """Return the plan of the seeded policy (`demo` where the set is small)."""
     small = len(world.bench.train) < SMALL
     document = (DEMO if small else GDPR_DEFAULT).verification.model_dump(mode="json", by_alias=True)
     kind = "class" if world.kind == "class" else "records"
     counts = {name: len(world.splits.named(name)) for name in ("forget_train", "forget_test", "retain_train", "retain_test", "test")}
     readings = [gated(entry, counts) for entry in document[kind]]
-    listed = {(entry["kind"], entry["name"], entry["split"]) for entry in readings}
-    more = [entry for entry in (*ALSO, ("metric", "accuracy", "forget_test")) if entry not in listed and entry[1] in METRICS]
-    readings += [{"kind": one[0], "name": one[1], "split": one[2], "direction": "info", "gate": False, "parameters": {}} for one in more]
     seeds = {name: derived_seed(world.seed, name) % 2**31 for name in ("train", "unlearn", "evaluate")}
     common = {name: document[name] for name in ("level", "alpha", "utility", "reference")}
     return {**common, "readings": readings, "seeds": seeds, "batch_size": 1024, "request_kind": kind}
@@ -255,9 +299,24 @@ def same(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one, other)
 
 
-def numbers(readings: Sequence[Measured]) -> dict[str, Any]:
+def printed(world: World, model: nn.Module) -> dict[tuple[str, str], tuple[Number, Number]]:
+    """Return the readings that are printed only, of the model and of the retrained one, which is read once."""
+    found: dict[tuple[str, str], tuple[Number, Number]] = {}
+    for name in PRINTED:
+        metric = METRICS[name](METRICS[name].Parameters(**world.bench.reading_parameters.get(name, {})))
+
+        def read(subject: nn.Module, metric: Metric = metric) -> Number:
+            models = Models(world.original, subject, world.retrained, world.twin)
+            return metric.measure(models, world.splits, world.task, world.printing, split="forget_train")
+
+        if name not in world.printed_of_reference:
+            world.printed_of_reference[name] = read(world.retrained)
+        found[name, "forget_train"] = read(model), world.printed_of_reference[name]
+    return found
+
+
+def numbers(held: Mapping[tuple[str, str], tuple[Number | None, Number | None]]) -> dict[str, Any]:
     """Return the columns of the row: after, and the retrained model's beside it; null where there is no number."""
-    held = {(reading.name, reading.split): reading for reading in readings}
     wanted = {
         "forget_accuracy": ("accuracy", "forget_train"),
         "forget_test_accuracy": ("accuracy", "forget_test"),
@@ -271,12 +330,10 @@ def numbers(readings: Sequence[Measured]) -> dict[str, Any]:
     }
     row: dict[str, Any] = {}
     for column, key in wanted.items():
-        reading = held.get(key)
-        row[column] = value(reading.after) if reading is not None else None
-        row[f"retrained_{column}"] = value(reading.reference) if reading is not None else None
+        after, reference = held.get(key, (None, None))
+        row[column], row[f"retrained_{column}"] = value(after), value(reference)
         if column == "mia_auc":
-            bounds = reading.after if reading is not None else None
-            row["mia_interval"] = [round(bounds.low, 4), round(bounds.high, 4)] if isinstance(bounds, Reading) else None
+            row["mia_interval"] = [round(after.low, 4), round(after.high, 4)] if isinstance(after, Reading) else None
     return row
 
 
@@ -291,8 +348,8 @@ def value(number: object) -> float | None:
 def table_of(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     """Return means over seeds, with the retrained model's in brackets and the verdicts counted."""
     table = Table(*COLUMNS, title=title)
-    for name in dict.fromkeys(row["method"] for row in rows):
-        mine = [row for row in rows if row["method"] == name]
+    for name in dict.fromkeys(labelled(row) for row in rows):
+        mine = [row for row in rows if labelled(row) == name]
         method, retrain = mean(row["method_seconds"] for row in mine), mean(row["retrain_seconds"] for row in mine)
         passed = sum(row["verdict"] == "passed" for row in mine)
         other = ", ".join(sorted({row["verdict"][:48] for row in mine if row["verdict"] != "passed"}))

@@ -38,6 +38,31 @@ def draw(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     return paths
 
 
+def draw_growth(points: Sequence[Mapping[str, Any]], data: str, folder: Path) -> Path:
+    """Write `growth-<data>.svg`: seconds of a method against how many classes, or subjects, one run forgets; return its path."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    folder.mkdir(parents=True, exist_ok=True)
+    figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
+    for name, kind in dict.fromkeys((point["method"], point["kind"]) for point in points):
+        mine = [point for point in points if (point["method"], point["kind"]) == (name, kind)]
+        style = "o-" if kind == "classes" else "s--"
+        axes.plot([point["count"] for point in mine], [point["cpu_s"] for point in mine], style, label=f"{name}, {kind}")
+    axes.set_xscale("log", base=2)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("forgotten in one run")
+    axes.set_ylabel("seconds of the processor")
+    axes.set_title(f"{data}: cost of forgetting more at once")
+    axes.legend()
+    path = folder / f"growth-{data}.svg"
+    figure.savefig(path)
+    plt.close(figure)
+    return path
+
+
 KEYS = ("forget_accuracy", "retain_accuracy", "retrained_forget_accuracy", "retrained_retain_accuracy", "method_seconds", "retrain_seconds")
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from bench.catalogue import page
 from services.unlearning.method import METHODS
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "methods.md"
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+PAGE = REFERENCE / "methods.md"
 
 
 def test_the_page_of_methods_is_what_the_registry_gives():
@@ -15,3 +16,10 @@ def test_the_page_of_methods_is_what_the_registry_gives():
 def test_every_method_names_its_source():
     assert all(f"| `{name}` |" in page() for name in METHODS)
     assert "| - |" not in page()
+
+
+def test_the_page_of_applicability_speaks_of_every_method():
+    lines = (REFERENCE / "applicability.md").read_text().splitlines()
+
+    shown = {line.split("`")[1] for line in lines if line.startswith("| `")}
+    assert shown == set(METHODS), "run: python -m bench applicability > docs/reference/applicability.md"

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench.report import page
+
 KEYS = {
     "bench", "data", "kind", "method", "seed", "forget_accuracy", "retain_accuracy", "retrained_forget_accuracy", "retrained_retain_accuracy",
     "mia_auc", "zrf", "ain", "method_seconds", "retrain_seconds", "verdict", "parameters",
@@ -19,7 +21,22 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 def test_a_run_prints_a_table_and_leaves_lines_and_plots(tmp_path: Path):
     lines, plots, cache = tmp_path / "rows.jsonl", tmp_path / "plots", tmp_path / "cache"
-    options = ["--data", "digits", "--methods", "retrain", "--cache", str(cache), "--json", str(lines), "--plots", str(plots), "--threads", "1"]
+    options = [
+        "--data",
+        "digits",
+        "--records",
+        "600",
+        "--methods",
+        "retrain",
+        "--cache",
+        str(cache),
+        "--json",
+        str(lines),
+        "--plots",
+        str(plots),
+        "--threads",
+        "1",
+    ]
 
     first, second = run(*options), run(*options)
 
@@ -32,6 +49,9 @@ def test_a_run_prints_a_table_and_leaves_lines_and_plots(tmp_path: Path):
     assert sorted(path.name for path in plots.iterdir()) == ["retain-forget.svg", "time-quality.svg"]
     assert len(list(cache.glob("*.safetensors"))) == 3
     assert "retrain" in first.stderr
+    table = page(rows)
+    assert "**digits, class request, mlp, 600 records to train on, 300 held out, seeds 1, 1 thread**" in table
+    assert "| `retrain` | 0.000 [0.000, 0.000] |" in table
 
 
 def test_missing_data_is_named_with_the_folder_it_was_looked_for_in(tmp_path: Path):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -17,19 +18,22 @@ pytestmark = pytest.mark.xdist_group("up")
 
 IMAGES = {"height": 8, "width": 8, "channels": 1}
 NETWORK = {"task": "classification", "architecture": "tiny_cnn", "architecture_params": {"channels": 1, "width": 16, "outputs": 10}}
-RECIPE = {"optimizer": "adam", "learning_rate": 0.002, "epochs": 20, "batch_size": 64}
-LEARNED, JUDGED = "letters-seen", "letters-unseen"
-BY_NAME = {
-    "unsir": {},
-    "bad_teacher": {},
-    "lra_npp": {},
-    "concept_poisoning": {},
-    "gkt": {"n_pseudo_batches": 10},
-    "emmn": {},
-}  # fmt: skip
+RECIPE = {"optimizer": "adam", "learning_rate": 0.002, "epochs": 25, "batch_size": 128}
+LEARNED, JUDGED = "digits-seen", "digits-unseen"
+JUDGED_LABELS = (0, 5, 6)
+BY_NAME: dict[str, tuple[int, dict[str, Any]]] = {
+    "unsir": (1, {}),
+    "bad_teacher": (2, {}),
+    "lra_npp": (3, {}),
+    "concept_poisoning": (4, {}),
+    "gkt": (7, {"n_pseudo_batches": 10}),
+    "emmn": (8, {}),
+}
+"""Each method of the papers for classifiers, with the class it is to forget. The last two end at the rungs behind them, and take their time."""
+SLOW = {"gkt", "emmn"}
 KINDS: dict[str, dict[str, Any]] = {
     "class": {"kind": "class_labels", "dataset": LEARNED, "labels": ["9"]},
-    "subset": {"kind": "records", "dataset": LEARNED, "ids": [f"digits-{row:06d}" for row in range(200, 260, 3)]},
+    "subset": {"kind": "records", "dataset": LEARNED, "ids": [f"digits-{row:06d}" for row in range(200, 320, 3)]},
     "subject": {"kind": "subject", "identifiers": [{"type": "controller_customer_id", "value": "writer-020"}]},
 }
 
@@ -53,7 +57,11 @@ class Desk:
         """Register both halves, train a model on the first, and download it."""
         import_sklearn("digits", self.folder / "all.parquet", records_per_subject=20)
         table = pq.read_table(self.folder / "all.parquet")
-        for name, part in ((LEARNED, table.slice(0, 600)), (JUDGED, table.slice(600))):
+        labels = np.asarray(table.column("label"))
+        unseen = np.zeros(len(labels), dtype=bool)
+        for label in JUDGED_LABELS:
+            unseen[np.flatnonzero(labels == label)[-90:]] = True
+        for name, part in ((LEARNED, table.filter(~unseen)), (JUDGED, table.filter(unseen))):
             pq.write_table(part, self.folder / f"{name}.parquet")
             register_dataset(self.client, name, self.folder / f"{name}.parquet", adapter="image", adapter_params=IMAGES)
         self.client.post("/models", {"name": "reader", **NETWORK})
@@ -106,11 +114,11 @@ def desk(up: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     client.close()
 
 
-@pytest.mark.parametrize(("label", "method"), list(enumerate(BY_NAME)))
-def test_a_class_request_goes_through_with_each_method_of_the_papers_by_name(desk: Desk, label: int, method: str) -> None:
-    model = named(method)
+@pytest.mark.parametrize("method", [pytest.param(name, marks=pytest.mark.soak) if name in SLOW else name for name in BY_NAME])
+def test_a_class_request_goes_through_with_each_method_of_the_papers_by_name(desk: Desk, method: str) -> None:
+    model, (label, parameters) = named(method), BY_NAME[method]
     scope = {"kind": "class_labels", "dataset": LEARNED, "labels": [str(label)]}
-    ended = desk.ask(scope, models=[model], method=method, parameters=BY_NAME[method])
+    ended = desk.ask(scope, models=[model], method=method, parameters=parameters)
     assert ended["status"] == "completed", ended
     assert ended["report"]["processing"][0]["method"] == method
     assert ended["report"]["verdict"] == "passed"
@@ -128,14 +136,14 @@ def test_one_file_of_another_distribution_adds_a_method_that_is_listed_and_serve
     assert papers[-1] == 'Acme, "Silence is golden", 2025.'
     assert listed["acme_silence"]["needs"] == []
 
-    scope = {"kind": "class_labels", "dataset": LEARNED, "labels": ["7"]}
+    scope = {"kind": "class_labels", "dataset": LEARNED, "labels": ["9"]}
     ended = desk.ask(scope, models=["by-acme"], method="acme_silence")
     assert ended["jobs"][0]["method"] == "acme_silence"
     assert ended["status"] == "completed", ended
     assert ended["report"]["processing"][0]["guarantee"] == "suppression"
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ["subset", *(pytest.param(name, marks=pytest.mark.soak) for name in ("class", "subject"))])
 def test_the_router_serves_a_request_of_each_kind(desk: Desk, name: str) -> None:
     model = f"auto-{name}"
     ended = desk.ask(KINDS[name], models=[model], method="auto")
@@ -145,6 +153,7 @@ def test_the_router_serves_a_request_of_each_kind(desk: Desk, name: str) -> None
     desk.checked_download(ended, model)
 
 
+@pytest.mark.soak
 def test_with_no_training_data_held_the_router_takes_gkt_and_publishes_only_what_passes(desk: Desk) -> None:
     model = desk.uploaded("sealed", evaluated_on={"dataset": JUDGED, "version": 1})
     ended = desk.ask({"kind": "class_labels", "model": model, "labels": ["5"]}, method="auto")
@@ -162,7 +171,7 @@ def test_with_no_training_data_held_the_router_takes_gkt_and_publishes_only_what
 
 def test_a_method_that_needs_no_training_record_serves_a_model_without_data_by_name(desk: Desk) -> None:
     model = desk.uploaded("sealed-by-name", evaluated_on={"dataset": JUDGED, "version": 1})
-    ended = desk.ask({"kind": "class_labels", "model": model, "labels": ["6"]}, method="lra_npp")
+    ended = desk.ask({"kind": "class_labels", "model": model, "labels": ["6"]}, method="acme_silence")
     assert ended["status"] == "completed", ended
     assert ended["report"]["verdict"] == "passed"
     assert "no retrained model to compare it with" in ended["report"]["sentence"]
@@ -184,7 +193,7 @@ def test_without_data_and_without_an_evaluation_set_a_person_is_told_why_nothing
     [
         ("ssd", {"kind": "class_labels", "model": "bare-refusals", "labels": ["5"]}, "it needs forget_set"),
         ("retrain", {"kind": "class_labels", "model": "bare-refusals", "labels": ["5"]}, "it needs recipe, retain_set"),
-        ("unsir", {"kind": "records", "dataset": LEARNED, "ids": ["digits-000300"]}, "it does not forget records"),
+        ("unsir", {"kind": "records", "dataset": LEARNED, "ids": ["digits-000301"]}, "it does not forget records"),
     ],
 )
 def test_a_method_that_cannot_is_refused_with_the_reason_and_those_that_could(desk: Desk, method: str, scope: dict[str, Any], why: str) -> None:
@@ -201,7 +210,7 @@ def test_a_method_that_cannot_is_refused_with_the_reason_and_those_that_could(de
 
 def test_labels_that_the_evaluation_set_lacks_and_all_of_its_labels_are_refused(desk: Desk) -> None:
     model = desk.uploaded("sealed-refusals", evaluated_on={"dataset": JUDGED, "version": 1})
-    for labels, code in ((["x"], "records-not-found"), ([str(label) for label in range(10)], "validation-error")):
+    for labels, code in ((["x"], "records-not-found"), ([str(label) for label in JUDGED_LABELS], "validation-error")):
         with pytest.raises(Refused) as refused:
             desk.client.post("/deletion-requests", {"scope": {"kind": "class_labels", "model": model, "labels": labels}, "policy": "demo"})
         assert refused.value.problem["code"] == code

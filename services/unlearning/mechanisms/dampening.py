@@ -26,6 +26,7 @@ from services.unlearning.method import Cost, Needs, UnlearningMethod
 
 GRID = tuple(1000.0 ** (step / 11) for step in range(12))
 HALVINGS = 6
+FORGET_ROWS, KEPT_ROWS = 500, 1_000
 
 
 def damped(weights: dict[str, Tensor], forget: Importance, whole: Importance, *, alpha: float, strength: float) -> Iterator[tuple[str, Tensor, int]]:
@@ -86,21 +87,23 @@ class Judge:
     data: Splits
     task: Task
     kept: Split
+    forget: Split
     forget_target: float
     floor: float
 
     @classmethod
-    def of(cls, model: nn.Module, data: Splits, task: Task, probe: Split, *, forget_target: float, retain_drop: float) -> "Judge":
-        """Measure the original."""
+    def of(cls, model: nn.Module, data: Splits, task: Task, probe: Split, run: Run, *, forget_target: float, retain_drop: float) -> "Judge":
+        """Measure the original. Of many records a sample is looked at: each trial costs a pass over what the judge holds."""
         kept = data.analysis.with_labels(data.classes, keep=False) if data.kind == "class" else data.analysis
-        kept = kept if len(kept) else probe
+        kept = (kept if len(kept) else probe).sample(KEPT_ROWS, run.stream("judge/kept"))
+        forget = data.forget.sample(FORGET_ROWS, run.stream("judge/forget"))
         before = float(hits(task.predict(model, kept), kept.y).mean())
         target = forget_target
         if data.kind == "records":
             matched = Matched.to(data.forget, data.analysis)
             held_out = certainty(task.predict(model, data.analysis), data.analysis.y) if matched else certainty(task.predict(model, probe), probe.y)
             target = float((held_out * matched.weights).sum() if matched else held_out.mean())
-        return cls(data, task, kept, target, before - retain_drop)
+        return cls(data, task, kept, forget, target, before - retain_drop)
 
     def look(self, model: nn.Module, alpha: float, changed: int) -> Trial:
         """Measure an edited model."""
@@ -109,7 +112,7 @@ class Judge:
         return Trial(alpha, changed, self._forgotten(model), self.forget_target, float(hits(logits, self.kept.y).mean()), self.floor, loss)
 
     def _forgotten(self, model: nn.Module) -> float:
-        forget = self.data.forget
+        forget = self.forget
         if self.data.kind == "records":
             return float(certainty(self.task.predict(model, forget), forget.y).mean())
         held_out = self.data.analysis.with_labels(self.data.classes, keep=True)
@@ -179,7 +182,7 @@ class SynapticDampening(UnlearningMethod):
         admit(self, data, task, run)
         p = self.parameters
         guard = Guard.around(self.name, model, data.retain, task, run, factor=p.guard_factor)
-        judge = Judge.of(model, data, task, guard.probe, forget_target=p.forget_target, retain_drop=p.retain_drop)
+        judge = Judge.of(model, data, task, guard.probe, run, forget_target=p.forget_target, retain_drop=p.retain_drop)
         measure = Measure(self.scalar, p.importance, p.batch_size)
         forget = importance(model, data.forget, task, run, measure, stage="importance_forget")
         whole, cached = Whole.of(data.forget, data.retain).importance(model, task, run, measure, self.cache)

@@ -10,7 +10,7 @@ import pytest
 from services.requests import jobs as job_views
 from tests.integration.worker_world import World, worlds
 
-pytestmark = pytest.mark.xdist_group("worker")
+pytestmark = [pytest.mark.xdist_group("worker"), pytest.mark.soak]
 BUDGET = {"epsilon": 5.0, "delta": 1e-4, "noise": 0.5, "l2": 1e-3}
 
 

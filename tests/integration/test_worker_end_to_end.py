@@ -1,5 +1,6 @@
 """One world, its life in order: train, forget a person, forget a class; then what the rows say."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,6 @@ def test_records_that_no_training_saw_are_erased_and_the_version_stands(world: W
     assert predicate["verdict"] is None
     assert "held out of training" in predicate["sentence"]
 
-    again = world.wait_request(world.forget_person(4))
-    assert again.state == "completed", (again.attention, again.error, world.logs())
-
 
 def test_a_class_is_forgotten_and_the_old_version_is_quarantined(world: World, trained: Any) -> None:
     request = world.wait_request(world.forget_class(4))
@@ -92,3 +90,14 @@ def test_the_runner_holds_no_secret_of_the_deployment(world: World) -> None:
 
 def test_no_log_line_names_a_person(world: World) -> None:
     assert "person-" not in "".join(path.read_text(errors="replace") for path in Path(world.home).glob("*.log"))
+
+
+def test_nothing_that_is_kept_of_a_job_names_or_holds_what_was_forgotten(world: World, trained: Any) -> None:
+    root = world.home / "scratch" / "derived"
+    kept = [json.loads(path.read_text()) for path in root.glob("*/*/*.json")]
+    assert "reference" in {manifest["kind"] for manifest in kept}
+    forgotten = {row["digest"][:32] for row in world.rows("SELECT encode(record_hmac, 'hex') AS digest FROM target_record")}
+    assert forgotten
+    assert not forgotten & {record for manifest in kept for record in manifest["records"] or ()}
+    assert all(manifest["records"] is not None for manifest in kept)
+    assert not any(b"r00" in path.read_bytes() for path in root.rglob("*") if path.suffix in {".json", ".forget"})

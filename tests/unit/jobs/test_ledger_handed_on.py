@@ -27,6 +27,7 @@ def work(*, manifest: Any = None, job_id: UUID | None = OURS) -> Any:
         dataset=SimpleNamespace(name="d"),
         dataset_version=SimpleNamespace(number=1),
         base=version,
+        zero_shot=False,
     )
 
 

@@ -87,7 +87,7 @@ def test_list_columns_of_one_shape_become_a_matrix(tmp_path: Path) -> None:
 
 
 def test_keyed_digests_reach_the_runner_beside_the_columns_and_never_among_them(tmp_path: Path) -> None:
-    whole = pa.table({"record_id": ["a", "b"], "x": [1.0, 2.0], "_role": ["retain", "forget"]})
+    whole = records.with_named(pa.table({"record_id": ["a", "b"], "x": [1.0, 2.0], "_role": ["retain", "forget"]}), {"b"}.__contains__)
     records.write_table(whole, tmp_path / "without.parquet")
     records.write_table(records.with_digests(whole, lambda rid: f"keyed-{rid}"), tmp_path / "with.parquet")
     assert records.digests(tmp_path / "with.parquet") == {"a": "keyed-a", "b": "keyed-b"}

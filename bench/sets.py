@@ -21,7 +21,7 @@ from services.learning.datasets.tabular import Tabular
 from services.learning.datasets.text import Text
 from services.learning.recipe import Recipe
 
-DATA_DIR = Path(os.environ.get("LETHE_DATA_DIR", Path(__file__).parents[2] / "shared" / "data"))
+DATA_DIR = Path(os.environ.get("LETHE_DATA_DIR", "data"))
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR_GRID = (32, 40, 32, 3)
 

@@ -34,7 +34,7 @@ SLOW = set(BY_NAME) - {"unsir", "bad_teacher"}
 KINDS: dict[str, dict[str, Any]] = {
     "class": {"kind": "class_labels", "dataset": LEARNED, "labels": ["9"]},
     "subset": {"kind": "records", "dataset": LEARNED, "ids": [f"digits-{row:06d}" for row in range(200, 320, 3)]},
-    "subject": {"kind": "subject", "identifiers": [{"type": "controller_customer_id", "value": "writer-020"}]},
+    "subject": {"kind": "subject", "identifiers": [{"type": "controller_customer_id", "value": "person-020"}]},
 }
 
 
@@ -55,7 +55,7 @@ class Desk:
 
     def prepare(self) -> None:
         """Register both halves, train a model on the first, and download it."""
-        import_sklearn("digits", self.folder / "all.parquet", records_per_subject=20)
+        import_sklearn("digits", self.folder / "all.parquet", records_per_subject=20, subject_prefix="person-")
         table = pq.read_table(self.folder / "all.parquet")
         labels = np.asarray(table.column("label"))
         unseen = np.zeros(len(labels), dtype=bool)

@@ -143,7 +143,7 @@ def idx(path: Path) -> Tensor:
 @pytest.fixture(scope="session")
 def fashion() -> tuple[Split, Split]:
     """Fashion-MNIST, training and test rows; fails, naming the files, where LETHE_DATA_DIR does not hold them."""
-    data = Path(os.environ.get("LETHE_DATA_DIR", Path(__file__).parents[3] / ".." / "shared" / "data")).resolve()
+    data = Path(os.environ.get("LETHE_DATA_DIR", "data")).resolve()
     home = data / "fashion_mnist"
     missing = [name for name in FILES if not (home / name).is_file()]
     if missing:

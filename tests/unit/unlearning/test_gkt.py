@@ -317,7 +317,7 @@ def mnist() -> tuple[Split, Split]:
     """MNIST, training and test rows."""
     from tests.unit.unlearning.conftest import FILES, idx
 
-    home = Path(os.environ.get("LETHE_DATA_DIR", Path(__file__).parents[3] / ".." / "shared" / "data")).resolve() / "mnist"
+    home = Path(os.environ.get("LETHE_DATA_DIR", "data")).resolve() / "mnist"
     if not all((home / name).is_file() for name in FILES):
         pytest.fail(f"MNIST is not in {home}. Set LETHE_DATA_DIR to the folder that holds mnist/.")
     parts = []

@@ -32,7 +32,7 @@ BY_NAME: dict[str, tuple[int, dict[str, Any]]] = {
 """Each method of the papers for classifiers, with the class it is to forget. `gkt` and `emmn` end at the rungs behind them."""
 KINDS: dict[str, dict[str, Any]] = {
     "class": {"kind": "class_labels", "dataset": LEARNED, "labels": ["9"]},
-    "subset": {"kind": "records", "dataset": LEARNED, "ids": [f"digits-{row:06d}" for row in range(200, 320, 3)]},
+    "subset": {"kind": "records", "dataset": LEARNED, "ids": [f"digits-{row:06d}" for row in range(100, 220, 3)]},
     "subject": {"kind": "subject", "identifiers": [{"type": "controller_customer_id", "value": "person-020"}]},
 }
 
@@ -193,7 +193,7 @@ def test_without_data_and_without_an_evaluation_set_a_person_is_told_why_nothing
     [
         ("ssd", {"kind": "class_labels", "model": "bare-refusals", "labels": ["5"]}, "it needs forget_set"),
         ("retrain", {"kind": "class_labels", "model": "bare-refusals", "labels": ["5"]}, "it needs recipe, retain_set"),
-        ("unsir", {"kind": "records", "dataset": LEARNED, "ids": ["digits-000301"]}, "it does not forget records"),
+        ("unsir", {"kind": "records", "dataset": LEARNED, "ids": ["digits-000100"]}, "it does not forget records"),
     ],
 )
 def test_a_method_that_cannot_is_refused_with_the_reason_and_those_that_could(desk: Desk, method: str, scope: dict[str, Any], why: str) -> None:

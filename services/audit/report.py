@@ -258,7 +258,9 @@ def _reading(row: ReadingRow) -> dict[str, Any]:
 
 def _artifacts(subject: Subject, runs: Sequence[Run]) -> dict[str, Any]:
     """Return which version stood before, which stands now, and what became of those that learned from the records, and of what was derived."""
-    kept = [entry for run in runs if subject.model is not None and run.job.model_id == subject.model.id for entry in _derived(run)]
+    own = [run for run in runs if subject.model is not None and run.job.model_id == subject.model.id]
+    compared = any(run.plan is not None and run.plan.body.get("reference") == "retrained" for run in own)
+    copies = [{"kind": "the job's copy of the retrained reference", "disposition": "deleted with its scratch folder"}] if compared else []
     return {
         "model": subject.model.name if subject.model else None,
         "base": _version(subject.base),
@@ -266,7 +268,7 @@ def _artifacts(subject: Subject, runs: Sequence[Run]) -> dict[str, Any]:
         "superseded": [
             {"version": version.number, "disposition": version.status, "purge_at": stamp(version.destroy_by)} for version in subject.superseded
         ],
-        "derived": [{"kind": "retrained reference", "disposition": "deleted with the job's scratch folder"}, *kept],
+        "derived": [*copies, *(entry for run in own for entry in _derived(run))],
     }
 
 

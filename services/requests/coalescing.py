@@ -13,6 +13,7 @@ from services.db import outbox
 from services.db.session import enter_tenant
 from services.db.tables import Job, JobTarget, Target
 from services.errors import LetheError
+from services.model_versions import repository as models
 from services.requests import planning, repository
 from services.requests.states import TARGET, following
 
@@ -46,8 +47,8 @@ def _open(session: Session, batch: Any, clock: Clock) -> UUID | None:
         return None
     zero_shot = repository.zero_shot_targets(session, [target.id for target in taken])
     sources = repository.sources(session, [target.id for target in taken])
-    judged = repository.evaluation_set(session, model.current_version_id) if zero_shot else None
-    sources |= {target_id: judged for target_id in zero_shot if judged is not None}
+    judged = models.judged_on(session, [model.current_version_id])[model.current_version_id] if zero_shot and model.current_version_id else []
+    sources |= {target_id: judged[0].version_id for target_id in zero_shot if judged}
     source, without_data = sources.get(taken[0].id), taken[0].id in zero_shot
     targets = [target for target in taken if sources.get(target.id) == source and (target.id in zero_shot) == without_data]
     if source is None:

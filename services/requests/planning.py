@@ -49,7 +49,10 @@ def plan(
     parameters: Mapping[str, Any],
     zero_shot: bool = False,
 ) -> MethodPlan:
-    """Return what a model gets; `zero_shot` says that nothing of its training data is held. Raises MethodNotApplicable where the named method, or every rung of the ladder, cannot serve the request."""
+    """Return what a model gets; `zero_shot` says that nothing of its training data is held.
+
+    Raises MethodNotApplicable where the named method, or every rung of the ladder, cannot serve the request.
+    """
     offers = catalogue.offers(session)
     held = set[str]() if zero_shot else {"forget", "retain"}
     if base is not None and base.recipe is not None and not zero_shot:

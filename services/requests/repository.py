@@ -30,7 +30,6 @@ from services.db.tables import (
     Target,
     TargetRecord,
     Tenant,
-    TrainingInput,
 )
 from services.requests.forms import JobFilters, Key, RequestFilters
 
@@ -462,12 +461,6 @@ def zero_shot_targets(session: Session, target_ids: Sequence[UUID]) -> set[UUID]
     """Return those of the targets that name a class of a model of whose training data nothing is held."""
     query = select(Target.id).join(DeletionRequest, DeletionRequest.id == Target.request_id)
     return set(session.scalars(query.where(Target.id.in_(target_ids), DeletionRequest.details["zero_shot"].as_boolean())))
-
-
-def evaluation_set(session: Session, version_id: UUID | None) -> UUID | None:
-    """Return the dataset version that a model version is judged on."""
-    query = select(TrainingInput.dataset_version_id).where(TrainingInput.model_version_id == version_id, TrainingInput.role == "evaluation")
-    return session.scalar(query.order_by(TrainingInput.dataset_version_id).limit(1))
 
 
 def batch_records(session: Session, target_ids: Sequence[UUID]) -> int:

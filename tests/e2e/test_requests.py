@@ -180,6 +180,16 @@ def test_a_method_that_needs_no_training_record_serves_a_model_without_data_by_n
     assert desk.client.get(f"/models/{model}/versions/2")["evaluated_on"][0]["dataset"] == JUDGED
 
 
+def test_a_dry_run_estimates_by_the_last_training_here_and_says_where_it_cannot(desk: Desk) -> None:
+    scope = {"kind": "class_labels", "dataset": LEARNED, "labels": ["8"]}
+    body = {"scope": scope, "policy": "demo", "models": ["scribe", "by-emmn"], "note": "two are enough", "method": "unsir"}
+    planned = {one["model"]: one for one in desk.client.post("/deletion-requests", body, dry_run=True)["models"]}
+    retrained = {one["model"]: one for one in desk.client.post("/deletion-requests", {**body, "method": "retrain"}, dry_run=True)["models"]}
+    assert (planned["by-emmn"]["estimate_basis"], planned["by-emmn"]["estimate_s"]) == ("default", 60.0)
+    assert {one["scribe"]["estimate_basis"] for one in (planned, retrained)} == {"cost model"}
+    assert all(10 < one["scribe"]["estimate_s"] < 200 for one in (planned, retrained))
+
+
 def test_without_data_and_without_an_evaluation_set_a_person_is_told_why_nothing_is_done(desk: Desk) -> None:
     model = desk.uploaded("bare")
     ended = desk.ask({"kind": "class_labels", "model": model, "labels": ["5"]}, method="auto")

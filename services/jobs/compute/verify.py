@@ -46,7 +46,7 @@ def facts_of(bench: Bench) -> IntegrityFacts:
         fresh_start=bool(run.get("fresh_start", False)),
         forget_read=chosen.needs.forget_set,
         guarantee=str(run.get("guarantee") or chosen.guarantee),
-        records=len(bench.splits.forget),
+        records=len(bench.splits.forget) or None,  # with no training data held, as many as the gates rest on
     )
 
 

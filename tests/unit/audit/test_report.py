@@ -76,7 +76,7 @@ DESTROYED = {"kind": "importance", "key": "cd" * 32, "layout": "aggregate", "dis
 def test_what_was_derived_from_the_records_is_listed_with_its_disposition() -> None:
     derived = statement(steps={"verify": {"verdict": "passed", "derived": [DESTROYED, KEPT]}})["predicate"]["artifacts"][0]["derived"]
 
-    assert derived[0]["kind"] == "retrained reference"
+    assert derived[0]["kind"] == "the job's copy of the retrained reference"
     assert derived[1:] == [{"job": f"job_{ID.hex}", **DESTROYED}, {"job": f"job_{ID.hex}", **KEPT}]
     assert len(statement()["predicate"]["artifacts"][0]["derived"]) == 1
 

@@ -244,10 +244,11 @@ GDPR_DEFAULT = PolicyBody(
     flags=Flags(require_review=True, four_eyes=True),
 )
 
-# Small sets: a dozen non-members a class leave the attack's interval wide, so its band is wide; every report prints the bands.
+# Small sets: a dozen non-members a class leave the attack's interval wide, so its band is wide; every report prints the bands. The hundred
+# retained records that are held out cannot show a loss of five points, which UNSIR's one pass of repair costs there at times, so it is not a rung.
 DEMO = PolicyBody(
     regulation="gdpr",
-    ladder=_LADDER,
+    ladder=(Rung(method="bad_teacher"), Rung(method="retrain")),
     verification=VerificationBody(
         for_class=(
             _gate("metric", "accuracy", "forget_train", 0.05),

@@ -82,7 +82,7 @@ class World:
         return self.method(name).unlearn(copy.deepcopy(self.original) if model is None else model, splits, self.task, run)
 
 
-SHORTER: dict[str, dict[str, int]] = {"emmn": {"noise_steps": 60}, "gkt": {"n_pseudo_batches": 60}}
+SHORTER: dict[str, dict[str, int]] = {"emmn": {"noise_steps": 20}, "gkt": {"n_pseudo_batches": 16}}
 """Fewer steps where the defaults take longer than the contract needs."""
 
 

@@ -29,7 +29,7 @@ def test_a_run_prints_a_table_and_leaves_lines_and_plots(tmp_path: Path):
         "--data",
         "digits",
         "--records",
-        "600",
+        "300",
         "--methods",
         "retrain",
         "--cache",
@@ -53,7 +53,7 @@ def test_a_run_prints_a_table_and_leaves_lines_and_plots(tmp_path: Path):
     assert len(list(cache.glob("*.safetensors"))) == 3
     assert "retrain" in first.stderr
     table = page(rows)
-    assert "**digits, class request, mlp, 600 records to train on, 300 held out, seeds 1, 1 thread**" in table
+    assert "**digits, class request, mlp, 300 records to train on, 150 held out, seeds 1, 1 thread**" in table
     assert "| `retrain` | 0.000 | 0.000 |" in table
 
 

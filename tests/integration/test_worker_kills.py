@@ -1,4 +1,4 @@
-"""Whatever is killed, the job goes on: once, and only once."""
+"""Whatever is killed, the job goes on: once, and only once. All of it is a soak; tests/faults holds the sample that always runs."""
 
 import os
 import random
@@ -11,7 +11,7 @@ import pytest
 
 from tests.integration.worker_world import World, until, worlds
 
-pytestmark = pytest.mark.xdist_group("worker-kills")
+pytestmark = [pytest.mark.xdist_group("worker-kills"), pytest.mark.soak]
 SEED = int(os.environ.get("LETHE_FAULT_SEED", "20261121"))
 LONG = {"epochs": 1500}
 MEDIUM = {"epochs": 250}
@@ -40,7 +40,6 @@ def test_a_killed_runner_counts_a_crash_and_the_job_succeeds(world: World) -> No
     assert versions_of(world, job_id) == 1
 
 
-@pytest.mark.soak
 def test_a_killed_pool_child_leaves_no_runner_and_the_job_is_claimed_again(world: World) -> None:
     job_id = world.train(fresh_model(world), "digits", **MEDIUM)
     until(lambda: world.in_step(job_id, "train"))
@@ -52,7 +51,6 @@ def test_a_killed_pool_child_leaves_no_runner_and_the_job_is_claimed_again(world
     assert versions_of(world, job_id) == 1
 
 
-@pytest.mark.soak
 def test_a_killed_worker_takes_its_children_along_and_the_next_one_goes_on(world: World) -> None:
     job_id = world.train(fresh_model(world), "digits", **MEDIUM)
     until(lambda: world.in_step(job_id, "train"))
@@ -83,7 +81,6 @@ def test_a_worker_that_is_asked_to_stop_gives_its_job_back_without_a_crash(world
     assert versions_of(world, job_id) == 0
 
 
-@pytest.mark.soak
 def test_a_worker_that_slept_past_its_lease_is_refused_by_the_row(world: World) -> None:
     job_id = world.train(fresh_model(world), "digits", **MEDIUM)
     until(lambda: world.in_step(job_id, "train"))
@@ -109,7 +106,7 @@ def test_without_redis_a_job_is_done_all_the_same(world: World) -> None:
 POINTS = random.Random(SEED).sample(range(4, 30), 26)
 
 
-@pytest.mark.parametrize("point", [POINTS[0], *(pytest.param(point, marks=pytest.mark.soak) for point in POINTS[1:])])
+@pytest.mark.parametrize("point", POINTS)
 def test_a_worker_that_dies_at_any_commit_or_call_loses_and_doubles_nothing(world: World, point: int) -> None:
     world.stop()
     world.start("control")

@@ -4,7 +4,7 @@ import pytest
 
 from services.catalogue import router
 from services.catalogue.router import EQUIVALENCE_MINIMUM, TOO_FEW, Offer, choose
-from services.tenants.policies import DEMO, Rung
+from services.tenants.policies import GDPR_DEFAULT, Rung
 
 ALL_HELD = {"forget", "retain", "recipe"}
 
@@ -21,7 +21,7 @@ OFFERS = {
 
 
 def chosen(granularity="class", records=100, held=ALL_HELD, offers=OFFERS, task="classification"):
-    return choose(task=task, granularity=granularity, ladder=DEMO.ladder, records=records, class_records=None, held=held, available=offers)
+    return choose(task=task, granularity=granularity, ladder=GDPR_DEFAULT.ladder, records=records, class_records=None, held=held, available=offers)
 
 
 def test_a_class_request_starts_at_the_first_rung_for_classes():

@@ -13,7 +13,7 @@ LetheError
 |- Forbidden           Unauthenticated, MissingScope, FourEyesRequired
 |- IntegrityBroken     DigestMismatch, UnsafeCheckpoint
 |- Interrupted         Cancelled, DeadlineExceeded, Stalled, RunnerCrashed
-`- Unavailable         DatabaseDown, StoreDown, DeviceOutOfMemory
+`- Unavailable         DatabaseDown, StoreDown, HostMemoryShort, DeviceOutOfMemory
 ```
 `code` is the slug of the problem document; `retry_class` decides what a job does next: `permanent`, `transient`, `resource`, `crash`,
 `cancel` or `race`.
@@ -330,6 +330,12 @@ class StoreDown(Unavailable):
     """The object store does not answer."""
 
     code = "storage-unavailable"
+
+
+class HostMemoryShort(Unavailable):
+    """The job needs about {needed_mib} MiB of memory, and {available_mib} MiB are free on this worker."""
+
+    code = "memory-short"
 
 
 class DeviceOutOfMemory(Unavailable):

@@ -67,7 +67,8 @@ class PluginSettings(BaseModel):
 class WorkerSettings(BaseModel):
     """How a worker runs. Tests shorten the times; production keeps the defaults.
 
-    `cache_bytes` is how much may be kept under `scratch` of what is derived from records, for `cache_ttl_s` seconds at most; 0 keeps nothing.
+    `memory_bytes` limits the address space of a runner on a CPU (0: no limit); `larger_queue` takes a job that ran out of memory here even with
+    half the batch (empty: a person is asked). `cache_bytes` is how much may be kept under `scratch` of what is derived from records, for `cache_ttl_s` seconds at most; 0 keeps nothing.
     """
 
     queue: str = "cpu"
@@ -80,7 +81,8 @@ class WorkerSettings(BaseModel):
     cancel_grace_s: float = 30.0
     sweep_s: float = 5.0
     outbox_s: float = 0.05
-    warm_runners: int = 1
+    memory_bytes: Annotated[int, Field(ge=0)] = 0
+    larger_queue: str = ""
     cache_bytes: Annotated[int, Field(ge=0)] = 512 * 1024**2
     cache_ttl_s: Annotated[float, Field(gt=0)] = 24 * 3600.0
 

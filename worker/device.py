@@ -6,6 +6,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from services.errors import HostMemoryShort
+
+MODELS_HELD = 8
+"""How often the weights stand in memory while a method runs: original, edited model, reference, its twin, gradient, two moments of Adam, a snapshot."""
+
+RECORDS_HELD = 12
+"""How many bytes in memory a byte of the compressed record file becomes at most: columns, tensors, one part of them again as a batch."""
+
 
 def choose(wanted: str) -> str:
     """Return `cpu` or `cuda`: what was asked for, or for `auto` a GPU where the driver shows one."""
@@ -28,6 +36,30 @@ def memory_bytes() -> int:
     if limit.is_file() and (text := limit.read_text().strip()).isdigit():
         return min(total, int(text))
     return total
+
+
+def available_bytes() -> int:
+    """Return how much memory a new process may take before the kernel must kill one: of the machine, or of its control group if that leaves less."""
+    shown = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(shown["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()).isdigit():
+        return min(free, int(text) - int(used.read_text()))
+    return free
+
+
+def needed_bytes(folder: Path) -> int:
+    """Return an upper estimate of the memory that the job in `folder` takes beside the libraries that a warm runner has loaded."""
+    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    records = sum(path.stat().st_size for path in folder.glob("records.parquet"))
+    return MODELS_HELD * weights + RECORDS_HELD * records
+
+
+def check_memory(folder: Path) -> None:
+    """Raise HostMemoryShort where the job in `folder` needs more memory than there is: it waits, instead of being killed half way."""
+    needed, available = needed_bytes(folder), available_bytes()
+    if needed > available:
+        raise HostMemoryShort(needed_mib=needed // 1024**2, available_mib=available // 1024**2)
 
 
 def describe(device: str, scratch: Path) -> dict[str, Any]:

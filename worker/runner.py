@@ -103,7 +103,7 @@ def failure(name: str, error: Exception) -> FailedFrame:
     known: LetheError | None = None
     if isinstance(error, LetheError):
         known = error
-    elif isinstance(error, torch.OutOfMemoryError | MemoryError):
+    elif isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):  # a RuntimeError of torch's CPU allocator
         known = DeviceOutOfMemory(detail=type(error).__name__)
     elif isinstance(error, Refused):
         known = UnsafeCheckpoint(name="base", gate=error.gate, detail=error.detail)
@@ -141,6 +141,14 @@ def serve(pipe: Pipe) -> None:
             attempt(pipe, command.name, stepped)
 
 
+def limit(memory_bytes: int) -> None:
+    """Leave no core file, write no file over what a checkpoint may be, and take no more address space than `memory_bytes` (0: as much as there is)."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
+    if memory_bytes:
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+
+
 def touch(device: str) -> dict[str, object]:
     """Take one small training step on the device, so that all start-up lies before the job; return what the device is.
 
@@ -164,10 +172,7 @@ def main() -> None:
     parser.add_argument("--allowed", default="")
     arguments = parser.parse_args()
     die_with_parent(arguments.parent)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, FILE_BYTES))
-    if arguments.memory_bytes:
-        resource.setrlimit(resource.RLIMIT_AS, (arguments.memory_bytes, arguments.memory_bytes))
+    limit(arguments.memory_bytes)
     frames = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     pipe = Pipe(sys.stdin.buffer, frames)

@@ -75,7 +75,8 @@ class Session:
             raise Cancelled
 
     def open(self, folder: Path) -> None:
-        """Give the runner its job folder, once it is warm. Raises RunnerCrashed when it never was."""
+        """Give the runner its job folder, once it is warm. Raises RunnerCrashed when it never was, HostMemoryShort where the job would not fit."""
+        device.check_memory(folder)
         limit = time.monotonic() + READY_S
         while self.runner.wait_ready(GUARD_S) is None:
             self.runner.last_frame_at = time.monotonic()
@@ -147,7 +148,8 @@ class Supervisor:
         self.stopping = threading.Event()
         self._busy = threading.Lock()
         self._polled_at = time.monotonic()
-        self._spawner = Spawner(device=self.device, allowed=settings.plugins.allowed)
+        limit = settings.worker.memory_bytes if self.device == "cpu" else 0  # CUDA maps far more addresses than it uses memory
+        self._spawner = Spawner(device=self.device, allowed=settings.plugins.allowed, memory_bytes=limit)
 
     def start(self) -> None:
         """Spawn and warm the first runner, publish what it can run, and begin to poll."""
@@ -203,7 +205,9 @@ class Supervisor:
         folder = self.settings.worker.scratch.absolute() / f"{lease.job_id.hex}-{lease.epoch}"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         compute = Session(runner, beat, self.settings, self.stopping)
-        shop = Workshop(self.engine, self.store, self.keys, self.clock, lease, folder, compute, self.device, self.derived)
+        shop = Workshop(
+            self.engine, self.store, self.keys, self.clock, lease, folder, compute, self.device, self.derived, self.settings.worker.larger_queue
+        )
         try:
             self._run(shop, compute)
         except LeaseLost:

@@ -36,10 +36,11 @@ def backoff_s(attempt: int, *, chance: float | None = None) -> float:
     return min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** min(attempt, 16)) * factor
 
 
-def settle(session: Session, job: Job, error: BaseException, *, clock: Clock) -> str:
+def settle(session: Session, job: Job, error: BaseException, *, clock: Clock, larger_queue: str = "") -> str:
     """Record that the attempt ended with `error` and move the job on; return its new state. The caller has fenced the job.
 
-    A method that diverged, or that found at the data that it cannot serve the request, gives way to the next rung.
+    A method that diverged, or that found at the data that it cannot serve the request, gives way to the next rung. What runs out of memory is
+    tried once with half the batch, then, if there is one, once in `larger_queue` with the whole batch; then a person is asked.
     """
     facts = problem(error)
     repository.fail_step(session, job)
@@ -54,10 +55,18 @@ def settle(session: Session, job: Job, error: BaseException, *, clock: Clock) ->
         return _again(session, job, facts, limit=job.attempt >= MAX_TRANSIENT, code="retry_limit")
     crashes = job.crashes + 1
     if facts["retry_class"] == "resource":
-        halved = bool((job.step_state or {}).get("halved"))
-        state = {**(job.step_state or {}), "halved": True}
-        return _again(session, job, facts, limit=halved, code="out_of_memory", crashes=crashes, step_state=state, delay_s=0.0)
+        return _smaller_or_elsewhere(session, job, facts, crashes, larger_queue)
     return _again(session, job, facts, limit=crashes >= job.max_crashes, code="crash_limit", crashes=crashes, delay_s=0.0)
+
+
+def _smaller_or_elsewhere(session: Session, job: Job, facts: Mapping[str, Any], crashes: int, larger_queue: str) -> str:
+    held = job.step_state or {}
+    moves = bool(held.get("halved")) and larger_queue not in {"", job.queue}
+    limit = bool(held.get("moved")) or (bool(held.get("halved")) and not moves)
+    values: dict[str, Any] = {"queue": larger_queue, "step_state": {**held, "halved": False, "moved": True}} if moves else {}
+    return _again(
+        session, job, facts, limit=limit, code="out_of_memory", crashes=crashes, delay_s=0.0, **(values or {"step_state": {**held, "halved": True}})
+    )
 
 
 def interrupt(session: Session, job: Job) -> str:

@@ -237,7 +237,7 @@ def settle(shop: Workshop, error: BaseException) -> str:
         raise error
     with shop.effect() as session:
         job = repository.job_row(session, shop.lease.job_id)
-        state = outcomes.settle(session, job, error, clock=shop.clock)
+        state = outcomes.settle(session, job, error, clock=shop.clock, larger_queue=shop.larger_queue)
     code = error.code if isinstance(error, LetheError) else type(error).__name__
     log.warning("job.interrupted", job_id=str(shop.lease.job_id), code=code, state=state)
     return state

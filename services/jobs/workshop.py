@@ -39,7 +39,7 @@ class Compute(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """One claimed job under work in the pool child."""
+    """One claimed job under work in the pool child. `larger_queue` takes what does not fit this worker's memory; empty: there is none."""
 
     engine: Engine
     store: ObjectStore
@@ -50,6 +50,7 @@ class Workshop:
     compute: Compute
     device: str
     derived: Root | None = None
+    larger_queue: str = ""
 
     def cache(self, work: Work) -> Folder | None:
         """Return the folder of what is derived from the job's dataset, the tenant's own; None where nothing is kept."""

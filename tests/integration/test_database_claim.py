@@ -6,7 +6,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
+from services.clock import SystemClock
 from services.db.session import unit_of_work
+from services.errors import DeviceOutOfMemory
+from services.jobs import outcomes, repository
 
 
 def claim(ledger, *, queue="cpu", owner="w1", lease_s=60.0, job=None):
@@ -108,3 +111,27 @@ def test_of_two_claims_on_one_model_at_one_time_one_wins_and_the_other_finds_not
                 watch.execute(text("SELECT pg_stat_clear_snapshot()"))
         session.commit()
         assert waiting.result(timeout=10) is None
+
+
+@pytest.mark.parametrize(
+    ("larger", "expected"),
+    [
+        ("", [("queued", "cpu", True), ("needs_attention", "cpu", True)]),
+        ("cpu", [("queued", "cpu", True), ("needs_attention", "cpu", True)]),
+        ("gpu", [("queued", "cpu", True), ("queued", "gpu", False), ("needs_attention", "gpu", True)]),
+    ],
+)
+def test_what_runs_out_of_memory_is_halved_then_moved_to_the_larger_queue_then_shown_to_a_person(ledger, tenant, larger, expected):
+    job = ledger.job(tenant, ledger.model(tenant))
+    seen = []
+    for _ in expected:
+        lease = claim(ledger, queue=read_job(ledger, job).queue)
+        assert lease is not None
+        with unit_of_work(ledger.engine("lethe_worker"), tenant=tenant) as session:
+            row = repository.job_row(session, job)
+            repository.start_attempt(session, row, worker="w1", device={})
+            outcomes.settle(session, row, DeviceOutOfMemory(detail="x"), clock=SystemClock(), larger_queue=larger)
+        after = read_job(ledger, job)
+        seen.append((after.state, after.queue, after.step_state["halved"]))
+    assert seen == expected
+    assert read_job(ledger, job).attention == "out_of_memory"

@@ -54,3 +54,15 @@ def test_a_frame_to_a_runner_that_is_gone_is_told_and_not_raised() -> None:
     runner.process.wait()
     assert [runner.send(CancelFrame()) for _ in range(2)][-1] is False
     runner.kill()
+
+
+def test_a_runner_with_little_memory_ends_an_allocation_as_a_lack_of_resources() -> None:
+    code = (
+        "from worker.runner import failure, limit\n"
+        "import torch\n"
+        "limit(24 * 1024**3)\n"
+        "try:\n    torch.empty(64 * 1024**3, dtype=torch.uint8)\n"
+        "except Exception as error:\n    print(failure('unlearn', error).retry_class)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.strip() == "resource", done.stderr

@@ -55,7 +55,7 @@ def test_records_that_no_training_saw_are_erased_and_the_version_stands(world: W
 
 
 def test_a_class_is_forgotten_and_the_old_version_is_quarantined(world: World, trained: Any) -> None:
-    request = world.wait_request(world.forget_class(4))
+    request = world.wait_request(world.forget_class(4, method="retrain"))
     assert request.state == "completed", (request.attention, request.error, world.logs())
     versions = world.rows("SELECT number, status, job_id FROM model_version ORDER BY number")
     assert [row["status"] for row in versions] == ["quarantined"] * (len(versions) - 1) + ["ready"]

@@ -11,6 +11,8 @@ from services.catalogue import service as catalogue
 from services.errors import NotFound
 from services.jobs import repository
 from services.jobs.repository import Work
+from services.jobs.steps.materialize import recipe_of
+from services.jobs.steps.reference import reference_seed
 from services.jobs.workshop import Workshop, canonical_digest
 from services.tenants.policies import WithoutData
 
@@ -23,6 +25,9 @@ def freeze(shop: Workshop, work: Work, *, roles: dict[str, int]) -> dict[str, An
         if digest is not None:
             return repository.plan_body(session, job)
         body = compose(session, work, roles=roles)
+        recipe = recipe_of(work)
+        if body["reference"] == "retrained" and recipe is not None:
+            body["seeds"] = {**body["seeds"], "reference": reference_seed(session, shop, work, recipe=recipe)}
         digest = canonical_digest(body)
         repository.save_plan(session, job, body, digest)
         facts = {"digest": digest, "round": job.round, "rung": job.rung, "records_commitments": body["forget_commitments"]}

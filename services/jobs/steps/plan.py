@@ -10,6 +10,7 @@ from services.audit.report import told_seeds
 from services.catalogue import service as catalogue
 from services.errors import NotFound
 from services.jobs import repository
+from services.jobs.outcomes import next_rung
 from services.jobs.repository import Work
 from services.jobs.steps.materialize import recipe_of
 from services.jobs.steps.reference import reference_seed
@@ -66,6 +67,7 @@ def compose(session: Session, work: Work, *, roles: dict[str, int]) -> dict[str,
         "batch_size": 256,
         "seeds": told_seeds(work.job.seeds, secret=guarantee == "certified"),
         "rung": work.job.rung,
+        "ladder": ladder_of(work),
         "round": work.job.round,
         "roles": roles,
         "requests": len(work.requests),
@@ -73,6 +75,13 @@ def compose(session: Session, work: Work, *, roles: dict[str, int]) -> dict[str,
         "base": {"manifest_digest": work.base.manifest_digest if work.base else None},
         "forget_commitments": sorted(target.records_commitment for target in work.targets),
     }
+
+
+def ladder_of(work: Work) -> dict[str, str | None]:
+    """Return what comes behind this rung: the next method, and why the ladder cannot end in a retrain, a key of the verdict's words."""
+    following = next_rung(work)
+    no_recipe = "no_recipe" if work.base is None or work.base.recipe is None else None
+    return {"next": following[0] if following is not None else None, "no_retrain": "no_data" if work.zero_shot else no_recipe}
 
 
 def split_counts(roles: Mapping[str, int]) -> dict[str, int]:

@@ -289,6 +289,12 @@ def _secret(run: Run) -> bool:
     return bool(made.get("secret_seeds")) or (run.plan is not None and run.plan.body.get("guarantee") == "certified")
 
 
+def _guarantee(run: Run) -> str | None:
+    """Return what the run itself claims, where it came so far, else what the plan says of its method: parameters may decide between two."""
+    made = ((run.job.step_state or {}).get("steps", {}).get("unlearn") or {}).get("run", {})
+    return made.get("guarantee") or (run.plan.body.get("guarantee") if run.plan is not None else None)
+
+
 def _version(version: ModelVersion | None) -> dict[str, Any] | None:
     if version is None:
         return None
@@ -316,7 +322,7 @@ def _limitations(request: DeletionRequest, runs: Sequence[Run]) -> list[dict[str
         codes.append("power_too_low")
     if batch < SMALL_BATCH:
         codes.append("reconstruction")
-    if any(run.plan is not None and run.plan.body.get("guarantee") == "suppression" for run in runs):
+    if any(_guarantee(run) == "suppression" for run in runs):
         codes.append("suppression_only")
     return [{"code": code, "text": LIMITATIONS[code].format(n=records, batch=batch)} for code in codes]
 

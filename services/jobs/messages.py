@@ -138,13 +138,17 @@ def read_answer(line: bytes) -> FromRunner:
 
 
 class Seeds(BaseModel):
-    """Three seeds, one for each purpose, so that no stream is used twice."""
+    """Seeds, one for each purpose, so that no stream is used twice.
+
+    `reference` is that of the retrained references; without it they take theirs from `evaluate`.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     train: int = 0
     unlearn: int = 1
     evaluate: int = 2
+    reference: int | None = None
 
 
 class CacheSpec(BaseModel):

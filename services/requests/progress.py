@@ -42,12 +42,12 @@ def advance(session: Session, request_id: UUID, clock: Clock) -> str:
 
 
 def _start(session: Session, held: DeletionRequest) -> None:
-    """Put the targets in line; those whose records the model has forgotten already, and those of clean models, are done at once."""
+    """Put the targets in line; those whose records or classes the model has forgotten already, and those of clean models, are done at once."""
     waiting: list[UUID] = []
     for target in repository.targets(session, held.id, lock=True):
         if target.state != "located":
             continue
-        covering = repository.covering_version(session, target.id)
+        covering = _covering(session, held, target)
         if covering is not None:
             _settle(session, target, "already_forgotten", covering)
         elif not _current_is_tainted(held, target):
@@ -57,6 +57,13 @@ def _start(session: Session, held: DeletionRequest) -> None:
     if waiting:
         repository.queue_targets(session, waiting)
         _move(session, held, "start", {"targets": len(waiting)})
+
+
+def _covering(session: Session, held: DeletionRequest, target: Target) -> UUID | None:
+    """Return the version by which the target is done already. With no record held there is none in the ledger, and the classes themselves are asked."""
+    if held.details.get("zero_shot"):
+        return repository.suppressing_version(session, target.id, held.scope.get("labels", ()))
+    return repository.covering_version(session, target.id)
 
 
 def _current_is_tainted(held: DeletionRequest, target: Target) -> bool:

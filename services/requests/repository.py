@@ -238,6 +238,28 @@ def covering_version(session: Session, target_id: UUID) -> UUID | None:
     return row.version if row.records and row.records == row.covered else None
 
 
+def suppressing_version(session: Session, target_id: UUID, labels: Sequence[str]) -> UUID | None:
+    """Return the version that completed the suppression of classes of which no record is held, if the model's current version came of it by jobs alone.
+
+    An upload ends the search, whatever it names as its parent: nothing says what its weights learned from.
+    """
+    statement = text("""
+        WITH RECURSIVE line AS (
+            SELECT v.id, v.parent_id, v.job_id, v.number FROM target t JOIN model m ON m.id = t.model_id
+              JOIN model_version v ON v.id = m.current_version_id WHERE t.id = :id
+            UNION SELECT p.id, p.parent_id, p.job_id, p.number FROM model_version p JOIN line ON p.id = line.parent_id AND line.job_id IS NOT NULL)
+        SELECT line.id, q.scope->'labels' AS labels
+          FROM line JOIN target t ON t.published_version_id = line.id AND t.outcome = 'unlearned' JOIN deletion_request q ON q.id = t.request_id
+         WHERE line.job_id IS NOT NULL AND (q.details->>'zero_shot')::boolean ORDER BY line.number
+        """)
+    missing = set(labels)
+    for row in session.execute(statement, {"id": target_id}):
+        missing -= set(row.labels)
+        if not missing:
+            return row.id
+    return None
+
+
 def base_of(session: Session, model_id: UUID) -> ModelVersion | None:
     """Return the current version of a model."""
     return session.scalars(select(ModelVersion).join(Model, Model.current_version_id == ModelVersion.id).where(Model.id == model_id)).one_or_none()

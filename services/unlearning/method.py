@@ -52,6 +52,7 @@ class UnlearningMethod(ABC):
 
     `version` is raised when its results change; `fresh_start` says that no weight of the original is used, or only states that never saw the records.
     `cost` is what the router estimates by; where a method does not say, it is taken to cost a retraining.
+    `guarantee` is what a run claims unless its note `guarantee` says otherwise; `guarantees` are all that a run may claim, where its parameters decide.
     `retries` is how often a diverged attempt is made again at a tenth of the rate before.
     """
 
@@ -60,6 +61,7 @@ class UnlearningMethod(ABC):
     tasks: ClassVar[frozenset[str]]
     granularities: ClassVar[frozenset[Granularity]]
     guarantee: ClassVar[Guarantee]
+    guarantees: ClassVar[frozenset[Guarantee]] = frozenset()
     needs: ClassVar[Needs]
     cost: ClassVar[Cost] = Cost(of_recipe=1.0)
     fresh_start: ClassVar[bool] = False

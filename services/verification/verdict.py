@@ -143,25 +143,30 @@ def _conclusion(plan: Mapping[str, Any], facts: IntegrityFacts, found: _Findings
     of_gates = found.states[: len(found.gates)]
     noticed = [state.detectable for state in of_gates if state.detectable is not None]
     smallest = max(noticed) if noticed else None
+    ladder: Mapping[str, Any] = plan.get("ladder") or {}
     if found.codes:
         codes = tuple(code for code in ORDER if code in found.codes)
-        return Verdict("failed", codes, wording.failed(codes), found.shown, smallest)
+        return Verdict("failed", codes, wording.failed(codes, ladder=ladder), found.shown, smallest)
     n = facts.records if facts.records is not None else _records(found.gates)
     reasons = [state.reason for state in found.deciding if state.reason]
+
+    def unsaid(codes: tuple[str, ...], detectable: float | None) -> str:
+        return wording.inconclusive(n=n, codes=codes, reasons=reasons, detectable=detectable, ladder=ladder)
+
     if facts.guarantee == "exact":
         if found.utility is not None and found.utility.missing:
-            return Verdict("inconclusive", (), wording.inconclusive(n=n, codes=(), reasons=reasons, detectable=None), found.shown, smallest)
+            return Verdict("inconclusive", (), unsaid((), None), found.shown, smallest)
         return Verdict("passed", (), wording.passed_exact(version=facts.version, n=n), found.shown, smallest)
     counting = [state for state in of_gates if state.state == "inside"]
     forgetting = [gate for gate in found.gates if gate.about_forgetting]
     blind = not any(gate.sensitive for gate in forgetting) and not all(gate.missing for gate in forgetting)
     if blind or not forgetting:
         codes = ("cannot_pass",)
-        return Verdict("inconclusive", codes, wording.inconclusive(n=n, codes=codes, reasons=reasons, detectable=smallest), found.shown, smallest)
+        return Verdict("inconclusive", codes, unsaid(codes, smallest), found.shown, smallest)
     open_states = [state for state in found.deciding if state.state in {"undecided", "null"}]
     proven = any(gate.sensitive and state.state == "inside" for gate, state in zip(found.gates, of_gates, strict=True) if gate.about_forgetting)
     if open_states or not proven:
-        return Verdict("inconclusive", (), wording.inconclusive(n=n, codes=(), reasons=reasons, detectable=smallest), found.shown, smallest)
+        return Verdict("inconclusive", (), unsaid((), smallest), found.shown, smallest)
     limit = max(state.epsilon or 0.0 for state in counting)
     sentence = wording.passed(
         tests=len(counting),

@@ -1,6 +1,7 @@
 """The sentences of a verdict. They speak of tests and of what those would have noticed; they never claim more than was measured."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 REFERENCES = {
     "retrained": "a model retrained without these records",
@@ -34,11 +35,16 @@ REASONS = {
     "integrity": "the run, its inputs or its weights could not be confirmed",
 }
 STEPS = {
-    "failed": "The next method of the policy is tried; the last is always a retrain.",
+    "next": "The next method of the policy is tried; the last is always a retrain.",
+    "next_of_few": "The next method of the policy is tried. A retrain is not possible: {why}.",
+    "none_left": "No further method of the policy can serve the request; a person has to decide.",
+    "none_left_of_few": "No further method of the policy can serve the request, and a retrain is not possible: {why}. A person has to decide.",
     "integrity": "A person has to look into the run before anything else is tried.",
-    "utility": "The same method is tried once at reduced strength, then the next method of the policy.",
-    "inconclusive": "The next method of the policy is tried; the last is always a retrain.",
     "cannot_pass": "The request goes to an exact retrain.",
+}
+NO_RETRAIN = {
+    "no_data": "nothing of the training data is held",
+    "no_recipe": "the version came without a training recipe",
 }
 
 
@@ -61,16 +67,30 @@ def passed_exact(*, version: str, n: int) -> str:
     return PASSED_EXACT.format(version=f"Version {version}" if version else "The new version", n=n)
 
 
-def failed(codes: Sequence[str]) -> str:
+def step(codes: Sequence[str], ladder: Mapping[str, Any]) -> str:
+    """Return the sentence of what comes after a verdict that did not pass, by what the plan says of its `ladder`.
+
+    `next` is the method of the next rung, None where there is none, and `no_retrain` a key of NO_RETRAIN, None where the ladder ends in a retrain.
+    A plan that says nothing of its ladder has a retrain at its end.
+    """
+    if "integrity" in codes:
+        return STEPS["integrity"]
+    following = ladder.get("next", "retrain" if "cannot_pass" in codes else "")
+    if following == "retrain" and "cannot_pass" in codes:
+        return STEPS["cannot_pass"]
+    name = "none_left" if following is None else "next"
+    why = NO_RETRAIN.get(str(ladder.get("no_retrain")))
+    return STEPS[name] if why is None else STEPS[f"{name}_of_few"].format(why=why)
+
+
+def failed(codes: Sequence[str], *, ladder: Mapping[str, Any] | None = None) -> str:
     """Return the sentence of a model that failed for `codes`."""
-    step = next((STEPS[code] for code in ("integrity",) if code in codes), STEPS["utility"] if tuple(codes) == ("utility",) else STEPS["failed"])
-    return FAILED.format(reason="; ".join(REASONS[code] for code in codes), step=step)
+    return FAILED.format(reason="; ".join(REASONS[code] for code in codes), step=step(codes, ladder or {}))
 
 
-def inconclusive(*, n: int, codes: Sequence[str], reasons: Sequence[str], detectable: float | None) -> str:
+def inconclusive(*, n: int, codes: Sequence[str], reasons: Sequence[str], detectable: float | None, ladder: Mapping[str, Any] | None = None) -> str:
     """Return the sentence of a model about which the tests say nothing."""
-    step = STEPS["cannot_pass"] if "cannot_pass" in codes else STEPS["inconclusive"]
-    parts = [INCONCLUSIVE.format(n=n, step=step)]
+    parts = [INCONCLUSIVE.format(n=n, step=step(codes, ladder or {}))]
     if "cannot_pass" in codes:
         parts.append(INSENSITIVE)
     if "no_retrained_reference" in reasons:

@@ -1,6 +1,7 @@
 """The ledger on a real database: datasets, models, requests, batches, publishing."""
 
 import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Barrier, Thread
@@ -45,7 +46,8 @@ from services.errors import (
 from services.model_versions import publication
 from services.model_versions import repository as models_sql
 from services.model_versions import service as models
-from services.model_versions.forms import NewModel, NewTrainingRun, Publication, PublishFile
+from services.model_versions.forms import DatasetRef, NewModel, NewTrainingRun, NewVersion, Publication, PublishFile
+from services.model_versions.forms import FileForm as WeightsForm
 from services.requests import coalescing, jobs
 from services.requests import service as requests
 from services.requests.forms import (
@@ -227,6 +229,82 @@ def test_what_was_forgotten_is_covered_for_the_next_request_and_never_comes_back
     world.report(again.id)
     assert world.advance(again.id) == "completed"
     assert len(world.jobs()) == 1
+
+
+class Sealed:
+    """A model of whose training data nothing is held, with `digits` to judge it by and `gkt` in the catalogue."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        facts = {"tasks": ["classification"], "granularities": ["class"]}
+        with unit_of_work(world.ledger.engine("lethe_worker"), tenant=None) as session:
+            publish_catalogue(session, [EntryIn("method", "gkt", guarantee="suppression", facts=facts)], worker="w2", queue="cpu")
+        world.run("lethe_gateway", models.create_model, NewModel("sealed", "classification", "mlp"), caller=world.caller, clock=CLOCK)
+        self.upload()
+
+    def upload(self, parent: int | None = None) -> None:
+        world, file = self.world, WeightsForm("model.safetensors", 10, digest(f"sealed{parent}"))
+        form = NewVersion((file,), parent=parent, evaluated_on=DatasetRef("digits", 1))
+        made = world.run("lethe_gateway", models.create_version, "sealed", form, caller=world.caller, clock=CLOCK)
+        world.run("lethe_gateway", models.complete_version, "sealed", made.number, None, caller=world.caller, clock=CLOCK)
+        world.run("lethe_control", models.ingested, made.id, manifest={}, manifest_digest=digest(f"upload{parent}"), clock=CLOCK)
+
+    def ask(self, *labels: str) -> Any:
+        """Ask for classes, and return the request after control has moved it on."""
+        view = self.world.create(ClassScope(labels, model="sealed"))
+        self.world.advance(view.id)
+        return self.world.read(view.id)
+
+    def suppress(self, request_id: UUID) -> None:
+        """Publish the request's job as a worker does, and let the request end."""
+        world = self.world
+        (job,) = world.jobs(request_id)
+        world.hold(job.id, "publishing")
+        with unit_of_work(world.ledger.engine("lethe_worker"), tenant=world.tenant) as session:
+            targets = [target.id for target in models_sql.job_targets(session, job.id)]
+            session.execute(update(Target).where(Target.id.in_(targets)).values(state="running"))
+            session.execute(insert(VerdictRow).values(tenant_id=world.tenant, job_id=job.id, round=1, verdict="passed", codes=[], sentence="ok"))
+            told = world.publication(job.id, job.dataset_version_id, guarantee="suppression", recipe=None)
+            publication.publish(session, replace(told, trained_on=((job.dataset_version_id, "evaluation"),)), clock=CLOCK)
+        world.report(request_id)
+        assert world.advance(request_id) == "completed"
+
+
+def outcomes_of(view: Any) -> list[tuple[str, str | None]]:
+    return [(one.state, one.outcome) for one in view.targets]
+
+
+def test_a_class_that_was_suppressed_without_data_is_not_suppressed_again(world: World) -> None:
+    # no record is held, so none is in the ledger; without a look at the classes themselves the same work would be done, and lose accuracy, again
+    sealed = Sealed(world)
+    first = sealed.ask("3")
+    assert [job.method for job in world.jobs(first.id)] == ["gkt"]
+    sealed.suppress(first.id)
+
+    again = sealed.ask("3")
+    assert outcomes_of(again) == [("published", "already_forgotten")]
+    assert world.jobs(again.id) == []
+    world.report(again.id)
+    assert world.advance(again.id) == "completed"
+    assert world.read(again.id).result.versions[0].version == 2
+
+    other = sealed.ask("1")
+    assert len(world.jobs(other.id)) == 1
+    sealed.suppress(other.id)
+    assert outcomes_of(sealed.ask("1", "3")) == [("published", "already_forgotten")]  # one class each by two versions of one line
+    assert outcomes_of(sealed.ask("2", "3")) == [("queued", None)]  # one class of the two is still there
+
+
+def test_a_class_is_suppressed_again_in_weights_that_somebody_uploaded_since(world: World) -> None:
+    sealed = Sealed(world)
+    sealed.suppress(sealed.ask("3").id)
+    sealed.upload(parent=2)
+
+    again = sealed.ask("3")
+
+    assert world.run("lethe_gateway", models.read_model, "sealed").current_version == 3
+    assert again.state == "in_progress"
+    assert len(world.jobs(again.id)) == 1
 
 
 def test_an_unknown_person_is_recorded_and_ends_partially_completed(world: World) -> None:

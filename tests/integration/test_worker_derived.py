@@ -41,7 +41,7 @@ def test_no_seed_of_a_certified_run_is_told_whatever_its_verdict(world: World, t
     statement = world.report(request.id)["predicate"]
     told = [entry for entry in statement["processing"] if entry["method"] == "certified_removal"]
     plans = [entry["plan"]["body"] for entry in statement["verification"] if entry["plan"]["body"]["method"] == "certified_removal"]
-    assert [set(entry["seeds"]) for entry in (*told, *plans)] == [{"evaluate"}, {"evaluate"}]
+    assert [set(entry["seeds"]) for entry in (*told, *plans)] == [{"evaluate"}, {"evaluate", "reference"}]
     versions = world.rows("SELECT manifest, seeds FROM model_version")
     with world.session() as session:
         views = [job_views.read(session, job["id"]) for job in jobs]
@@ -61,6 +61,22 @@ def test_references_outlive_the_verdict_and_what_the_forgotten_records_touched_d
     forgotten = {row["digest"][:32] for row in world.rows("SELECT encode(record_hmac, 'hex') AS digest FROM target_record")}
     assert forgotten
     assert not forgotten & {record for manifest in kept(world) for record in manifest["records"]}
+
+
+def test_the_rungs_of_a_request_are_judged_against_one_reference_that_is_trained_once(world: World, trained: Any) -> None:
+    idle = {"lr": 1e-7, "epochs": 1}  # a run that changes next to nothing is not passed, and the ladder goes on
+    request = world.wait_request(world.forget_person(7, method="fine_tune", **idle))
+
+    assert request.state == "completed", (request.attention, request.error, world.logs())
+    sql = """SELECT j.rung, j.seeds, j.step_state, p.body FROM job j JOIN verification_plan p ON p.job_id = j.id
+        JOIN model m ON m.id = j.model_id WHERE m.name = 'linear' AND j.id = ANY (SELECT job_id FROM job_target t JOIN target g ON g.id = t.target_id
+        WHERE g.request_id = :request) ORDER BY j.rung"""
+    rungs = world.rows(sql, request=request.id)
+    found = [[entry["hit"] for entry in rung["step_state"]["steps"]["evaluate"]["run"]["derived"] if entry["kind"] == "reference"] for rung in rungs]
+    assert len(rungs) >= 2
+    assert found == [[False, False], *[[True, True]] * (len(rungs) - 1)]
+    assert len({rung["body"]["seeds"]["reference"] for rung in rungs}) == 1
+    assert all(len({rung["seeds"][name] for rung in rungs}) == len(rungs) for name in ("unlearn", "evaluate"))
 
 
 def test_no_record_id_is_in_the_folder_and_every_tenant_and_dataset_has_its_own(world: World, trained: Any) -> None:

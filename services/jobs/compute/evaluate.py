@@ -64,7 +64,8 @@ def _retrained(bench: Bench, purpose: str, file: str) -> nn.Module:
     if (bench.folder / file).exists():
         return bench.model(file)
     recipe = bench.recipe.model_dump(mode="json")
-    run = bench.run(purpose, derived_seed(bench.spec.seeds.evaluate, purpose))
+    seeds = bench.spec.seeds
+    run = bench.run(purpose, derived_seed(seeds.evaluate if seeds.reference is None else seeds.reference, purpose))
 
     def key() -> dict[str, object]:
         return {"records": records_digest(bench.splits.retain), "recipe": recipe, "task": bench.task.name, "seed": run.seed}

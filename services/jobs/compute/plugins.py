@@ -53,6 +53,8 @@ def _describe(kind: Any, name: str, component: type[Any]) -> CatalogueItem:
     held = [] if needs is None else [field for field in ("forget_set", "retain_set", "recipe") if getattr(needs, field)]
     cost = getattr(component, "cost", None)
     facts: dict[str, Any] = {} if cost is None else {"cost": dataclasses.asdict(cost)}
+    if getattr(component, "guarantees", None):
+        facts["guarantees"] = _jsonable(component.guarantees)
     facts |= {fact: _jsonable(getattr(component, fact)) for fact in FACTS if hasattr(component, fact)}
     return CatalogueItem(
         kind=kind,

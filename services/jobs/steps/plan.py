@@ -10,7 +10,10 @@ from services.audit.report import told_seeds
 from services.catalogue import service as catalogue
 from services.errors import NotFound
 from services.jobs import repository
+from services.jobs.outcomes import next_rung
 from services.jobs.repository import Work
+from services.jobs.steps.materialize import recipe_of
+from services.jobs.steps.reference import reference_seed
 from services.jobs.workshop import Workshop, canonical_digest
 from services.tenants.policies import WithoutData
 
@@ -23,6 +26,9 @@ def freeze(shop: Workshop, work: Work, *, roles: dict[str, int]) -> dict[str, An
         if digest is not None:
             return repository.plan_body(session, job)
         body = compose(session, work, roles=roles)
+        recipe = recipe_of(work)
+        if body["reference"] == "retrained" and recipe is not None:
+            body["seeds"] = {**body["seeds"], "reference": reference_seed(session, shop, work, recipe=recipe)}
         digest = canonical_digest(body)
         repository.save_plan(session, job, body, digest)
         facts = {"digest": digest, "round": job.round, "rung": job.rung, "records_commitments": body["forget_commitments"]}
@@ -53,6 +59,7 @@ def compose(session: Session, work: Work, *, roles: dict[str, int]) -> dict[str,
         "method": work.job.method,
         "parameters": work.job.params,
         "guarantee": guarantee,
+        "guarantees": (entry.facts.get("guarantees") if entry is not None else None) or [guarantee],
         "reference": document.get("reference", "retrained") if retrainable else "none",
         "level": document.get("level", 0.9),
         "alpha": document.get("alpha", 0.05),
@@ -61,6 +68,7 @@ def compose(session: Session, work: Work, *, roles: dict[str, int]) -> dict[str,
         "batch_size": 256,
         "seeds": told_seeds(work.job.seeds, secret=guarantee == "certified"),
         "rung": work.job.rung,
+        "ladder": ladder_of(work),
         "round": work.job.round,
         "roles": roles,
         "requests": len(work.requests),
@@ -68,6 +76,13 @@ def compose(session: Session, work: Work, *, roles: dict[str, int]) -> dict[str,
         "base": {"manifest_digest": work.base.manifest_digest if work.base else None},
         "forget_commitments": sorted(target.records_commitment for target in work.targets),
     }
+
+
+def ladder_of(work: Work) -> dict[str, str | None]:
+    """Return what comes behind this rung: the next method, and why the ladder cannot end in a retrain, a key of the verdict's words."""
+    following = next_rung(work)
+    no_recipe = "no_recipe" if work.base is None or work.base.recipe is None else None
+    return {"next": following[0] if following is not None else None, "no_retrain": "no_data" if work.zero_shot else no_recipe}
 
 
 def split_counts(roles: Mapping[str, int]) -> dict[str, int]:

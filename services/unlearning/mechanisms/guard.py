@@ -3,6 +3,10 @@
 A repaired model fails when its retain loss exceeds the greater of `factor` times its value before the edit and the loss of a trivial
 predictor, or is not finite. A stage that is meant to damage (impair, ascent) is held to finiteness and three times the trivial loss only:
 correct runs pass through hundreds of times the loss of a well fitted model on their way.
+
+A model that has collapsed to one answer for every record ends at the loss of the best such answer, which lies below that limit. It fails too: its
+loss was below 0.9 of that answer's before the edit and is at least 0.99 of it now, and, where answers are right or wrong, it is right hardly more
+often than the commonest label is.
 """
 
 import math
@@ -18,10 +22,13 @@ from services.learning.data import Split
 from services.learning.modes import evaluating
 from services.learning.run import Run
 from services.learning.task import Task
+from services.unlearning.mechanisms.accuracy import accuracy
 
 PROBE_ROWS = 2_000
 DAMAGE_FACTOR = 3.0
 LANGUAGE_NATS = 2.0
+SOUND, COLLAPSED = 0.9, 0.99
+LEAST_SKILL = 0.1
 
 
 def mean_loss(model: nn.Module, split: Split, task: Task, *, batch_size: int = 1024) -> float:
@@ -31,6 +38,25 @@ def mean_loss(model: nn.Module, split: Split, task: Task, *, batch_size: int = 1
         for batch in split.batches(batch_size):
             total += task.losses(model, batch).double().sum()
     return float(total) / len(split)
+
+
+def commonest(split: Split) -> float:
+    """Return the share of the records of `split` that have its commonest label, (0, 1]."""
+    return float(torch.bincount(split.y).max()) / len(split)
+
+
+def constant_loss(split: Split, task: Task) -> float:
+    """Return the loss on `split` of the best answer that is the same for every record.
+
+    For classification that is the entropy of its labels, in nats: ln 9, not ln 10, where one of ten even classes is gone. For a language model
+    it is not known, and infinite.
+    """
+    if task.name == "language_model":
+        return math.inf
+    if task.name != "classification":
+        return task.trivial_loss(split)
+    shares = torch.bincount(split.y).double() / len(split)
+    return float(-torch.special.xlogy(shares, shares).sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +91,12 @@ class Guard:
         return DAMAGE_FACTOR * self.trivial
 
     def check(self, model: nn.Module, stage: str) -> float:
-        """Return the retain loss after a repairing stage, or after the run. Raises Diverged above `limit`."""
-        return self._hold(model, stage, self.limit)
+        """Return the retain loss after a repairing stage, or after the run. Raises Diverged above `limit`, and for a model that has collapsed."""
+        after = self._hold(model, stage, self.limit)
+        if self._collapsed(model, after):
+            detail = f"retain loss {after:.4g} after {self.before:.4g} before: the model knows no more than one answer for every record"
+            raise Diverged(method=self.method, stage=stage, detail=detail)
+        return after
 
     def check_damage(self, model: nn.Module, stage: str) -> float:
         """Return the retain loss after a stage that is meant to damage. Raises Diverged above `damage_limit`."""
@@ -76,6 +106,15 @@ class Guard:
         """Raise Diverged when a training loss is not finite."""
         if not bool(torch.isfinite(loss).all()):
             raise Diverged(method=self.method, stage=stage, detail="the training loss is not finite")
+
+    def _collapsed(self, model: nn.Module, after: float) -> bool:
+        """Say whether the model knew the retained records and knows now no more than one answer for them all; ill calibrated alone is not collapsed."""
+        constant = constant_loss(self.probe, self.task)
+        if self.before >= SOUND * constant or after < COLLAPSED * constant:
+            return False
+        right = accuracy(model, self.probe) if self.task.name == "classification" else None
+        chance = commonest(self.probe) if right is not None else 0.0
+        return right is None or right <= chance + LEAST_SKILL * (1 - chance)
 
     def _hold(self, model: nn.Module, stage: str, limit: float) -> float:
         after = mean_loss(model, self.probe, self.task)

@@ -38,11 +38,12 @@ IMAGE_DIMENSIONS = 4
 
 @METHODS.register("concept_poisoning")
 class ConceptPoisoning(UnlearningMethod):
-    """Fine-tune a class away under a donor's label; with the head alone, its outputs stop and its features stay."""
+    """Fine-tune a class away under a donor's label: `suppression` with the head alone, whose features stay, `approximate` where more is trained."""
 
     tasks = frozenset({"classification"})
     granularities = frozenset({"class"})
     guarantee = "suppression"
+    guarantees = frozenset({"suppression", "approximate"})
     needs = Needs(forget_set=True, retain_set=True)
     cost = Cost(per_forget=15 * 3.0, per_retain=15 * 3.0, least=3 * 150 * 32)
 

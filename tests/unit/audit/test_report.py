@@ -64,6 +64,17 @@ def test_few_records_and_suppression_are_named_as_limitations() -> None:
     assert "power_too_low" not in {entry["code"] for entry in statement(records=100)["predicate"]["limitations"]}
 
 
+def test_what_the_run_claims_decides_over_what_its_method_may_claim() -> None:
+    def codes(plan: str, run: str) -> set[str]:
+        told = statement(guarantee=plan, steps={"unlearn": {"run": {"guarantee": run}}})["predicate"]
+        assert told["processing"][0]["guarantee"] == run
+        return {entry["code"] for entry in told["limitations"]}
+
+    assert "suppression_only" not in codes("suppression", "approximate")
+    assert "suppression_only" in codes("suppression", "suppression")
+    assert "suppression_only" in codes("approximate", "suppression")
+
+
 def test_no_sentence_claims_that_the_data_is_gone() -> None:
     text = " ".join(report.LIMITATIONS.values()).lower()
     assert not any(word in text for word in ("the data is gone", "removed from the model", "guaranteed"))

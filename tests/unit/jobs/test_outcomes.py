@@ -6,6 +6,7 @@ import pytest
 from services.errors import DeviceOutOfMemory, DigestMismatch, StoreDown
 from services.jobs import outcomes
 from services.jobs.repository import Work
+from services.jobs.steps.plan import ladder_of
 
 
 def work(
@@ -44,6 +45,20 @@ def test_a_version_without_a_recipe_has_no_retraining_rung() -> None:
 def test_without_any_training_data_there_is_no_retraining_rung() -> None:
     chosen = {"rungs": [{"method": "gkt", "parameters": {}}]}
     assert outcomes.next_rung(work("gkt", recipe={"epochs": 1}, choice=chosen, zero_shot=True)) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (work("unsir", recipe={"epochs": 1}), {"next": "bad_teacher", "no_retrain": None}),
+        (work("retrain", recipe={"epochs": 1}), {"next": None, "no_retrain": None}),
+        (work("unsir"), {"next": "bad_teacher", "no_retrain": "no_recipe"}),
+        (work("gkt", choice={"rungs": ["gkt"]}, zero_shot=True), {"next": None, "no_retrain": "no_data"}),
+        (work("emmn", choice={"rungs": ["emmn", "gkt"]}, zero_shot=True), {"next": "gkt", "no_retrain": "no_data"}),
+    ],
+)
+def test_the_plan_says_what_comes_behind_the_rung_and_why_a_retrain_may_not(given: Work, expected: dict[str, Any]) -> None:
+    assert ladder_of(given) == expected
 
 
 def test_rungs_chosen_at_the_start_come_before_the_policy() -> None:

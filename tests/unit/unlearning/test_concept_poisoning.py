@@ -321,6 +321,17 @@ def test_training_ends_at_the_target_and_the_report_tells_what_the_donor_took_ov
     assert not model.training
 
 
+@pytest.mark.parametrize(("trainable", "claimed"), [("head", "suppression"), ("last_block", "approximate"), ("all", "approximate")])
+def test_a_run_of_the_head_alone_claims_suppression_and_one_of_more_is_approximate(mlp_lab, trainable, claimed):
+    run = mlp_lab.run()
+
+    chosen({"trainable": trainable, "max_epochs": 1, "min_steps": 0}).unlearn(mlp_lab.copy(), mlp_lab.splits(), mlp_lab.task, run)
+
+    assert run.notes["guarantee"] == claimed
+    assert claimed in ConceptPoisoning.guarantees
+    assert ConceptPoisoning.guarantee == "suppression"  # what is claimed of a run of which nothing is known yet: the less
+
+
 def test_features_computed_once_lead_to_what_the_whole_network_leads_to(mlp_lab):
     given = {"lr": 1e-2, "max_epochs": 1, "retain_floor": 1.0, "min_steps": 0}
     once, whole = ({**given, "bn_mode": mode} for mode in ("frozen", "train"))  # this network has no batch norm: only the path differs

@@ -140,6 +140,65 @@ def test_a_reading_whose_band_holds_the_original_does_not_count():
     assert beside.sentence.startswith("In 1 test,")
 
 
+@pytest.mark.parametrize(
+    ("ladder", "failed", "inconclusive"),
+    [
+        ({}, "The next method of the policy is tried; the last is always a retrain.", "The request goes to an exact retrain."),
+        (
+            {"next": "retrain", "no_retrain": None},
+            "The next method of the policy is tried; the last is always a retrain.",
+            "The request goes to an exact retrain.",
+        ),
+        (
+            {"next": "bad_teacher", "no_retrain": None},
+            "The next method of the policy is tried; the last is always a retrain.",
+            "The next method of the policy is tried; the last is always a retrain.",
+        ),
+        ({"next": None, "no_retrain": None}, *["No further method of the policy can serve the request; a person has to decide."] * 2),
+        (
+            {"next": None, "no_retrain": "no_data"},
+            *["and a retrain is not possible: nothing of the training data is held. A person has to decide."] * 2,
+        ),
+        (
+            {"next": "gkt", "no_retrain": "no_data"},
+            *["The next method of the policy is tried. A retrain is not possible: nothing of the training data is held."] * 2,
+        ),
+        (
+            {"next": "bad_teacher", "no_retrain": "no_recipe"},
+            *["The next method of the policy is tried. A retrain is not possible: the version came without a training recipe."] * 2,
+        ),
+    ],
+)
+def test_what_the_sentence_says_comes_next_is_what_the_plans_ladder_holds(ladder, failed, inconclusive):
+    told = {"ladder": ladder} if ladder else {}
+    lost = judge(plan_of(ATTACK, **told), [measured(ATTACK, after=0.8)], SOUND).sentence
+    blind = judge(plan_of(ATTACK, **told), [measured(ATTACK, before=0.52)], SOUND).sentence
+
+    assert failed in lost
+    assert inconclusive in blind
+    if ladder.get("no_retrain"):
+        assert "always a retrain" not in lost + blind
+
+
+def test_after_a_broken_run_a_person_looks_first_whatever_the_ladder_holds():
+    broken = dataclasses.replace(SOUND, finite=False)
+
+    assert "A person has to look into the run" in judge(plan_of(ATTACK, ladder={"next": "retrain"}), [measured(ATTACK)], broken).sentence
+
+
+def test_a_class_of_a_model_without_data_that_is_still_recognised_ends_with_a_person():
+    accuracy = {**ACCURACY, "split": "forget_test", "direction": "max", "epsilon": 0.1, "absolute": True}
+    plan = plan_of(accuracy, reference="none", ladder={"next": None, "no_retrain": "no_data"})
+    nothing = Unmeasured("no_retrained_reference")
+    still = Measured("metric", "accuracy", "forget_test", number(0.95), number(0.6), nothing, nothing, "max", 0.1)
+
+    found = judge(plan, [still], dataclasses.replace(SOUND, guarantee="suppression", records=None))
+
+    assert found.verdict == "failed"
+    assert "retrain is not possible" in found.sentence
+    assert "the last is always a retrain" not in found.sentence
+
+
 def test_an_insensitive_reading_can_still_fail():
     found = judge(plan_of(ATTACK), [measured(ATTACK, before=0.52, after=0.2)], SOUND)
 

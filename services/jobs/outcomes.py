@@ -10,6 +10,7 @@ from sqlalchemy import func
 from sqlalchemy.orm import Session
 
 from services.audit import log
+from services.catalogue import router
 from services.clock import Clock, uuid7
 from services.db import outbox
 from services.db.tables import Job
@@ -155,12 +156,8 @@ def next_rung(work: Work) -> tuple[str, dict[str, Any]] | None:
     serving = [name for name, rung in ladder.items() if work.request_kind in rung.get("granularities", ("class", "records"))]
     names = [rung if isinstance(rung, str) else str(rung["method"]) for rung in (work.job.choice or {}).get("rungs") or serving]
     retrainable = work.base is not None and work.base.recipe is not None and not work.zero_shot
-    names = [name for name in names if name != "retrain"] + (["retrain"] if retrainable else [])
-    method = str(work.job.method)
-    after = names[names.index(method) + 1 :] if method in names else [name for name in names if name == "retrain"]
-    if not after:
-        return None
-    return after[0], dict(ladder.get(after[0], {}).get("parameters") or {})
+    after = router.following(names, str(work.job.method), retrainable=retrainable)
+    return None if after is None else (after, dict(ladder.get(after, {}).get("parameters") or {}))
 
 
 def _escalate(session: Session, job: Job, rung: tuple[str, dict[str, Any]], verdict: Mapping[str, Any], *, clock: Clock) -> None:

@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import sets
-from bench.methods import KINDS, SMALL, Watch, World, policy_of, prepare, shown, unlearned, verified
+from bench.methods import KINDS, SMALL, Watch, World, plan_of, policy_of, prepare, shown, unlearned, verified
+from bench.methods import facts as facts_of
 from services.catalogue import router
 from services.errors import LetheError
 from services.jobs.compute import plugins
@@ -27,6 +28,7 @@ from services.jobs.outcomes import GIVES_WAY
 from services.learning.data import Split
 from services.tenants.policies import SEEDS, PolicyBody
 from services.unlearning.method import METHODS
+from services.verification.verdict import judge
 
 FIRST_GOAL, LAST_GOAL = 0.8, 1.0
 SIZES: Mapping[str, int | None] = {
@@ -190,7 +192,10 @@ def served(request: Drawn, world: World, policy: PolicyBody | None) -> dict[str,
 
 
 def tried(world: World, name: str, policy: PolicyBody) -> dict[str, Any]:
-    """Return the verdict on one rung with what each gate said of it, or why the method ended without a model."""
+    """Return the verdict on one rung with what each gate said of it, or why the method ended without a model.
+
+    `unaided` is what the verdict would have been without a guarantee, by the readings alone.
+    """
     family = METHODS[name]
     parameters = {rung.method: rung.parameters for rung in policy.ladder}.get(name, {})
     method = family(family.Parameters(**parameters))
@@ -210,6 +215,7 @@ def tried(world: World, name: str, policy: PolicyBody) -> dict[str, Any]:
         for state in verdict.states
         if state.state != "info"
     ]
+    facts["unaided"] = shown(judge(plan_of(world, policy), readings, replace(facts_of(world, family, model), guarantee="approximate")))
     return {**facts, "verdict": shown(verdict), "gates": states, "seconds": took.seconds, "cpu_seconds": took.cpu_seconds}
 
 
@@ -270,7 +276,7 @@ def table_of(rows: Sequence[Mapping[str, Any]], seed: int) -> Table:
 def summary(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
     """Return the shares that passed, beside the goals, and what the methods took beside always retraining, in seconds of the processor."""
     first = [row for row in rows if row["tries"][0]["verdict"] == "passed"]
-    tested = [row for row in rows if not exact_first(row)]
+    exact, tested = [row for row in rows if exact_first(row)], [row for row in rows if not exact_first(row)]
     passed = {"first": len(first) / len(rows), "end": sum(row["verdict"] == "passed" for row in rows) / len(rows)}
     return {
         "bench": "auto",
@@ -278,7 +284,7 @@ def summary(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
         "requests": len(rows),
         "passed_first": {"share": round(passed["first"], 3), "goal": FIRST_GOAL, "reached": passed["first"] >= FIRST_GOAL},
         "passed_end": {"share": round(passed["end"], 3), "goal": LAST_GOAL, "reached": passed["end"] >= LAST_GOAL},
-        "first_exact": len(rows) - len(tested),
+        "first_exact": {"requests": len(exact), "shown_by_readings_alone": sum(row["tries"][0]["unaided"] == "passed" for row in exact)},
         "first_not_exact": {"requests": len(tested), "passed": sum(row in first for row in tested)},
         "cpu_seconds": round(sum(one["cpu_seconds"] for row in rows for one in row["tries"]), 2),
         "retrain_cpu_seconds": round(sum(row["retrain_cpu_seconds"] for row in rows), 2),

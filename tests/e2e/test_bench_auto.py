@@ -35,7 +35,7 @@ def test_a_run_prints_every_rung_and_both_shares(tmp_path: Path, capsys: pytest.
     assert all(row["tries"][0]["method"] == row["rungs"][0] for row in rows)
     assert all(row["reason"] and row["verdict"] == row["tries"][-1]["verdict"] == "passed" for row in rows)
     assert (found["requests"], found["passed_end"]) == (2, {"share": 1.0, "goal": 1.0, "reached": True})
-    assert found["first_exact"] + found["first_not_exact"]["requests"] == 2
+    assert found["first_exact"]["requests"] + found["first_not_exact"]["requests"] == 2
     assert "rungs with their verdicts" in printed.err
 
 

@@ -19,6 +19,8 @@ DISAGREEMENT: Mapping[Granularity, float] = {"class": 0.0, "records": 0.1}
 CHANCE = 0.9
 """Below this chance that the test finds a model retrained without the records equal to another one, no approximate method is tried."""
 
+CANNOT_PASS = "cannot_pass"
+
 TOO_FEW = "too few records for an equivalence test"
 
 
@@ -98,10 +100,15 @@ def offer_of(name: str, facts: Mapping[str, Any], needs: Collection[str], *, ava
     return Offer(name, frozenset(facts.get("tasks", ())), frozenset(facts.get("granularities", ())), frozenset(needs), available)
 
 
-def following(rungs: Sequence[str], method: str, *, retrainable: bool) -> str | None:
-    """Return the rung after `method`; None when the ladder is spent. The last is always `retrain`, unless there is no recipe to retrain by."""
+def following(rungs: Sequence[str], method: str, *, retrainable: bool, codes: Collection[str] = ()) -> str | None:
+    """Return the rung after `method`; None when the ladder is spent. The last is always `retrain`, unless there is no recipe to retrain by.
+
+    Code `cannot_pass` says that the tests cannot tell even the original from a retrained model: then no rung but retraining can pass.
+    """
     names = [name for name in rungs if name != "retrain"] + (["retrain"] if retrainable else [])
     after = names[names.index(method) + 1 :] if method in names else [name for name in names if name == "retrain"]
+    if CANNOT_PASS in codes and "retrain" in after:
+        return "retrain"
     return after[0] if after else None
 
 

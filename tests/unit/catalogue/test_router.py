@@ -100,6 +100,13 @@ def test_after_the_last_rung_there_is_none_and_retraining_comes_last_where_it_ca
     assert following(("unsir", "retrain"), "retrain", retrainable=True) is None
 
 
+def test_where_no_test_can_tell_even_the_original_apart_retraining_is_next():
+    rungs = ("unsir", "bad_teacher", "retrain")
+    assert following(rungs, "unsir", retrainable=True, codes=["cannot_pass"]) == "retrain"
+    assert following(rungs, "unsir", retrainable=True, codes=["leak"]) == "bad_teacher"
+    assert following(rungs, "unsir", retrainable=False, codes=["cannot_pass"]) == "bad_teacher"
+
+
 def test_too_few_records_of_a_model_that_cannot_be_retrained_take_what_there_is():
     assert chosen("records", records=3, held={"forget", "retain"}).rungs == ("bad_teacher",)
 

@@ -19,7 +19,7 @@ DISAGREEMENT: Mapping[Granularity, float] = {"class": 0.0, "records": 0.1}
 CHANCE = 0.9
 """Below this chance that the test finds a model retrained without the records equal to another one, no approximate method is tried."""
 
-CANNOT_PASS = "cannot_pass"
+BLIND = "cannot_pass"
 
 TOO_FEW = "too few records for an equivalence test"
 
@@ -107,7 +107,7 @@ def following(rungs: Sequence[str], method: str, *, retrainable: bool, codes: Co
     """
     names = [name for name in rungs if name != "retrain"] + (["retrain"] if retrainable else [])
     after = names[names.index(method) + 1 :] if method in names else [name for name in names if name == "retrain"]
-    if CANNOT_PASS in codes and "retrain" in after:
+    if BLIND in codes and "retrain" in after:
         return "retrain"
     return after[0] if after else None
 

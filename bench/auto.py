@@ -191,6 +191,13 @@ def served(request: Drawn, world: World, policy: PolicyBody | None) -> dict[str,
     }  # fmt: skip
 
 
+def deciding(policy: PolicyBody) -> PolicyBody:
+    """Return the policy without the readings that are only printed: no verdict hangs on them, and here nobody reads them."""
+    held = policy.verification
+    only = {name: tuple(one for one in getattr(held, name) if one.gate) for name in ("for_class", "for_records")}
+    return policy.model_copy(update={"verification": held.model_copy(update=only)})
+
+
 def tried(world: World, name: str, policy: PolicyBody) -> dict[str, Any]:
     """Return the verdict on one rung with what each gate said of it, or why the method ended without a model.
 
@@ -207,6 +214,7 @@ def tried(world: World, name: str, policy: PolicyBody) -> dict[str, Any]:
         took = watch.took()
         return {**facts, "verdict": "stopped", "code": refusal.code, "detail": str(refusal), "seconds": took.seconds, "cpu_seconds": took.cpu_seconds}
     took = watch.took()
+    policy = deciding(policy)
     readings, verdict = verified(world, method, model, policy)
     gates = {(one.name, one.split): one for one in readings}
     states = [

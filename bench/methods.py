@@ -29,12 +29,12 @@ from services.learning.data import Split, Splits
 from services.learning.run import Run, derived_seed
 from services.learning.tasks.classification import Classification
 from services.learning.training import fit
-from services.tenants.policies import DEMO, GDPR_DEFAULT
+from services.tenants.policies import DEMO, GDPR_DEFAULT, PolicyBody
 from services.unlearning.method import METHODS, UnlearningMethod
 from services.verification import evaluation
 from services.verification.metric import METRICS, Metric, Models
-from services.verification.reading import Number, Reading
-from services.verification.verdict import IntegrityFacts, judge
+from services.verification.reading import Measured, Number, Reading
+from services.verification.verdict import IntegrityFacts, Verdict, judge
 
 KINDS = ("class", "subset", "subject")
 SUBSET, SUBJECT, SMALL_SUBSET, SMALL_SUBJECT, SMALL = 500, 100, 60, 20, 5000
@@ -151,11 +151,11 @@ def chosen(methods: str, kind: str) -> list[str]:
 # --- the world -------------------------------------------------------------------------------------------------------------------------
 
 
-def prepare(held: sets.Bench, kind: str, seed: int, *, cache: Path) -> World:
-    """Return the records of the request and the three models, trained now or taken from the cache."""
+def prepare(held: sets.Bench, kind: str, seed: int, *, cache: Path, count: int | None = None) -> World:
+    """Return the records of the request and the three models, trained now or taken from the cache; `count` as for `cut`."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task = Classification(held.classes)
-    splits = cut(held, kind, seed)
+    splits = cut(held, kind, seed, count=count)
     splits = replace(splits, **{name: getattr(splits, name).to(device) for name in ("forget", "retain", "analysis", "verification", "attack")})
     train = held.train.to(device)
     original, _ = trained(held, train, task, seed, "original", cache, device)
@@ -169,16 +169,17 @@ def printing_run(held: sets.Bench, seed: int, device: torch.device) -> Run:
     return Run(seed=derived_seed(seed, "printed"), device=device, architecture=held.architecture, recipe=held.recipe)
 
 
-def cut(held: sets.Bench, kind: str, seed: int) -> Splits:
-    """Return the five parts of a request: the held-out records are cut in three."""
+def cut(held: sets.Bench, kind: str, seed: int, *, count: int | None = None) -> Splits:
+    """Return the five parts of a request: the held-out records are cut in three. `count` records are forgotten where it is not a class."""
     order = torch.randperm(len(held.test), generator=torch.Generator().manual_seed(seed))
     analysis, verification, attack = (held.test.take(part) for part in order.chunk(3))
     if kind == "class":
         label = (held.forgotten,)
         forget, retain = held.train.with_labels(label, keep=True), held.train.with_labels(label, keep=False)
         return Splits(forget, retain, analysis, verification, attack, "class", label)
-    small = len(held.train) < SMALL
-    count = (SMALL_SUBSET if small else SUBSET) if kind == "subset" else (SMALL_SUBJECT if small else SUBJECT)
+    if count is None:
+        small = len(held.train) < SMALL
+        count = (SMALL_SUBSET if small else SUBSET) if kind == "subset" else (SMALL_SUBJECT if small else SUBJECT)
     rows = torch.randperm(len(held.train), generator=torch.Generator().manual_seed(derived_seed(seed, kind)))
     return Splits(held.train.take(rows[:count]), held.train.take(rows[count:].sort().values), analysis, verification, attack, "records", ())
 
@@ -231,22 +232,35 @@ def measured(world: World, name: str, setting: sets.Setting) -> dict[str, Any]:
     run = world.run(f"unlearn-{name}")
     watch = Watch()
     try:
-        model = method.unlearn(copy.deepcopy(world.original), given(world.splits, family), world.task, run)
+        model = unlearned(world, method, run)
     except LetheError as refusal:
         return row | {"verdict": f"failed: {refusal}", **spent(watch.took())}
     took = watch.took()
     row["parameters"] |= {"effective": run.notes.get("effective")}
-    plan = plan_of(world)
-    readings = evaluation.evaluate(
-        plan, Models(world.original, model, world.retrained, world.twin), world.splits, world.task, world.run(f"evaluate-{name}")
-    )
-    verdict = judge(plan, readings, facts(world, family, model))
-    shown = " ".join((verdict.verdict, *verdict.codes))
+    readings, verdict = verified(world, method, model, policy_of(world))
     return (
         row
         | numbers({(one.name, one.split): (one.after, one.reference) for one in readings} | printed(world, model))
-        | {"verdict": shown, **spent(took)}
+        | {"verdict": shown(verdict), **spent(took)}
     )
+
+
+def unlearned(world: World, method: UnlearningMethod, run: Run) -> nn.Module:
+    """Return what a method makes of a copy of the original. Raises LetheError where it refuses or diverges."""
+    return method.unlearn(copy.deepcopy(world.original), given(world.splits, type(method)), world.task, run)
+
+
+def verified(world: World, method: UnlearningMethod, model: nn.Module, policy: PolicyBody) -> tuple[list[Measured], Verdict]:
+    """Return the readings of the policy's plan, and the verdict on them."""
+    plan = plan_of(world, policy)
+    models = Models(world.original, model, world.retrained, world.twin)
+    readings = evaluation.evaluate(plan, models, world.splits, world.task, world.run(f"evaluate-{method.name}"))
+    return readings, judge(plan, readings, facts(world, type(method), model))
+
+
+def shown(verdict: Verdict) -> str:
+    """Return a verdict with its codes."""
+    return " ".join((verdict.verdict, *verdict.codes))
 
 
 def spent(took: Took) -> dict[str, float]:
@@ -268,10 +282,14 @@ def given(splits: Splits, family: type[UnlearningMethod]) -> Splits:
     return seen if family.needs.retain_set else replace(seen, retain=seen.retain.take(nothing))
 
 
-def plan_of(world: World) -> dict[str, Any]:
-    """Return the plan of the seeded policy (`demo` where the set is small)."""
-    small = len(world.bench.train) < SMALL
-    document = (DEMO if small else GDPR_DEFAULT).verification.model_dump(mode="json", by_alias=True)
+def policy_of(world: World) -> PolicyBody:
+    """Return the seeded policy that fits the size of the set: `demo` where it is small."""
+    return DEMO if len(world.bench.train) < SMALL else GDPR_DEFAULT
+
+
+def plan_of(world: World, policy: PolicyBody) -> dict[str, Any]:
+    """Return the plan of a policy for the request."""
+    document = policy.verification.model_dump(mode="json", by_alias=True)
     kind = "class" if world.kind == "class" else "records"
     counts = {name: len(world.splits.named(name)) for name in ("forget_train", "forget_test", "retain_train", "retain_test", "test")}
     readings = [gated(entry, counts) for entry in document[kind]]

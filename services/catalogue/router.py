@@ -1,7 +1,9 @@
 """The router: which method serves a request when the caller leaves it open, and why. Pure: it reads no database."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Any, Literal
 
 from services.tenants.policies import Rung
@@ -10,6 +12,14 @@ Granularity = Literal["class", "records"]
 
 EQUIVALENCE_MINIMUM = 16
 """With fewer records no test can show that an approximate result equals a retrained one."""
+
+DISAGREEMENT: Mapping[Granularity, float] = {"class": 0.0, "records": 0.1}
+"""On what share of the forgotten records one of two models that never saw them is right and the other wrong: none of a class that neither knows."""
+
+CHANCE = 0.9
+"""Below this chance that the test finds a model retrained without the records equal to another one, no approximate method is tried."""
+
+BLIND = "cannot_pass"
 
 TOO_FEW = "too few records for an equivalence test"
 
@@ -38,6 +48,39 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
+class Yardstick:
+    """How closely a policy wants accuracy on the forgotten records to equal a retrained model's: within `epsilon`, by an interval of `level`."""
+
+    epsilon: float
+    level: float
+
+    def fewest(self, granularity: Granularity) -> int:
+        """Return the least number of records with which the test is likely to find two retrained models equal.
+
+        With no disagreement at all Tango's interval reaches z^2 / (n + z^2), which must lie in the band; with a share d of disagreement the
+        difference has the standard error sqrt(d / n), and both one-sided tests must succeed with `CHANCE`.
+        """
+        z = NormalDist().inv_cdf((1 + self.level) / 2)
+        agreeing = z**2 * (1 - self.epsilon) / self.epsilon
+        reach = z + NormalDist().inv_cdf((1 + CHANCE) / 2)
+        return max(EQUIVALENCE_MINIMUM, math.ceil(agreeing), math.ceil(DISAGREEMENT[granularity] * (reach / self.epsilon) ** 2))
+
+
+def yardstick_of(verification: Mapping[str, Any], granularity: Granularity) -> Yardstick | None:
+    """Return what a policy's stored `verification` asks of a kind of request; None where accuracy on forgotten records decides nothing."""
+    bands = [
+        float(reading["epsilon"])
+        for reading in verification.get(granularity, ())
+        if (reading["kind"], reading["name"], reading["split"]) == ("metric", "accuracy", "forget_train")
+        and reading.get("gate")
+        and reading.get("direction") == "band"
+        and reading.get("epsilon")
+    ]
+    against = verification.get("reference", "retrained") == "retrained"
+    return Yardstick(min(bands), float(verification.get("level", 0.9))) if bands and against else None
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """The method of the first rung, its parameters, the reason, and all rungs in order. `skipped` says why other rungs were left out."""
 
@@ -50,6 +93,23 @@ class Choice:
     def as_json(self) -> dict[str, Any]:
         """Return the choice as the job stores it."""
         return {"by": "router", "method": self.method, "reason": self.reason, "rungs": list(self.rungs), "skipped": dict(self.skipped)}
+
+
+def offer_of(name: str, facts: Mapping[str, Any], needs: Collection[str], *, available: bool = True) -> Offer:
+    """Return a method as the router takes it; its published `facts` hold the lists `tasks` and `granularities`."""
+    return Offer(name, frozenset(facts.get("tasks", ())), frozenset(facts.get("granularities", ())), frozenset(needs), available)
+
+
+def following(rungs: Sequence[str], method: str, *, retrainable: bool, codes: Collection[str] = ()) -> str | None:
+    """Return the rung after `method`; None when the ladder is spent. The last is always `retrain`, unless there is no recipe to retrain by.
+
+    Code `cannot_pass` says that the tests cannot tell even the original from a retrained model: then no rung but retraining can pass.
+    """
+    names = [name for name in rungs if name != "retrain"] + (["retrain"] if retrainable else [])
+    after = names[names.index(method) + 1 :] if method in names else [name for name in names if name == "retrain"]
+    if BLIND in codes and "retrain" in after:
+        return "retrain"
+    return after[0] if after else None
 
 
 def obstacle(offer: Offer, *, task: str, granularity: Granularity, held: Collection[str]) -> str | None:
@@ -78,6 +138,7 @@ def choose(
     class_records: int | None,
     held: Collection[str],
     available: Mapping[str, Offer],
+    yardstick: Yardstick | None = None,
 ) -> Choice | None:
     """Return the first rung that can serve the request, with the rest of the ladder behind it; None if no rung can.
 
@@ -89,6 +150,7 @@ def choose(
         class_records: size of the smallest class in the scope, where known.
         held: as for `obstacle`.
         available: what the catalogue offers, by method. A method that no live worker offers is skipped while another rung is offered.
+        yardstick: of the policy. With fewer records than it takes, only retraining can pass, and is the only rung where it can be had.
     """
     skipped: dict[str, str] = {}
     fit: list[Rung] = []
@@ -98,8 +160,8 @@ def choose(
             fit.append(rung)
         else:
             skipped[rung.method] = why
-    few = granularity == "records" and records < EQUIVALENCE_MINIMUM
-    if few and any(rung.method == "retrain" for rung in fit):
+    few = too_few(granularity, records, yardstick)
+    if few is not None and any(rung.method == "retrain" for rung in fit):
         skipped |= {rung.method: TOO_FEW for rung in fit if rung.method != "retrain"}
         fit = [rung for rung in fit if rung.method == "retrain"]
     if not fit:
@@ -128,6 +190,16 @@ def choose(
     )
 
 
+def too_few(granularity: Granularity, records: int, yardstick: Yardstick | None) -> str | None:
+    """Return why so few records cannot show that an approximate result equals a retrained one, or None if they can."""
+    if yardstick is None:
+        return TOO_FEW if granularity == "records" and records < EQUIVALENCE_MINIMUM else None
+    fewest = yardstick.fewest(granularity)
+    if records >= fewest:
+        return None
+    return f"{TOO_FEW}: {records}, and within {yardstick.epsilon:g} of a retrained model at level {yardstick.level:g} it takes {fewest}"
+
+
 def _why_not(rung: Rung, *, task: str, granularity: Granularity, held: Collection[str], available: Mapping[str, Offer]) -> str | None:
     if granularity not in rung.granularities:
         return f"the policy does not use it for requests of kind {granularity}"
@@ -139,7 +211,7 @@ def _why_not(rung: Rung, *, task: str, granularity: Granularity, held: Collectio
 
 def _reason(
     *,
-    few: bool,
+    few: str | None,
     granularity: Granularity,
     task: str,
     records: int,
@@ -148,8 +220,8 @@ def _reason(
     first: str,
     held: Collection[str],
 ) -> str:
-    if few and first == "retrain":
-        return TOO_FEW
+    if few is not None and first == "retrain":
+        return few
     if not held:
         return WITHOUT_DATA
     what = f"{records} records" if granularity == "records" else f"whole classes ({records} records, the smallest class {class_records or records})"

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session
 
 from services.catalogue import repository
-from services.catalogue.router import Offer
+from services.catalogue.router import Offer, offer_of
 from services.catalogue.schema import problems, with_defaults
 from services.db.tables import CatalogueEntry
 from services.errors import ParameterOutOfRange, UnknownComponent
@@ -146,17 +146,7 @@ def methods(session: Session) -> dict[str, EntryView]:
 
 def offers(session: Session) -> dict[str, Offer]:
     """Return every method as the router takes them; `facts` of a method hold the lists `tasks` and `granularities`."""
-    return {
-        one.name: Offer(
-            name=one.name,
-            tasks=frozenset(one.facts.get("tasks", ())),
-            granularities=frozenset(one.facts.get("granularities", ())),
-            needs=frozenset(one.needs),
-            available=one.available,
-        )
-        for one in methods(session).values()
-        if one.error is None
-    }
+    return {one.name: offer_of(one.name, one.facts, one.needs, available=one.available) for one in methods(session).values() if one.error is None}
 
 
 def validate_parameters(component: EntryView | CatalogueEntry, params: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +10,7 @@ from sqlalchemy import func
 from sqlalchemy.orm import Session
 
 from services.audit import log
+from services.catalogue import router
 from services.clock import Clock, uuid7
 from services.db import outbox
 from services.db.tables import Job
@@ -136,7 +137,7 @@ def not_passed(session: Session, work: Work, job: Job, verdict: Mapping[str, Any
     facts = {"code": "verdict-not-passed", "detail": verdict["sentence"], "codes": codes, "verdict": verdict["verdict"]}
     repository.end_attempt(session, job, outcome=f"verdict-{verdict['verdict']}", error=facts)
     state = repository.move(session, job, "verdict_not_passed", error=facts)
-    following = None if "integrity" in codes else next_rung(work)
+    following = None if "integrity" in codes else next_rung(work, codes)
     if following is None:
         _tell(session, job, "job.failed", {"verdict": verdict["verdict"], "codes": codes}, event="stuck")
         repository.release_targets(session, job.id)
@@ -154,8 +155,8 @@ def release_needed(session: Session, job: Job) -> str:
     return state
 
 
-def next_rung(work: Work) -> tuple[str, dict[str, Any]] | None:
-    """Return method and parameters of the rung after the job's own; None when the ladder is spent.
+def next_rung(work: Work, codes: Collection[str] = ()) -> tuple[str, dict[str, Any]] | None:
+    """Return method and parameters of the rung after the job's own, whose verdict had `codes`; None when the ladder is spent.
 
     The rungs are those chosen at the start, else the policy's that serve this kind of request. The last is always `retrain`, unless the base
     version was uploaded without a recipe.
@@ -164,12 +165,8 @@ def next_rung(work: Work) -> tuple[str, dict[str, Any]] | None:
     serving = [name for name, rung in ladder.items() if work.request_kind in rung.get("granularities", ("class", "records"))]
     names = [rung if isinstance(rung, str) else str(rung["method"]) for rung in (work.job.choice or {}).get("rungs") or serving]
     retrainable = work.base is not None and work.base.recipe is not None and not work.zero_shot
-    names = [name for name in names if name != "retrain"] + (["retrain"] if retrainable else [])
-    method = str(work.job.method)
-    after = names[names.index(method) + 1 :] if method in names else [name for name in names if name == "retrain"]
-    if not after:
-        return None
-    return after[0], dict(ladder.get(after[0], {}).get("parameters") or {})
+    after = router.following(names, str(work.job.method), retrainable=retrainable, codes=codes)
+    return None if after is None else (after, dict(ladder.get(after, {}).get("parameters") or {}))
 
 
 def _escalate(session: Session, job: Job, rung: tuple[str, dict[str, Any]], verdict: Mapping[str, Any], *, clock: Clock) -> None:

@@ -66,7 +66,14 @@ def plan(
             raise MethodNotApplicable(method=method, detail=why, could=", ".join(could) or "none")
         ladder = [rung for rung in ladder if rung.method != method]
     choice = router.choose(
-        task=task, granularity=granularity, ladder=ladder, records=records, class_records=class_records, held=held, available=offers
+        task=task,
+        granularity=granularity,
+        ladder=ladder,
+        records=records,
+        class_records=class_records,
+        held=held,
+        available=offers,
+        yardstick=router.yardstick_of(policy.verification, granularity),
     )
     if choice is None and method == "auto":
         raise MethodNotApplicable(

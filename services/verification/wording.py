@@ -75,11 +75,10 @@ def step(codes: Sequence[str], ladder: Mapping[str, Any]) -> str:
     """
     if "integrity" in codes:
         return STEPS["integrity"]
-    following = ladder.get("next", "retrain" if "cannot_pass" in codes else "")
-    if following == "retrain" and "cannot_pass" in codes:
-        return STEPS["cannot_pass"]
-    name = "none_left" if following is None else "next"
+    name = "none_left" if ladder.get("next", "") is None else "next"
     why = NO_RETRAIN.get(str(ladder.get("no_retrain")))
+    if "cannot_pass" in codes and name == "next" and why is None:
+        return STEPS["cannot_pass"]
     return STEPS[name] if why is None else STEPS[f"{name}_of_few"].format(why=why)
 
 

@@ -3,9 +3,11 @@
 import pytest
 
 from services.catalogue import router
-from services.catalogue.router import EQUIVALENCE_MINIMUM, TOO_FEW, Offer, choose
-from services.tenants.policies import GDPR_DEFAULT, Rung
+from services.catalogue.router import EQUIVALENCE_MINIMUM, TOO_FEW, Offer, Yardstick, choose, following, yardstick_of
+from services.tenants.policies import DEMO, GDPR_DEFAULT, Rung
+from services.verification.statistics.intervals import paired_proportions
 
+LADDER = (Rung(method="unsir", granularities=("class",)), Rung(method="bad_teacher"), Rung(method="retrain"))
 ALL_HELD = {"forget", "retain", "recipe"}
 
 
@@ -13,6 +15,7 @@ def offer(name, *, granularities=("class", "records"), needs=("forget_set", "ret
     return Offer(name, frozenset(tasks), frozenset(granularities), frozenset(needs), available)
 
 
+GATE = {"kind": "metric", "name": "accuracy", "split": "forget_train", "direction": "band", "epsilon": 0.05, "gate": True}
 OFFERS = {
     "unsir": offer("unsir", granularities=("class",)),
     "bad_teacher": offer("bad_teacher"),
@@ -20,8 +23,17 @@ OFFERS = {
 }
 
 
-def chosen(granularity="class", records=100, held=ALL_HELD, offers=OFFERS, task="classification"):
-    return choose(task=task, granularity=granularity, ladder=GDPR_DEFAULT.ladder, records=records, class_records=None, held=held, available=offers)
+def chosen(granularity="class", records=100, held=ALL_HELD, offers=OFFERS, task="classification", yardstick=None):
+    return choose(
+        task=task,
+        granularity=granularity,
+        ladder=LADDER,
+        records=records,
+        class_records=None,
+        held=held,
+        available=offers,
+        yardstick=yardstick,
+    )
 
 
 def test_a_class_request_starts_at_the_first_rung_for_classes():
@@ -46,6 +58,53 @@ def test_too_few_records_go_to_retraining_at_once_and_the_choice_says_so(records
 def test_enough_records_and_small_classes_do_not():
     assert chosen("records", records=EQUIVALENCE_MINIMUM).method == "bad_teacher"
     assert chosen("class", records=3).method == "unsir"
+
+
+@pytest.mark.parametrize("policy", [DEMO, GDPR_DEFAULT])
+@pytest.mark.parametrize(("granularity", "fewest"), [("class", 52), ("records", 433)])
+def test_what_the_band_of_the_policy_cannot_carry_is_retrained_at_once_and_the_choice_says_so(policy, granularity, fewest):
+    yardstick = yardstick_of(policy.verification.model_dump(mode="json", by_alias=True), granularity)
+    assert yardstick == Yardstick(0.05, 0.9)
+    short, enough = (chosen(granularity, records=count, yardstick=yardstick) for count in (fewest - 1, fewest))
+    assert short.rungs == ("retrain",)
+    assert short.reason == f"{TOO_FEW}: {fewest - 1}, and within 0.05 of a retrained model at level 0.9 it takes {fewest}"
+    assert enough.rungs[-2:] == ("bad_teacher", "retrain")
+
+
+def test_with_fewer_records_of_a_class_not_even_agreement_on_every_one_lies_in_the_band():
+    assert paired_proportions(0, 0, 51, level=0.9).high > 0.05
+    assert paired_proportions(0, 0, 52, level=0.9).high < 0.05
+
+
+@pytest.mark.parametrize(("epsilon", "level", "fewest"), [(0.15, 0.9, 49), (0.1, 0.9, 109), (0.05, 0.95, 520), (0.9, 0.9, EQUIVALENCE_MINIMUM)])
+def test_a_wider_band_takes_fewer_records_and_a_higher_level_more(epsilon, level, fewest):
+    assert Yardstick(epsilon, level).fewest("records") == fewest
+
+
+@pytest.mark.parametrize(
+    "spoil", [{"records": []}, {"reference": "none"}, {"records": [{**GATE, "gate": False}]}, {"records": [{**GATE, "direction": "max"}]}]
+)
+def test_a_policy_that_asks_for_no_equivalence_has_no_yardstick(spoil):
+    assert yardstick_of({"records": [GATE], "level": 0.9}, "records") == Yardstick(0.05, 0.9)
+    assert yardstick_of({"records": [GATE], "level": 0.9, **spoil}, "records") is None
+
+
+def test_too_few_for_the_band_but_nothing_to_retrain_by_takes_what_there_is():
+    assert chosen("records", records=100, held={"forget", "retain"}, yardstick=Yardstick(0.05, 0.9)).rungs == ("bad_teacher",)
+
+
+def test_after_the_last_rung_there_is_none_and_retraining_comes_last_where_it_can():
+    assert following(("unsir", "retrain"), "unsir", retrainable=True) == "retrain"
+    assert following(("unsir", "retrain"), "unsir", retrainable=False) is None
+    assert following(("unsir",), "by_name", retrainable=True) == "retrain"
+    assert following(("unsir", "retrain"), "retrain", retrainable=True) is None
+
+
+def test_where_no_test_can_tell_even_the_original_apart_retraining_is_next():
+    rungs = ("unsir", "bad_teacher", "retrain")
+    assert following(rungs, "unsir", retrainable=True, codes=["cannot_pass"]) == "retrain"
+    assert following(rungs, "unsir", retrainable=True, codes=["leak"]) == "bad_teacher"
+    assert following(rungs, "unsir", retrainable=False, codes=["cannot_pass"]) == "bad_teacher"
 
 
 def test_too_few_records_of_a_model_that_cannot_be_retrained_take_what_there_is():

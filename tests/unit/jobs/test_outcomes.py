@@ -38,6 +38,10 @@ def test_the_next_rung_follows_the_ladder_and_the_last_is_retraining(method: str
     assert outcomes.next_rung(work(method, kind=kind, recipe={"epochs": 1})) == expected
 
 
+def test_a_verdict_that_no_approximate_method_could_pass_goes_to_retraining() -> None:
+    assert outcomes.next_rung(work("unsir", recipe={"epochs": 1}), ["cannot_pass"]) == ("retrain", {})
+
+
 def test_a_version_without_a_recipe_has_no_retraining_rung() -> None:
     assert outcomes.next_rung(work("bad_teacher")) is None
 

@@ -26,6 +26,11 @@ def test_the_ladders_of_the_demo_end_in_retraining():
     assert ladder_of(DEMO, "records") == ["bad_teacher", "retrain"]
 
 
+def test_where_the_distance_of_the_outputs_gates_the_method_that_answers_evenly_is_not_first():
+    assert ladder_of(GDPR_DEFAULT, "class")[0] != "bad_teacher"
+    assert ("js_divergence", "forget_train") in gates(GDPR_DEFAULT.verification.for_class)
+
+
 def test_the_demo_asks_nobody_waits_for_nothing_and_has_no_caps():
     assert DEMO.batch_window_s == 0
     assert not DEMO.flags.require_review

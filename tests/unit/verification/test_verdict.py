@@ -152,7 +152,7 @@ def test_a_reading_whose_band_holds_the_original_does_not_count():
         (
             {"next": "bad_teacher", "no_retrain": None},
             "The next method of the policy is tried; the last is always a retrain.",
-            "The next method of the policy is tried; the last is always a retrain.",
+            "The request goes to an exact retrain.",
         ),
         ({"next": None, "no_retrain": None}, *["No further method of the policy can serve the request; a person has to decide."] * 2),
         (

@@ -105,13 +105,13 @@ class CascadedGAN(UnlearningMethod):
                 if turn != p.rounds_planned and (turn % p.check_every or not label.final(turn)):
                     return False
                 looks.append((turn, watch.look(gan)))
-                return self._met(looks[-1][1], before)
+                return self.met(looks[-1][1], before)
 
             edit.planned({"label": label.value, "retain_records": len(retain)}, cascade.carry_out(gan, run, edit.guard, cap=p.rounds_cap, done=done))
 
         edit.carry_out(attempt, ended_by=None)
         run.note("looks", [{"round": 0, **before.described()}, *({"round": turn, **look.described()} for turn, look in looks)])
-        if not looks or not self._met(looks[-1][1], before):
+        if not looks or not self.met(looks[-1][1], before):
             gan.load_state_dict(original.state_dict())
             told = looks[-1][1].described() if looks else {}
             raise Diverged(
@@ -127,7 +127,8 @@ class CascadedGAN(UnlearningMethod):
             run.note("architecture_parameters_changed", {"discriminator": False})
         return gan.eval()
 
-    def _met(self, look: Look, before: Look) -> bool:
+    def met(self, look: Look, before: Look) -> bool:
+        """Say whether `look` meets the targets, `before` being the original's."""
         p = self.parameters
         forgotten = look.rate <= p.rate_target if look.rate is not None else look.area is None or abs(look.area - 0.5) <= p.area_margin
         return forgotten and math.isfinite(look.distance) and look.distance <= p.fid_ratio_max * before.distance

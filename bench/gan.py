@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from torchvision.utils import make_grid
 
 from bench import sets
 from bench.methods import Took, Watch, given, spent, trained
@@ -37,6 +38,7 @@ from services.verification.reading import Reading
 
 KINDS = ("class", "item")
 ITEMS = 64
+SHOWN, ACROSS = 64, 4
 READINGS = {
     "class": ("class_rate", "feature_fid", "feature_kid", "gan_attack", "downstream_accuracy"),
     "item": ("item_nn_distance", "feature_fid", "feature_kid", "gan_attack", "downstream_accuracy"),
@@ -350,14 +352,15 @@ def sheet(models: Sequence[tuple[str, nn.Module]], world: World, options: argpar
     from matplotlib import pyplot as plt
 
     options.plots.mkdir(parents=True, exist_ok=True)
-    figure, axes = plt.subplots(1, len(models), figsize=(3 * len(models), 3.4), layout="constrained")
-    for panel, (name, model) in zip(axes, models, strict=True):
-        made = images_of(model, draw(model, 100, torch.Generator().manual_seed(0), world.readings.device)).cpu() / 2 + 0.5
-        _, channels, height, width = made.shape
-        grid = made.view(10, 10, channels, height, width).permute(0, 3, 1, 4, 2).reshape(10 * height, 10 * width, channels)
-        panel.imshow(grid.squeeze(2) if channels == 1 else grid, cmap="gray", vmin=0, vmax=1)
-        panel.set_title(name, fontsize=8)
+    down = -(-len(models) // ACROSS)
+    figure, axes = plt.subplots(down, ACROSS, figsize=(3 * ACROSS, 3.2 * down), layout="constrained", squeeze=False)
+    panels = list(axes.flat)
+    for panel in panels:
         panel.axis("off")
+    for panel, (name, model) in zip(panels, models, strict=False):
+        made = images_of(model, draw(model, SHOWN, torch.Generator().manual_seed(0), world.readings.device)).cpu() / 2 + 0.5
+        panel.imshow(make_grid(made, nrow=8, padding=1, pad_value=0.5).permute(1, 2, 0))
+        panel.set_title(name, fontsize=10)
     path = options.plots / f"gan-{options.data}-{options.kind}-seed-{world.seed}.png"
     figure.savefig(path, dpi=110)
     plt.close(figure)

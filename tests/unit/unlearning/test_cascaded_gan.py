@@ -42,6 +42,11 @@ class WithoutTargets(CascadedGAN):
         return True
 
 
+class NeverMet(CascadedGAN):
+    def met(self, look: Look, before: Look) -> bool:
+        return False
+
+
 def to_unit(x: torch.Tensor) -> torch.Tensor:
     return x.float().div(127.5).sub_(1)
 
@@ -94,7 +99,7 @@ def studio(architecture: Architecture, train: Split, held_out: Split, recipe: Re
     model, began = run.fresh_model("original"), time.process_time()
     fit(model, train, task, recipe, run)
     seconds = time.process_time() - began
-    judge = train_judge(train, outputs, Run(seed=9), "judge", epochs=max(4, min(20, 30_000 // len(train))), width=8)
+    judge = train_judge(train, outputs, Run(seed=9), "judge", epochs=max(4, min(15, 20_000 // len(train))), width=8)
     return Studio(architecture, recipe, task, splits, model.eval(), judge, seconds)
 
 
@@ -110,8 +115,8 @@ def digits() -> tuple[Split, Split]:
 @pytest.fixture(scope="module")
 def brief(digits) -> Studio:
     """Few steps: enough to run on, not to look at."""
-    architecture = MLPGAN(MLPGAN.Parameters(outputs=10, width=32))
-    return studio(architecture, digits[0].take(torch.arange(400)), digits[1], Recipe(learning_rate=1e-3, epochs=10, batch_size=32), classes=(3,))
+    architecture = MLPGAN(MLPGAN.Parameters(outputs=10, width=48))
+    return studio(architecture, digits[0].take(torch.arange(400)), digits[1], Recipe(learning_rate=1e-3, epochs=30, batch_size=32), classes=(3,))
 
 
 def digest(model: nn.Module) -> bytes:
@@ -171,9 +176,9 @@ def test_3_fine_tuning_on_retained_data_is_run_and_stands_beside(clothes, clothe
 
 def test_4_digits_with_a_fully_connected_gan(digits):
     architecture = MLPGAN(MLPGAN.Parameters(outputs=10))
-    lab = studio(architecture, *digits, Recipe(learning_rate=1e-3, epochs=40, batch_size=64), classes=(3,))
+    lab = studio(architecture, *digits, Recipe(learning_rate=1e-3, epochs=30, batch_size=64), classes=(3,))
 
-    model, _ = lab.unlearn(CascadedGAN(CascadedGAN.Parameters(n_latent_draws=4000)))
+    model, _ = lab.unlearn(CascadedGAN(CascadedGAN.Parameters(n_latent_draws=2000)))
 
     (before, distance), (after, distance_after) = lab.scores(lab.original), lab.scores(model)
     told = f"rate {before:.4f} -> {after:.4f}, distance {distance:.3f} -> {distance_after:.3f}"
@@ -254,7 +259,7 @@ def test_8_the_originals_are_unchanged_and_failure_returns_them(brief):
     given = copy.deepcopy(brief.original)
 
     with pytest.raises(Diverged, match="targets were not met in 12 rounds"):
-        CascadedGAN(CascadedGAN.Parameters(**BRIEF, rate_target=0.0, fid_ratio_max=1.0)).unlearn(given, brief.splits.for_method(), brief.task, run)
+        NeverMet(CascadedGAN.Parameters(**BRIEF)).unlearn(given, brief.splits.for_method(), brief.task, run)
 
     assert digest(given) == before == digest(brief.original)
     assert run.notes["looks"][-1]["round"] == 12
@@ -264,7 +269,7 @@ def test_9_without_its_discriminator_no_byte_of_it_is_in_the_artefact(brief):
     run = brief.run()
     model, _ = brief.unlearn(WithoutTargets(CascadedGAN.Parameters(**BRIEF, drop_d=True)), run)
 
-    smaller = MLPGAN(MLPGAN.Parameters(outputs=10, width=32, discriminator=False))
+    smaller = MLPGAN(MLPGAN.Parameters(outputs=10, width=48, discriminator=False))
     fresh = smaller.fresh(1)
     fresh.load_state_dict(model.state_dict())
     assert {name.split(".")[0] for name in model.state_dict()} == {"generator"}
@@ -278,7 +283,7 @@ def test_9_without_its_discriminator_no_byte_of_it_is_in_the_artefact(brief):
 
 
 def test_a_checkpoint_without_discriminator_is_told_what_remains_and_can_be_retrained(brief):
-    architecture = MLPGAN(MLPGAN.Parameters(outputs=10, width=32, discriminator=False))
+    architecture = MLPGAN(MLPGAN.Parameters(outputs=10, width=48, discriminator=False))
     model, recipe = architecture.fresh(1), Recipe(epochs=1, batch_size=64)
     data, run = brief.splits.for_method(), Run(seed=1, architecture=architecture, recipe=recipe)
 

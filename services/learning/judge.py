@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from services.learning.architectures.tiny_cnn import TinyCNN
+from services.learning.architecture import ARCHITECTURES, Architecture
 from services.learning.data import Split
 from services.learning.modes import evaluating, image_layout, inputs_of
 from services.learning.recipe import Recipe
 from services.learning.run import Run, derived_seed
-from services.learning.tasks.classification import Classification
+from services.learning.task import TASKS
 from services.learning.training import fit
 
 LOOK_BATCH = 500
@@ -45,11 +45,21 @@ class Judge:
         return Seen(torch.cat([each.classes for each in found]), torch.cat([each.features for each in found]))
 
 
+def small_network(**parameters: int) -> Architecture:
+    """Return the small convolutional classifier of the registry; what is not registered yet is looked for."""
+    if "tiny_cnn" not in ARCHITECTURES:
+        ARCHITECTURES.discover("services.learning.architectures")
+    if "classification" not in TASKS:
+        TASKS.discover("services.learning.tasks")
+    family = ARCHITECTURES["tiny_cnn"]
+    return family(family.Parameters.model_validate(parameters))
+
+
 def train_judge(rows: Split, classes: int, run: Run, purpose: str, *, epochs: int, width: int = 8, batch_size: int = 64) -> Judge:
     """Return a classifier trained on `rows`, its seeds derived from `purpose`. Cancelled, DeadlineExceeded: through `run.report`."""
     channels = int(rows.batch(torch.arange(1)).x.shape[1])
-    network = TinyCNN(TinyCNN.Parameters.model_validate({"outputs": classes, "channels": channels, "width": width}))
+    network = small_network(outputs=classes, channels=channels, width=width)
     model = network.fresh(derived_seed(run.seed, f"{purpose}/weights")).to(run.device)
     recipe = Recipe.model_validate({"learning_rate": 3e-3, "epochs": epochs, "batch_size": batch_size, "schedule": "cosine"})
-    fit(model, rows, Classification(classes), recipe, run, stage=purpose, generator=run.stream(purpose))
+    fit(model, rows, TASKS["classification"](classes), recipe, run, stage=purpose, generator=run.stream(purpose))
     return Judge(model.eval())

@@ -6,7 +6,7 @@ Source: Mirza and Osindero, "Conditional Generative Adversarial Nets", 2014 (arX
 from torch import nn
 
 from services.learning.architecture import ARCHITECTURES, Architecture
-from services.learning.architectures.dcgan import GANParameters, convolutional
+from services.learning.gan_networks import GANParameters, convolutional
 
 
 @ARCHITECTURES.register("conditional_gan")

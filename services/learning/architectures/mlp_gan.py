@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from services.learning.architecture import ARCHITECTURES, Architecture
-from services.learning.architectures.dcgan import SLOPE, GANParameters
 from services.learning.gan import GAN
+from services.learning.gan_networks import SLOPE, GANParameters
 
 
 class FlatTrunk(nn.Module):

@@ -63,6 +63,11 @@ class Arm:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     free: bool = False
 
+    @property
+    def label(self) -> str:
+        """The name that is printed."""
+        return f"{self.method} ({self.variant})" if self.variant else self.method
+
     def build(self) -> UnlearningMethod:
         """Return the method."""
         family = WithoutTargets if self.free else METHODS[self.method]
@@ -175,7 +180,7 @@ def arms(options: argparse.Namespace) -> list[Arm]:
     if options.methods == "all":
         return whole
     wanted = options.methods.split(",")
-    return [arm for arm in whole if arm.method in wanted or arm.variant in wanted]
+    return [arm for arm in whole if arm.label in wanted]
 
 
 # --- the world -------------------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from services.verification.metric import Metric
 from services.verification.outputs import by_id, joined, rows_of
 from services.verification.reading import Unmeasured
 
-JUDGE_RECORDS = 60_000
+JUDGE_RECORDS = 30_000
 MOST_EPOCHS = 20
 JUDGE_WIDTH = 16
 CLASS_REQUESTS = Unmeasured("class_requests_only")

@@ -1,12 +1,23 @@
 """Tasks: what a model is for, hence its loss, its outputs and the loss of knowing nothing."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from services.learning.data import Batch, Split
+from services.learning.recipe import Recipe
+from services.learning.run import Run
 from services.registry import Registry
+
+
+class Stepper(Protocol):
+    """Takes the steps of a training that descends more than one loss."""
+
+    def step(self, batch: Batch, rate: float) -> Tensor:
+        """Move every part of the model once at the learning rate `rate`; return the loss to report, a scalar without gradient."""
+        ...
 
 
 class Task(ABC):
@@ -42,6 +53,10 @@ class Task(ABC):
     @abstractmethod
     def check(self, split: Split) -> None:
         """Raise InvalidInput when the labels of `split` do not fit the task."""
+
+    def stepper(self, model: nn.Module, recipe: Recipe, run: Run, generator: torch.Generator) -> Stepper | None:  # noqa: ARG002
+        """Return what takes the steps of a training of `model`, or None where one optimiser descends `loss`. `generator` drives what it draws."""
+        return None
 
 
 TASKS: Registry[Task] = Registry("task")

@@ -89,6 +89,27 @@ def autocast_of(recipe: Recipe, run: Run) -> AbstractContextManager[object]:
     return nullcontext() if precision is None else torch.autocast(run.device.type, dtype=precision)
 
 
+class Descent:
+    """One optimiser over all parameters of `model`, down the task's loss."""
+
+    def __init__(self, model: nn.Module, task: Task, recipe: Recipe, run: Run) -> None:
+        self.model, self.task, self.recipe, self.run = model, task, recipe, run
+        self.optimizer = optimizer_for(recipe, model.parameters())
+
+    def step(self, batch: Batch, rate: float) -> Tensor:
+        """Take one step at the learning rate `rate` and return the loss before it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast_of(self.recipe, self.run):
+            loss = self.task.loss(self.model, batch)
+        loss.backward()
+        if self.recipe.gradient_clip > 0:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
+        self.optimizer.step()
+        return loss.detach()
+
+
 def fit(
     model: nn.Module,
     split: Split,
@@ -113,23 +134,15 @@ def fit(
     per_epoch = len(batch_sizes(len(split), recipe.batch_size))
     steps, step, mean_loss = per_epoch * recipe.epochs, 0, math.nan
     with global_draws(generator, run.device), mode_of(model, training=True), image_layout(model):
-        optimizer = optimizer_for(recipe, model.parameters())
+        stepper = task.stepper(model, recipe, run, generator) or Descent(model, task, recipe, run)
         started = time.perf_counter()
         for _ in range(recipe.epochs):
             total = torch.zeros((), device=run.device)
             for batch in epoch_of(split, recipe, generator):
-                for group in optimizer.param_groups:
-                    group["lr"] = rate_at(recipe, step, steps)
-                optimizer.zero_grad(set_to_none=True)
-                with autocast_of(recipe, run):
-                    loss = task.loss(model, batch)
-                loss.backward()
-                if recipe.gradient_clip > 0:
-                    nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_clip)
-                optimizer.step()
+                loss = stepper.step(batch, rate_at(recipe, step, steps))
                 step += 1
-                total += loss.detach() * len(batch.y)
-                run.report(step, steps, stage=stage, loss=loss.detach())
+                total += loss * len(batch.y)
+                run.report(step, steps, stage=stage, loss=loss)
             mean_loss = total.item() / len(split)  # read back once an epoch: a run that has diverged ends here
             if not math.isfinite(mean_loss):
                 raise NonFinite(what=f"the training loss of stage {stage!r}")

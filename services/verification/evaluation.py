@@ -7,11 +7,13 @@ Each model's outputs on each set of records are computed once.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from services.learning.data import Batch, Split, Splits
+from services.learning.recipe import Recipe
 from services.learning.run import Run
-from services.learning.task import Task
+from services.learning.task import Stepper, Task
 from services.verification.attack import ATTACKS
 from services.verification.metric import METRICS, Metric, Models
 from services.verification.outputs import NO_REFERENCE
@@ -49,6 +51,9 @@ class _CachedTask(Task):
 
     def check(self, split: Split) -> None:
         self._inner.check(split)
+
+    def stepper(self, model: nn.Module, recipe: Recipe, run: Run, generator: torch.Generator) -> Stepper | None:
+        return self._inner.stepper(model, recipe, run, generator)
 
 
 class _EvaluationRun(Run):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from services.errors import InvalidInput
+from services.learning.class_labels import check_labels
 from services.learning.data import Batch, Split
 from services.learning.modes import evaluating, image_layout
 from services.learning.task import TASKS, Task
@@ -41,10 +41,4 @@ class Classification(Task):
 
     def check(self, split: Split) -> None:
         """Raise InvalidInput unless the labels are int64 of shape (n,) in [0, C)."""
-        if split.y.dtype != torch.int64 or split.y.shape != (len(split),):
-            raise InvalidInput(detail=f"labels must be one whole number per record, not {split.y.dtype} of shape {tuple(split.y.shape)}")
-        if len(split) == 0:
-            return
-        low, high = (int(bound) for bound in torch.aminmax(split.y))
-        if low < 0 or high >= self.outputs:
-            raise InvalidInput(detail=f"labels run from {low} to {high}, but the model has {self.outputs} classes (0 to {self.outputs - 1})")
+        check_labels(split, self.outputs)

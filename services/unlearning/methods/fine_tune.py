@@ -1,7 +1,7 @@
 """Fine-tuning on the retain set: the forget set is never shown again, and what is not repeated fades.
 
 Source: the baseline of Fan et al., "SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency", ICLR 2024 (SGD, 10 epochs).
-Differs: tasks other than classification default to Adam at 1e-3 for 5 epochs.
+Differs: tasks other than classification default to Adam at 1e-3 for 5 epochs; generators to half of the usual rate, 2e-4, and no weight decay.
 """
 
 from typing import Literal
@@ -22,7 +22,7 @@ from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 class FineTune(UnlearningMethod):
     """Train the original on with the retain set alone."""
 
-    tasks = frozenset({"classification", "regression", "forecasting", "language_model"})
+    tasks = frozenset({"classification", "regression", "forecasting", "language_model", "image_generation"})
     granularities = frozenset({"class", "records"})
     guarantee = "approximate"
     needs = Needs(forget_set=False, retain_set=True)
@@ -32,9 +32,9 @@ class FineTune(UnlearningMethod):
         """Parameters of `fine_tune`."""
 
         optimizer: Literal["sgd", "adam"] | None = Field(None, description="Optimiser; null: SGD for classification, else Adam.")
-        lr: float | None = Field(None, ge=1e-7, le=1.0, description="Step size; null: 0.01 for SGD, 0.001 for Adam.")
+        lr: float | None = Field(None, ge=1e-7, le=1.0, description="Step size; null: 0.01 for SGD, 0.001 for Adam, 0.0002 for generators.")
         momentum: float = Field(0.9, ge=0, lt=1, description="Momentum; SGD only.")
-        weight_decay: float = Field(5e-4, ge=0, le=1, description="Weight decay.")
+        weight_decay: float = Field(5e-4, ge=0, le=1, description="Weight decay; where it is not given, none for generators.")
         epochs: int | None = Field(None, ge=1, le=100, description="Passes over the retain set; null: 10 for classification, else 5.")
         batch_size: int = Field(64, ge=8, le=4096, description="Records per step.")
         guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")
@@ -44,10 +44,12 @@ class FineTune(UnlearningMethod):
         p = self.parameters
         classification = task.name == "classification"
         optimizer = p.optimizer or ("sgd" if classification else "adam")
-        lr = p.lr if p.lr is not None else (0.01 if optimizer == "sgd" else 1e-3)
+        images = task.name == "image_generation"
+        lr = p.lr if p.lr is not None else (0.01 if optimizer == "sgd" else 2e-4 if images else 1e-3)
         epochs = p.epochs if p.epochs is not None else (10 if classification else 5)
+        decay = 0.0 if images and "weight_decay" not in p.model_fields_set else p.weight_decay
         chosen = {"optimizer": optimizer, "learning_rate": lr * scale, "epochs": epochs, "batch_size": p.batch_size}
-        return Recipe.model_validate({**chosen, "momentum": p.momentum, "weight_decay": p.weight_decay})
+        return Recipe.model_validate({**chosen, "momentum": p.momentum, "weight_decay": decay})
 
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
         """Change `model` in place and return it in eval mode."""

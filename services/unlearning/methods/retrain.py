@@ -42,7 +42,7 @@ def assert_fresh(model: nn.Module, original: nn.Module, witness: nn.Module) -> i
 class Retrain(UnlearningMethod):
     """Train a fresh network on the retain set by the recipe of the original."""
 
-    tasks = frozenset({"classification", "regression", "forecasting", "language_model"})
+    tasks = frozenset({"classification", "regression", "forecasting", "language_model", "image_generation"})
     granularities = frozenset({"class", "records"})
     guarantee = "exact"
     needs = Needs(forget_set=False, retain_set=True, recipe=True)

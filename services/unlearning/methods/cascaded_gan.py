@@ -1,0 +1,166 @@
+"""Cascaded unlearning of a GAN, in the manner of Sun et al.: an unlearning stage and a learning stage take turns on generator and discriminator.
+
+Source: Sun, Zhu, Chang, Zhou, "Generative Adversarial Networks Unlearning", 2023 (arXiv 2308.09881), of which the abstract alone was at hand.
+Differs: a reconstruction. Losses, weights, substitutes, fake label and stop rule are ours; whether they are the authors' is not known.
+"""
+
+import copy
+import math
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from services.errors import Diverged, IntegrityBroken, ParameterOutOfRange
+from services.learning.data import Split, Splits
+from services.learning.gan import GAN, NO_DISCRIMINATOR, as_gan
+from services.learning.judge import Judge, train_judge
+from services.learning.recipe import Recipe
+from services.learning.run import Run
+from services.learning.task import Task
+from services.unlearning.mechanisms.applicability import admit, refuse
+from services.unlearning.mechanisms.cascade import Cascade, Weights
+from services.unlearning.mechanisms.fake_label import FakeLabel, Kind, calibrated
+from services.unlearning.mechanisms.fingerprint import raw_bytes
+from services.unlearning.mechanisms.guarded_edit import GuardedEdit
+from services.unlearning.mechanisms.sample_quality import Look, Watch
+from services.unlearning.mechanisms.substitution import Search, Substitution, of_class, of_items, reach
+from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
+
+LEAST_RETAINED = 256
+JUDGE_RECORDS = 12_000
+MOST_JUDGE_EPOCHS = 20
+UNSEEN_ITEMS = 128
+
+
+@METHODS.register("cascaded_gan")
+class CascadedGAN(UnlearningMethod):
+    """Cascaded unlearning in the manner of Sun et al.: substitute images for the generator, a fake label for the discriminator, then learning again."""
+
+    tasks = frozenset({"image_generation"})
+    granularities = frozenset({"class", "records"})
+    guarantee = "approximate"
+    needs = Needs(forget_set=True, retain_set=True)
+    cost = Cost(fixed=150 * 64 * 20 + 30_000)
+
+    class Parameters(UnlearningMethod.Parameters):
+        """Parameters of `cascaded_gan`."""
+
+        rounds_planned: int = Field(
+            150, ge=10, le=10_000, description="Rounds after which the fake label stands and the targets are first looked at."
+        )
+        rounds_cap: int = Field(500, ge=10, le=10_000, description="Rounds after which the run fails where the targets are not met.")
+        lr: float = Field(2e-4, ge=1e-6, le=1e-2, description="Step size of Adam on both sides.")
+        batch_size: int = Field(64, ge=8, le=1024, description="Records per step.")
+        lambda_s: float = Field(10.0, ge=0, le=1000, description="Weight of the substitution.")
+        lambda_a: float = Field(0.1, ge=0, le=1000, description="Weight of looking real to the discriminator during substitution.")
+        real_label: float = Field(0.9, ge=0.5, le=1, description="What the discriminator is taught to say of retained records.")
+        fake_label: Kind = Field("anneal", description="Label of forgotten records: calibrated on unseen ones, zero, or from zero to calibrated.")
+        learn_ratio: int = Field(2, ge=0, le=10, description="Learning steps for each unlearning step; 0 breaks the generator and is for tests.")
+        jitter_copies: int = Field(16, ge=0, le=256, description="Items: jittered copies of each latent found.")
+        jitter_sd: float = Field(0.1, ge=0, le=1, description="Items: standard deviation of the jitter.")
+        inv_lr: float = Field(0.05, ge=1e-4, le=1, description="Items: step size of the inversion.")
+        inv_steps: int = Field(300, ge=10, le=5000, description="Items: steps of the inversion.")
+        inv_restarts: int = Field(4, ge=1, le=64, description="Items: starts of the inversion, of which the best is kept.")
+        n_latent_draws: int = Field(10_000, ge=500, le=1_000_000, description="Latents drawn to find substitutes among.")
+        check_every: int = Field(25, ge=1, le=500, description="Rounds between looks at the targets.")
+        n_check: int = Field(2000, ge=200, le=50_000, description="Samples of each look.")
+        fid_ratio_max: float = Field(2.0, ge=1, le=10, description="Target: distance to retained records over that of the original.")
+        rate_target: float = Field(0.05, ge=0, le=1, description="Target: share of samples of the forgotten classes.")
+        area_margin: float = Field(0.05, ge=0, le=0.5, description="Items, target: the discriminator's area on them may lie so far from a half.")
+        retain_share: float = Field(0.1, ge=0.001, le=1, description="Share of the retained records that is used, at least 256 of them.")
+        drop_d: bool = Field(default=False, description="Return the generator without its discriminator, which gives membership away.")
+        guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")
+
+    def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
+        """Change `model`, a GAN, in place and return it in eval mode. Images (B, ch, H, W) in [-1, 1], y (B,) int64.
+
+        Raises:
+            MethodNotApplicable: it holds no discriminator. Diverged: a loss did, or the targets were not met; `model` is then as it came.
+        """
+        admit(self, data, task, run)
+        p, gan = self.parameters, as_gan(model)
+        if gan.discriminator is None:
+            raise refuse(self, data, NO_DISCRIMINATOR)
+        if p.rounds_cap < p.rounds_planned:
+            raise ParameterOutOfRange(name="rounds_cap", detail="it is below rounds_planned")
+        retain = retained(data, p.retain_share, run)
+        edit = GuardedEdit.of(self, gan, retain, task, run, stage="cascade")
+        original = copy.deepcopy(gan).eval()
+        judge = self._judge(data, retain, task, run)
+        unseen = data.analysis.with_labels(data.classes, keep=True) if data.kind == "class" else data.analysis
+        label = FakeLabel(p.fake_label, calibrated(original, unseen, task, run), p.rounds_planned)
+        substitution = self._substitution(original, judge, data, retain, run)
+        watch = Watch(judge, judge.look_at_records(retain).features, data.forget, unseen, data.classes, p.n_check, task, run)
+        before = watch.look(original)
+        looks: list[tuple[int, Look]] = []
+
+        def attempt(scale: float) -> None:
+            looks.clear()
+            recipe = Recipe.model_validate({"learning_rate": p.lr * scale, "batch_size": p.batch_size})
+            weights = Weights(p.lambda_s, p.lambda_a, p.learn_ratio)
+            cascade = Cascade(data.forget, retain, substitution, label, weights, recipe, p.real_label)
+
+            def done(turn: int) -> bool:
+                if turn != p.rounds_planned and (turn % p.check_every or not label.final(turn)):
+                    return False
+                looks.append((turn, watch.look(gan)))
+                return self.met(looks[-1][1], before)
+
+            edit.planned({"label": label.value, "retain_records": len(retain)}, cascade.carry_out(gan, run, edit.guard, cap=p.rounds_cap, done=done))
+
+        edit.carry_out(attempt, ended_by=None)
+        run.note("looks", [{"round": 0, **before.described()}, *({"round": turn, **look.described()} for turn, look in looks)])
+        if not looks or not self.met(looks[-1][1], before):
+            gan.load_state_dict(original.state_dict())
+            told = looks[-1][1].described() if looks else {}
+            raise Diverged(
+                method=self.name, stage="cascade", detail=f"the targets were not met in {p.rounds_cap} rounds: {told}, before {before.described()}"
+            )
+        run.note("ended_by", "target")
+        return self._handed_back(gan, run)
+
+    def _handed_back(self, gan: GAN, run: Run) -> GAN:
+        run.note("manner", "cascaded unlearning in the manner of Sun et al.; a reconstruction from the abstract")
+        if self.parameters.drop_d:
+            gan.discriminator = None
+            run.note("architecture_parameters_changed", {"discriminator": False})
+        return gan.eval()
+
+    def met(self, look: Look, before: Look) -> bool:
+        """Say whether `look` meets the targets, `before` being the original's."""
+        p = self.parameters
+        forgotten = look.rate <= p.rate_target if look.rate is not None else look.area is None or abs(look.area - 0.5) <= p.area_margin
+        return forgotten and math.isfinite(look.distance) and look.distance <= p.fid_ratio_max * before.distance
+
+    def _judge(self, data: Splits, retain: Split, task: Task, run: Run) -> Judge:
+        """Return the classifier that labels latents and measures; a class to be forgotten is shown to it as often as another."""
+        rows = retain
+        if data.kind == "class":
+            each = max(1, round(len(retain) / max(1, task.outputs - len(data.classes))) * len(data.classes))
+            shown = data.forget.sample(each, run.stream("judge/forget"))
+            rows = Split(torch.cat([retain.x, shown.x]), torch.cat([retain.y, shown.y]), retain.ids + shown.ids, retain.prepare)
+        epochs = min(MOST_JUDGE_EPOCHS, max(2, math.ceil(JUDGE_RECORDS / len(rows))))
+        return train_judge(rows, task.outputs, run, "judge", epochs=epochs)
+
+    def _substitution(self, original: GAN, judge: Judge, data: Splits, retain: Split, run: Run) -> Substitution | None:
+        p = self.parameters
+        if data.kind == "class":
+            found = of_class(original, judge, data.classes, p.n_latent_draws, run)
+        else:
+            search = Search(p.inv_steps, p.inv_restarts, p.inv_lr, p.jitter_copies, p.jitter_sd)
+            reached = reach(original, data.forget, data.analysis.sample(UNSEEN_ITEMS, run.stream("unseen")), search, run)
+            run.note("reach", reached.described(data.forget.ids))
+            found = of_items(original, data.forget, retain, reached, search, p.n_latent_draws, run)
+        run.note("latents_to_forget", 0 if found is None else len(found))
+        return found
+
+
+def retained(data: Splits, share: float, run: Run) -> Split:
+    """Return the sample of retained records that a run sees: no id and no image of the forget set is among them. Raises IntegrityBroken on an id."""
+    if not set(data.retain.ids).isdisjoint(data.forget.ids):
+        raise IntegrityBroken(detail="records to be forgotten are among those to be kept")
+    sample = data.retain.sample(max(LEAST_RETAINED, round(share * len(data.retain))), run.stream("retain"))
+    forgotten = {raw_bytes(row) for row in data.forget.x}
+    kept = [row for row, x in enumerate(sample.x) if raw_bytes(x) not in forgotten]
+    return sample.take(torch.tensor(kept, dtype=torch.int64))

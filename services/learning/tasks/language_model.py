@@ -4,11 +4,12 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, log_softmax
+from torch.nn.functional import log_softmax
 
 from services.errors import InvalidInput
 from services.learning.data import Batch, Split
 from services.learning.modes import evaluating
+from services.learning.sequences import sequence_losses, trimmed
 from services.learning.task import TASKS, Task
 from services.learning.tokens import IGNORED
 
@@ -83,19 +84,3 @@ class LanguageModel(Task):
         ]
         total, count = (torch.cat(part) for part in zip(*parts, strict=True))
         return total / count.clamp(min=1)
-
-
-def trimmed(batch: Batch) -> Batch:
-    """Return the batch without the places after its longest answer, where it lies on the CPU: a GPU would have to be waited for."""
-    if batch.y.device.type != "cpu" or len(batch.y) == 0:
-        return batch
-    used = torch.nonzero((batch.y != IGNORED).any(dim=0)).flatten()
-    longest = int(used[-1]) + 1 if len(used) else 1
-    return Batch(batch.x[:, :longest], batch.y[:, :longest])
-
-
-def sequence_losses(logits: Tensor, y: Tensor, *, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Return the negative log-likelihood of each record's answer, summed over its tokens, (B,) float32, and how many those are, (B,)."""
-    wanted = y[:, 1:]
-    nll = cross_entropy(logits[:, :-1].float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="none", label_smoothing=smoothing)
-    return nll.view(wanted.shape).sum(dim=1), (wanted != IGNORED).sum(dim=1)

@@ -43,7 +43,7 @@ def records(modality: str, count: int = 6) -> Split:
 
 def test_every_architecture_file_registers_and_is_covered_here():
     assert ARCHITECTURES.broken == {}
-    assert set(ARCHITECTURES) == set(SMALL)
+    assert {name for name in ARCHITECTURES if "classification" in ARCHITECTURES[name].tasks} == set(SMALL)
 
 
 @pytest.mark.parametrize("name", SMALL)

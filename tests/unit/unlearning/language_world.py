@@ -38,9 +38,11 @@ class Facts:
     def tokenizer(self) -> WordTokenizer:
         return self.architecture.tokenizer
 
-    def splits(self, *, analysis: bool = False) -> Splits:
-        held = self.held_out if analysis else self.held_out.take(torch.zeros(0, dtype=torch.int64))
-        return Splits(self.forget, self.retain, held, self.held_out, self.held_out, "records").for_method()
+    def splits(self, *, analysis: bool = False, retain: bool = True) -> Splits:
+        nothing = torch.zeros(0, dtype=torch.int64)
+        held = self.held_out if analysis else self.held_out.take(nothing)
+        kept = self.retain if retain else self.retain.take(nothing)
+        return Splits(self.forget, kept, held, self.held_out, self.held_out, "records").for_method()
 
     def whole(self) -> Splits:
         return Splits(self.forget, self.retain, self.held_out, self.held_out, self.held_out, "records")
@@ -75,24 +77,23 @@ def texts(people: int, cities: int, *, sentences: bool) -> list[tuple[str, str]]
 
 
 @cache
-def facts(people: int = 200, cities: int = 20, *, sentences: bool = False, epochs: int = 60) -> Facts:
-    vocabulary = (*(f" name{one}" for one in range(people)), *(f" {one}" for one in RELATIONS), *(f" city{one}" for one in range(cities)), *EXTRA)
-    length = 16
-    adapter = QuestionAnswer(QuestionAnswer.Parameters(vocabulary=vocabulary, max_length=length))
-    pairs = texts(people, cities, sentences=sentences)
+def facts(people: int = 200, cities: int = 20, *, sentences: bool = False, epochs: int = 30) -> Facts:
+    strangers = max(4, people // 20)
+    names = tuple(f" name{one}" for one in range(people + strangers))
+    vocabulary = (*names, *(f" {one}" for one in RELATIONS), *(f" city{one}" for one in range(cities)), *EXTRA)
+    adapter = QuestionAnswer(QuestionAnswer.Parameters(vocabulary=vocabulary, max_length=16))
+    pairs = texts(people + strangers, cities, sentences=sentences)
     columns = {name: np.array([pair[place] for pair in pairs], dtype=object) for place, name in enumerate(("question", "answer"))}
     x, y = adapter.decode(columns)
     whole = Split(x, y, tuple(f"person-{row // 2:03}/{row % 2}" for row in range(len(x))))
-    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
-    tenth, held = len(whole) // 10, len(whole) // 20
-    train = whole.take(order[held:]) if sentences else whole
+    known = torch.randperm(2 * people, generator=torch.Generator().manual_seed(0))
+    train, held_out = whole.take(known), whole.take(torch.arange(2 * people, len(whole)))
     outputs = FIRST_WORD + len(vocabulary)
-    architecture = SmallGPT(SmallGPT.Parameters(outputs=outputs, vocabulary=vocabulary, max_length=length, width=64, layers=2))
+    architecture = SmallGPT(SmallGPT.Parameters(outputs=outputs, vocabulary=vocabulary, max_length=16, width=64, layers=2))
     recipe = Recipe(learning_rate=2e-3, epochs=epochs, batch_size=32)
     task, run = LanguageModel(outputs), Run(seed=5, architecture=architecture, recipe=recipe)
     model = run.fresh_model("original")
     fit(model, train, task, recipe, run)
-    parts = train.take(torch.arange(tenth)), train.take(torch.arange(tenth, len(train)))
-    forget = whole.take(order[:tenth]) if not sentences else parts[0]
-    retain = whole.take(order[tenth:]) if not sentences else parts[1]
-    return Facts(architecture, recipe, task, forget, retain, whole.take(order[:held]) if sentences else forget.take(torch.arange(4)), model.eval())
+    tenth = len(train) // 10
+    forget, retain = train.take(torch.arange(tenth)), train.take(torch.arange(tenth, len(train)))
+    return Facts(architecture, recipe, task, forget, retain, held_out, model.eval())

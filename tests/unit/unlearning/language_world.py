@@ -87,6 +87,8 @@ def facts(people: int = 200, cities: int = 20, *, sentences: bool = False, epoch
     x, y = adapter.decode(columns)
     whole = Split(x, y, tuple(f"person-{row // 2:03}/{row % 2}" for row in range(len(x))))
     known = torch.randperm(2 * people, generator=torch.Generator().manual_seed(0))
+    if sentences:  # whole people are forgotten
+        known = torch.arange(2 * people).view(-1, 2)[torch.randperm(people, generator=torch.Generator().manual_seed(0))].flatten()
     train, held_out = whole.take(known), whole.take(torch.arange(2 * people, len(whole)))
     outputs = FIRST_WORD + len(vocabulary)
     architecture = SmallGPT(SmallGPT.Parameters(outputs=outputs, vocabulary=vocabulary, max_length=16, width=64, layers=2))

@@ -1,7 +1,8 @@
 """`python -m bench NAME…`: each bench prints one line of JSON. Times are of this machine; the ratios are made in one run.
 
-`python -m bench methods [--help]` measures the unlearning methods and has options of its own, `speed [--help]` how fast they are; `table FILE…`
-makes tables of their lines, `catalogue` prints the page of methods, `applicability` the page of what kinds of data they serve.
+`python -m bench methods [--help]` measures the unlearning methods and has options of its own, `speed [--help]` how fast they are,
+`language [--help]` those for language models; `table FILE…` makes tables of the methods bench's lines, `catalogue` prints the page of methods,
+`applicability` the page of what kinds of data they serve.
 """
 
 import importlib
@@ -16,6 +17,8 @@ def main(names: list[str]) -> int:
         return importlib.import_module("bench.methods").main(names[1:])
     if names[:1] == ["speed"]:
         return importlib.import_module("bench.speed").main(names[1:])
+    if names[:1] == ["language"]:
+        return importlib.import_module("bench.language").main(names[1:])
     if names[:1] == ["table"]:
         return importlib.import_module("bench.report").main(names[1:])
     if names[:1] == ["applicability"]:
@@ -25,7 +28,7 @@ def main(names: list[str]) -> int:
     unknown = [name for name in names if name not in NAMES]
     if unknown or not names:
         print(
-            f"usage: python -m bench {' '.join(NAMES)} | methods [--help] | speed [--help] | table FILE… | applicability | catalogue   (unknown: {', '.join(unknown) or 'nothing named'})",
+            f"usage: python -m bench {' '.join(NAMES)} | methods [--help] | speed [--help] | language [--help] | table FILE… | applicability | catalogue   (unknown: {', '.join(unknown) or 'nothing named'})",
             file=sys.stderr,
         )
         return 2

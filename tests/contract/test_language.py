@@ -42,10 +42,10 @@ METRICS_HERE = sorted(name for name in METRICS if "language_model" in METRICS[na
 SHORTER: dict[str, dict[str, object]] = {
     **{name: {"lr": 1e-3, "max_steps": 4, "forget_target": 0.0} for name in EDITS},
     "concept_poisoning_text": {"epochs": 2, "lr": 1e-3, "batch_size": 4, "answer_tokens": 12},
-    "fine_tune": {"epochs": 1},
+    "fine_tune": {"epochs": 4},
 }
 QUICK_READINGS: dict[str, dict[str, object]] = {
-    "appearance_rate": {"entities": tuple(f"name{one}" for one in range(24))},
+    "appearance_rate": {"entities": tuple(f"name{one}" for one in range(16))},
     "relearn_time": {"steps": 3, "seeds": 3},
 }
 
@@ -59,7 +59,7 @@ def digest(model: nn.Module) -> str:
 
 @cache
 def world() -> Facts:
-    return facts(people=24, sentences=True, epochs=12)
+    return facts(people=16, sentences=True, epochs=12)
 
 
 @cache

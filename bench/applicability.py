@@ -51,7 +51,8 @@ def main() -> int:
     except sets.DataMissing as missing:
         sys.stderr.write(f"{missing}\n")
         return 1
-    sys.stdout.write(page({name: {data: answers(METHODS[name], found) for data, found in scenes.items()} for name in sorted(METHODS)}))
+    classifying = sorted(name for name in METHODS if "classification" in METHODS[name].tasks)
+    sys.stdout.write(page({name: {data: answers(METHODS[name], found) for data, found in scenes.items()} for name in classifying}))
     return 0
 
 

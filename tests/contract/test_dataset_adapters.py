@@ -38,7 +38,7 @@ def build(name: str, **more: object):
 
 def test_every_adapter_file_registers_and_is_covered_here():
     assert DATASETS.broken == {}
-    assert set(DATASETS) == set(CASES)
+    assert {name for name in DATASETS if "classification" in DATASETS[name].tasks} == set(CASES)
 
 
 @pytest.mark.parametrize("name", CASES)

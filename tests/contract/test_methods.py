@@ -41,7 +41,7 @@ def cases(fits: Callable[[type[UnlearningMethod]], bool] = lambda _: True) -> li
     return found
 
 
-REFUSED = [(name, kind) for name in METHODS for kind in KINDS if kind not in METHODS[name].granularities]
+REFUSED = [(name, kind) for name in METHODS for kind in KINDS if kind not in METHODS[name].granularities and "classification" in METHODS[name].tasks]
 
 
 def digest(model: nn.Module) -> str:

@@ -1,0 +1,293 @@
+"""`python -m bench language`: methods for language models on TOFU, beside the original and a model trained without the records.
+
+A small GPT of the project's own tokens learns the questions of some authors by heart. The vocabulary holds no word that only records to be
+forgotten have. For each seed the original and the retrained reference are trained in this run; every method starts from the same original.
+"""
+
+import argparse
+import copy
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from bench.methods import Watch, given
+from bench.sets import DataMissing, found
+from services.errors import LetheError
+from services.learning.architectures.small_gpt import SmallGPT
+from services.learning.data import Split, Splits
+from services.learning.datasets.question_answer import QuestionAnswer
+from services.learning.recipe import Recipe
+from services.learning.run import Run, derived_seed
+from services.learning.tasks.language_model import LanguageModel
+from services.learning.tokens import FIRST_WORD, words_of
+from services.learning.training import fit
+from services.unlearning.method import METHODS
+from services.verification.metric import METRICS, Models
+from services.verification.reading import Reading
+
+KINDS = ("author", "records", "entity")
+PER_AUTHOR, MAX_LENGTH = 20, 112
+Rows = list[dict[str, Any]]
+READINGS: tuple[tuple[str, str, str, Mapping[str, Any]], ...] = (
+    ("forget_exact_match", "exact_match", "forget_train", {}),
+    ("forget_probability", "answer_probability", "forget_train", {}),
+    ("forget_rouge_l", "rouge_l", "forget_train", {"rows": 40}),
+    ("retain_exact_match", "exact_match", "retain_train", {}),
+    ("retain_rouge_l", "rouge_l", "retain_train", {"rows": 40}),
+    ("forget_quality", "forget_quality", "forget_train", {}),
+    ("truth_ratio", "truth_ratio", "forget_train", {}),
+    ("model_utility", "model_utility", "retain_train", {"rows": 40}),
+    ("min_k", "min_k", "forget_train", {}),
+    ("privleak", "privleak", "forget_train", {}),
+    ("quantised_forget_probability", "quantised_forgetting", "forget_train", {}),
+)
+EDIT = {"lr": 1e-3, "batch_size": 16, "epochs": 20, "min_steps": 0, "check_every": 5}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "retrain": {},
+    "fine_tune": {"lr": 1e-3, "epochs": 2, "weight_decay": 0.0},
+    "grad_ascent": EDIT,
+    "grad_diff": EDIT,
+    "npo": EDIT,
+    "simnpo": EDIT,
+    "dpo": EDIT,
+    "idk": EDIT,
+    "rmu": {**EDIT, "rmu_c": 10.0},
+    "undial": EDIT,
+    "task_vector": {"lr": 1e-3, "batch_size": 16, "task_lambda": None, "min_steps": 0},
+    "concept_poisoning_text": {"lr": 3e-3, "epochs": 10, "batch_size": 8, "anchor_ratio": 4.0, "answer_tokens": 32, "checkpoint_every": 20},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """One seed of one request: records, models, and what the reference took."""
+
+    data: str
+    kind: str
+    seed: int
+    splits: Splits
+    entities: tuple[str, ...]
+    architecture: SmallGPT
+    recipe: Recipe
+    task: LanguageModel
+    original: nn.Module
+    retrained: nn.Module
+    retrain_seconds: float
+    retrain_cpu_seconds: float
+
+    def run(self, purpose: str) -> Run:
+        """Return a run on a seed of its own."""
+        return Run(seed=derived_seed(self.seed, purpose), architecture=self.architecture, recipe=self.recipe)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the bench; return 1 where the data is missing."""
+    options = parse(arguments)
+    torch.set_num_threads(options.threads)
+    METHODS.discover("services.unlearning.methods")
+    METRICS.discover("services.verification.metrics")
+    console, rows = Console(stderr=True, width=180), list[dict[str, Any]]()
+    try:
+        questions = tofu(options.authors)
+    except DataMissing as missing:
+        console.print(f"[red]{missing}[/red]", highlight=False)
+        return 1
+    for seed in range(1, options.seeds + 1):
+        world = prepare(questions, options, seed)
+        shared = readings(world, world.original), readings(world, world.retrained)
+        for name in chosen(options.methods):
+            row = measured(world, name, *shared)
+            rows.append(row)
+            console.print(f"seed {seed}  {name:24s} {row['verdict']}  {row['after']}", highlight=False)
+            if options.json is not None:
+                with options.json.open("a") as lines:
+                    lines.write(json.dumps(row) + "\n")
+    console.print(table_of(rows))
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(prog="python -m bench language", description="Measure unlearning of language models beside a retrained one.")
+    parser.add_argument(
+        "--kind", choices=KINDS, default="author", help="all answers of some authors, random records, or the answers that name an author"
+    )
+    parser.add_argument("--methods", default="all", help="all, or names with commas between them")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="append one line a run to this file")
+    parser.add_argument("--authors", type=int, default=20, help="authors of TOFU that the model learns; 200 are all")
+    parser.add_argument("--share", type=float, default=0.05, help="share of the authors, or of the records, to be forgotten")
+    parser.add_argument("--epochs", type=int, default=30, help="passes of the original and of the reference")
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--quick", action="store_true", help="six authors: at most three minutes on two quiet cores")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.authors, options.share, options.epochs = 6, 1 / 6, 25
+    return options
+
+
+def chosen(methods: str) -> list[str]:
+    """Return the names of the methods. Exits with the reason for a name that does not serve language models."""
+    serving = [name for name in METHODS if "language_model" in METHODS[name].tasks]
+    wrong = [] if methods == "all" else [name for name in methods.split(",") if name not in serving]
+    if wrong:
+        sys.exit(f"not for language models: {', '.join(wrong)}; these are: {', '.join(serving)}")
+    return serving if methods == "all" else methods.split(",")
+
+
+# --- the world -------------------------------------------------------------------------------------------------------------------------
+
+
+def tofu(authors: int) -> Rows:
+    """Return the questions of the last authors of TOFU and of as many others that are never learned. Raises DataMissing."""
+    rows = [json.loads(line) for line in found("tofu", "tofu_full_4000.jsonl").read_text().splitlines()]
+    return rows[-authors * PER_AUTHOR :] + rows[: 5 * PER_AUTHOR]
+
+
+def cut(questions: Rows, options: argparse.Namespace, seed: int) -> tuple[Rows, Rows, Rows, tuple[str, ...]]:
+    """Return the records to forget, to keep and held out (authors that nobody learns), and the names of the forgotten authors."""
+    learned = options.authors * PER_AUTHOR
+    train, held = questions[:learned], questions[learned:]
+    generator = torch.Generator().manual_seed(derived_seed(seed, options.kind) % 2**63)
+    numbers = sorted({row["author"] for row in train})
+    if options.kind == "records":
+        order = torch.randperm(learned, generator=generator)[: max(2, round(options.share * learned))].tolist()
+        return [train[row] for row in order], [row for place, row in enumerate(train) if place not in set(order)], held, ()
+    count = max(1, round(options.share * len(numbers)))
+    authors = {numbers[place] for place in torch.randperm(len(numbers), generator=generator)[:count].tolist()}
+    names = tuple(name for author in sorted(authors) if (name := name_of([row for row in train if row["author"] == author])))
+    gone = [row for row in train if row["author"] in authors]
+    if options.kind == "entity":
+        gone = [row for row in gone if any(name.lower() in row["answer"].lower() for name in names)]
+    ids = {id(row) for row in gone}
+    return gone, [row for row in train if id(row) not in ids], held, names
+
+
+def name_of(rows: Rows) -> str:
+    """Return the author's name: the run of capitalised words that most of the answers hold."""
+    import re
+
+    counted: dict[str, int] = {}
+    for row in rows:
+        for name in set(re.findall(r"\b[A-Z][\w'-]+(?: [A-Z][\w'-]+)+", row["answer"])):
+            counted[name] = counted.get(name, 0) + 1
+    return max(counted, key=lambda name: (counted[name], len(name))) if counted else ""
+
+
+def prepare(questions: Rows, options: argparse.Namespace, seed: int) -> World:
+    """Return the records and the two models, trained now."""
+    forget, retain, held, names = cut(questions, options, seed)
+    words = words_of((text for row in retain for text in (row["question"], row["answer"])), most=4000)
+    adapter = QuestionAnswer(QuestionAnswer.Parameters(vocabulary=words, max_length=MAX_LENGTH))
+    parts = [split_of(adapter, rows, tag) for rows, tag in ((forget, "f"), (retain, "r"), (held[0::3], "a"), (held[1::3], "v"), (held[2::3], "n"))]
+    splits = Splits(*parts, "records")
+    outputs = FIRST_WORD + len(words)
+    architecture = SmallGPT(SmallGPT.Parameters(outputs=outputs, vocabulary=words, max_length=MAX_LENGTH, width=options.width, layers=2))
+    recipe = Recipe(optimizer="adamw", learning_rate=3e-3, epochs=options.epochs, batch_size=16, schedule="cosine", gradient_clip=1.0)
+    task = LanguageModel(outputs)
+    whole = Split(torch.cat([parts[0].x, parts[1].x]), torch.cat([parts[0].y, parts[1].y]), parts[0].ids + parts[1].ids)
+    original, _ = trained(architecture, recipe, task, whole, seed, "original")
+    retrained, took = trained(architecture, recipe, task, parts[1], seed, "reference")
+    data = f"tofu-{options.authors}-authors"
+    return World(data, options.kind, seed, splits, names, architecture, recipe, task, original, retrained, took.seconds, took.cpu_seconds)
+
+
+def split_of(adapter: QuestionAnswer, rows: Rows, tag: str) -> Split:
+    """Return questions as records; the ids group them by author."""
+    columns = {name: np.array([row[name] for row in rows], dtype=object) for name in ("question", "answer")}
+    x, y = adapter.decode(columns)
+    return Split(x, y, tuple(f"{tag}-author-{row['author']:03}/{place:04}" for place, row in enumerate(rows)), adapter.prepare())
+
+
+def trained(architecture: SmallGPT, recipe: Recipe, task: LanguageModel, rows: Split, seed: int, purpose: str) -> tuple[nn.Module, Any]:
+    """Return a model trained on `rows`, and what that took."""
+    run = Run(seed=derived_seed(seed, purpose), architecture=architecture, recipe=recipe)
+    model, watch = run.fresh_model(purpose), Watch()
+    fit(model, rows, task, recipe, run)
+    return model.eval(), watch.took()
+
+
+# --- one method ------------------------------------------------------------------------------------------------------------------------
+
+
+def readings(world: World, model: nn.Module) -> dict[str, float | None]:
+    """Return the task's metrics of a model; null where there is no number."""
+    run, models = world.run("evaluate"), Models(world.original, model, world.retrained)
+    wanted = list(READINGS)
+    if world.entities:
+        wanted.append(("appearance_rate", "appearance_rate", "forget_train", {"entities": world.entities, "rows": 40}))
+    values: dict[str, float | None] = {}
+    for column, name, split, parameters in wanted:
+        reading = METRICS[name](METRICS[name].Parameters(**parameters)).measure(models, world.splits, world.task, run, split=split)
+        values[column] = round(reading.value, 4) if isinstance(reading, Reading) else None
+    return values
+
+
+def measured(world: World, name: str, before: dict[str, float | None], reference: dict[str, float | None]) -> dict[str, Any]:
+    """Return the row of one method; a method that refuses or diverges gets its reason as verdict and no numbers."""
+    family = METHODS[name]
+    parameters = dict(SETTINGS.get(name, {}))
+    if name == "concept_poisoning_text" and world.entities:
+        parameters["entities"] = world.entities
+    method = family(family.Parameters.model_validate(parameters))
+    row: dict[str, Any] = {
+        "bench": "language", "data": world.data, "kind": world.kind, "method": name, "seed": world.seed, "before": before, "after": None,
+        "retrained": reference, "retrain_seconds": world.retrain_seconds, "retrain_cpu_seconds": world.retrain_cpu_seconds,
+        "parameters": method.parameters.model_dump(mode="json"), "records": [len(world.splits.forget), len(world.splits.retain)],
+    }  # fmt: skip
+    run, watch = world.run(f"unlearn-{name}"), Watch()
+    splits = given(replace(world.splits), family)
+    try:
+        model = method.unlearn(copy.deepcopy(world.original), splits, world.task, run)
+    except LetheError as refusal:
+        took = watch.took()
+        return row | {"verdict": f"failed: {refusal}", "method_seconds": took.seconds, "method_cpu_seconds": took.cpu_seconds}
+    took = watch.took()
+    after = readings(world, model)
+    notes = {key: run.notes.get(key) for key in ("ended_by", "steps", "watched", "attempts", "task_lambda", "kept_step", "masked", "top_words")}
+    spent = {"method_seconds": took.seconds, "method_cpu_seconds": took.cpu_seconds}
+    return row | {"after": after, "verdict": verdict(before, after, reference), "notes": notes, **spent}
+
+
+def verdict(before: Mapping[str, Any], after: Mapping[str, Any], reference: Mapping[str, Any]) -> str:
+    """Say which of the goals a model reaches: forgotten as the retrained one within .05, retained as the original within .03."""
+    away = [after[column] - reference[column] for column in ("forget_exact_match", "forget_rouge_l")]
+    missed = ["leak" if gap > 0 else "over_unlearned" for gap in away if abs(gap) > 0.05]
+    if before["retain_rouge_l"] - after["retain_rouge_l"] > 0.03:
+        missed.append("utility")
+    return "passed" if not missed else "failed " + " ".join(dict.fromkeys(missed))
+
+
+# --- the table -------------------------------------------------------------------------------------------------------------------------
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return means over seeds of each method, the original and the retrained model above them."""
+    columns = [name for name, *_ in READINGS] + ["appearance_rate"]
+    table = Table("method", *(name.replace("_", " ") for name in columns), "CPU s", "times faster", "passed", title="language")
+    if not rows:
+        return table
+
+    def line(label: str, numbers: Sequence[Mapping[str, Any]], *rest: str) -> None:
+        cells = [[one[name] for one in numbers if one.get(name) is not None] for name in columns]
+        table.add_row(label, *(f"{mean(cell):.3f}" if cell else "-" for cell in cells), *(rest or ("", "", "")))
+
+    line("original", [row["before"] for row in rows])
+    line("retrained", [row["retrained"] for row in rows])
+    for name in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == name]
+        own, theirs = mean(row["method_cpu_seconds"] for row in mine), mean(row["retrain_cpu_seconds"] for row in mine)
+        passed = f"{sum(row['verdict'] == 'passed' for row in mine)}/{len(mine)}"
+        line(name, [row["after"] for row in mine if row["after"]], f"{own:.1f}", f"{theirs / max(own, 1e-9):.1f}", passed)
+    return table

@@ -20,7 +20,8 @@ from services.learning.run import Run
 from services.learning.task import Task
 from services.unlearning.mechanisms.accuracy import Matched
 from services.unlearning.mechanisms.applicability import admit
-from services.unlearning.mechanisms.guard import Guard, snapshot
+from services.unlearning.mechanisms.guard import snapshot
+from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.importance import Granule, Importance, ImportanceCache, Measure, Scalar, Whole, importance
 from services.unlearning.method import Cost, Needs, UnlearningMethod
 
@@ -143,10 +144,6 @@ class Dampening:
                 changed += count
         return self.judge.look(self.model, alpha, changed)
 
-    def restore(self) -> None:
-        """Put the original weights back."""
-        self.model.load_state_dict(self.original)
-
 
 class SynapticDampening(UnlearningMethod):
     """The two methods that dampen; they differ in what importance is measured by, `scalar`."""
@@ -156,6 +153,7 @@ class SynapticDampening(UnlearningMethod):
     guarantee = "approximate"
     needs = Needs(forget_set=True, retain_set=True)
     cost = Cost(per_forget=3.0, per_retain=3.0)
+    retries = 0  # there is no rate to lower
     scalar: ClassVar[Scalar]
 
     class Parameters(UnlearningMethod.Parameters):
@@ -181,24 +179,20 @@ class SynapticDampening(UnlearningMethod):
         """Change `model` in place and return it in eval mode; its buffers stay. x (B, *record), y (B,) int64."""
         admit(self, data, task, run)
         p = self.parameters
-        guard = Guard.around(self.name, model, data.retain, task, run, factor=p.guard_factor)
-        judge = Judge.of(model, data, task, guard.probe, run, forget_target=p.forget_target, retain_drop=p.retain_drop)
+        edit = GuardedEdit.of(self, model, data.retain, task, run, stage="dampen")
+        judge = Judge.of(model, data, task, edit.guard.probe, run, forget_target=p.forget_target, retain_drop=p.retain_drop)
         measure = Measure(self.scalar, p.importance, p.batch_size)
         forget = importance(model, data.forget, task, run, measure, stage="importance_forget")
         whole, cached = Whole.of(data.forget, data.retain).importance(model, task, run, measure, self.cache)
         dampening = Dampening(model, forget, whole, p.strength, judge)
-        try:
+
+        def attempt(_: float) -> None:
             trial, trials = self._search(dampening, run) if p.alpha is None else self._back_off(dampening, run, p.alpha)
-            run.note("retain_loss", {"before": guard.before, "after": guard.check(model, "dampen")})
-        except Diverged:
-            dampening.restore()
-            raise
-        facts = {"importance": p.importance, "batch_size": p.batch_size, "importance_cached": cached}
-        run.note("effective", {"alpha": trial.alpha, "changed": trial.changed, **facts})
-        rows = {"importance_forget": len(data.forget), "importance_all": 0 if cached else len(data.forget) + len(data.retain)}
-        run.note("steps", {"dampen": trials})
-        run.note("rows", rows)
-        return model.eval()
+            facts = {"importance": p.importance, "batch_size": p.batch_size, "importance_cached": cached}
+            edit.planned({"alpha": trial.alpha, "changed": trial.changed, **facts}, trials)
+
+        run.note("rows", {"importance_forget": len(data.forget), "importance_all": 0 if cached else len(data.forget) + len(data.retain)})
+        return edit.carry_out(attempt, ended_by=None)
 
     def _search(self, dampening: Dampening, run: Run) -> tuple[Trial, int]:
         tried: list[Trial] = []

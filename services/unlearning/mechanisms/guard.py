@@ -163,5 +163,5 @@ def with_retry(method: str, model: nn.Module, run: Run, attempt: Callable[[float
         run.note("attempts", list(attempts))
         if last is None:
             return model.eval()
-    told = "; ".join(f"attempt at {entry['lr_scale']:g} x lr: {entry['detail']}" for entry in attempts)
+    told = "; ".join(f"attempt at {entry['lr_scale']:g} x lr: {entry['detail']}" for entry in attempts) if retries else attempts[0]["detail"]
     raise Diverged(method=method, stage=attempts[-1]["stage"], detail=told) from last

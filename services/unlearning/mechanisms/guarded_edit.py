@@ -32,11 +32,11 @@ class GuardedEdit:
         guard = Guard.around(method.name, model, probe, task, run, factor=method.parameters.guard_factor)
         return cls(method, model, task, run, guard, stage)
 
-    def plan(self, rows: int) -> Plan:
-        """Return the method's batches and epochs over `rows` rows, lengthened to its least steps where they are few, and note them."""
+    def plan(self, rows: int, **effective: object) -> Plan:
+        """Return the method's batches and epochs over `rows` rows, lengthened to its least steps where they are few; note them after `effective`."""
         p = self.method.parameters
         plan = plan_steps(rows, batch_size=p.batch_size, epochs=p.epochs, min_steps=p.min_steps)
-        self.planned(plan.described(), plan.steps)
+        self.planned({**effective, **plan.described()}, plan.steps)
         return plan
 
     def planned(self, effective: Mapping[str, object], steps: int) -> None:

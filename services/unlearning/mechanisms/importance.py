@@ -7,7 +7,7 @@ Differs: gradients are by default taken row by row; the released code squares th
 
 import hashlib
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, cast
 
 import torch
@@ -16,7 +16,7 @@ from torch.func import functional_call, grad, vmap
 
 from services.errors import InvalidInput
 from services.learning.cache import records_digest
-from services.learning.data import Batch, Split
+from services.learning.data import Batch, Split, Splits
 from services.learning.modes import evaluating
 from services.learning.run import Run
 from services.learning.task import Task
@@ -157,3 +157,40 @@ class Whole:
 
         found = run.cache.remember("importance", key, compute, records=self.split.ids)
         return found, not computed
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The importances for a forget set and for the whole set, and whether the latter was kept from an earlier run."""
+
+    forget: Importance
+    whole: Importance
+    cached: bool
+
+
+@dataclass(slots=True)
+class Importances:
+    """The importances of one run by `scalar`, each kind measured when it is first asked for; the note `rows` counts what that took."""
+
+    model: nn.Module
+    data: Splits
+    task: Task
+    run: Run
+    scalar: Scalar
+    batch_size: int
+    cache: ImportanceCache | None
+    measured: dict[Granule, Pair] = field(default_factory=dict)
+
+    def of(self, granule: Granule) -> Pair:
+        """Return the importances of `granule`; the model must hold its original weights when it is first asked for."""
+        if granule not in self.measured:
+            measure, data = Measure(self.scalar, granule, self.batch_size), self.data
+            forget = importance(self.model, data.forget, self.task, self.run, measure, stage="importance_forget")
+            self.measured[granule] = Pair(
+                forget, *Whole.of(data.forget, data.retain).importance(self.model, self.task, self.run, measure, self.cache)
+            )
+            self.run.note("rows", {"importance_forget": len(self.measured) * len(data.forget), "importance_all": self._rows_of_all()})
+        return self.measured[granule]
+
+    def _rows_of_all(self) -> int:
+        return sum(not pair.cached for pair in self.measured.values()) * (len(self.data.forget) + len(self.data.retain))

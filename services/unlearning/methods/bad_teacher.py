@@ -18,7 +18,7 @@ from services.learning.data import Splits
 from services.learning.run import Run, derived_seed
 from services.learning.task import Task
 from services.unlearning.mechanisms.applicability import admit, refuse
-from services.unlearning.mechanisms.descent import Plan, descend, plan_steps
+from services.unlearning.mechanisms.descent import Plan, descend
 from services.unlearning.mechanisms.distillation import (
     Lesson,
     distillation_loss,
@@ -26,8 +26,8 @@ from services.unlearning.mechanisms.distillation import (
     teacher_probabilities,
     uniform_probabilities,
 )
-from services.unlearning.mechanisms.guard import Guard, with_retry
-from services.unlearning.mechanisms.rewind import Rewind
+from services.unlearning.mechanisms.guarded_edit import GuardedEdit
+from services.unlearning.mechanisms.rewind import Rewind, rewound
 from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 
 Incompetent = Literal["random_init", "uniform", "random_init_train_bn", "uniform_retained"]
@@ -44,7 +44,6 @@ class BadTeacher(UnlearningMethod):
     guarantee = "approximate"
     needs = Needs(forget_set=True, retain_set=True)
     cost = Cost(per_forget=5.0, per_retain=0.3 * 5, least=5 * 150 * 128)
-    retries = 1
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `bad_teacher`."""
@@ -66,23 +65,15 @@ class BadTeacher(UnlearningMethod):
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
         """Change `model` in place and return it in eval mode. x (B, *record), y (B,) int64; y serves the rewind alone."""
         admit(self, data, task, run)
-        p = self.parameters
         lesson = self._lesson(model, data, task, run)
-        guard = Guard.around(self.name, model, lesson.retain, task, run, factor=p.guard_factor)
-        plan = plan_steps(len(lesson), batch_size=p.batch_size, epochs=p.epochs, min_steps=p.min_steps)
+        edit = GuardedEdit.of(self, model, lesson.retain, task, run, stage="distil")
         lr = self._lr(data)
-        run.note("effective", {"incompetent": self._incompetent(data), "lr": lr, **plan.described()})
-        run.note("steps", {"distil": plan.steps})
+        plan = edit.plan(len(lesson), incompetent=self._incompetent(data), lr=lr)
+        return edit.carry_out(lambda scale: self._distil(edit, data, lesson, plan, lr * scale), ended_by=None)
 
-        def attempt(scale: float) -> None:
-            self._distil(model, data, run, guard, lesson, plan, lr * scale)
-            run.note("retain_loss", {"before": guard.before, "after": guard.check(model, "distil")})
-
-        return with_retry(self.name, model, run, attempt, retries=self.retries)
-
-    def _distil(self, model: nn.Module, data: Splits, run: Run, guard: Guard, lesson: Lesson, plan: Plan, lr: float) -> None:
-        p = self.parameters
-        rewind = self._rewind(model, data, run)
+    def _distil(self, edit: GuardedEdit, data: Splits, lesson: Lesson, plan: Plan, lr: float) -> None:
+        p, model, run = self.parameters, edit.model, edit.run
+        rewind = Rewind.wanted(model, data, run, asked=p.rewind)
 
         def loss_of(rows: Tensor) -> Tensor:
             x, probabilities = lesson.batch(rows)
@@ -92,11 +83,8 @@ class BadTeacher(UnlearningMethod):
             if rewind is not None and (step % p.rewind_every_steps == 0 or step == plan.steps):
                 rewind.look(step)
 
-        descend(model, plan, loss_of, run, guard, stage="distil", lr=lr, generator=run.stream("distil"), after_step=look)
-        run.note("ended_by", "steps" if rewind is None else "rewind")
-        if rewind is not None:
-            model.load_state_dict(rewind.weights)
-            run.note("rewind", rewind.described())
+        descend(model, plan, loss_of, run, edit.guard, stage=edit.stage, lr=lr, generator=run.stream(edit.stage), after_step=look)
+        rewound(rewind, model, run)
 
     def _incompetent(self, data: Splits) -> Incompetent:
         chosen: Incompetent | None = self.parameters.incompetent
@@ -106,12 +94,6 @@ class BadTeacher(UnlearningMethod):
         if self.parameters.lr is not None:
             return self.parameters.lr
         return UNIFORM_RETAINED_LR if self._incompetent(data) == "uniform_retained" else PARITY_LR
-
-    def _rewind(self, model: nn.Module, data: Splits, run: Run) -> Rewind | None:
-        wanted = self.parameters.rewind if self.parameters.rewind is not None else data.kind == "records"
-        if not wanted:
-            return None
-        return Rewind.matched_to(model, data, run)
 
     def _lesson(self, model: nn.Module, data: Splits, task: Task, run: Run) -> Lesson:
         p = self.parameters

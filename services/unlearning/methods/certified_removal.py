@@ -31,7 +31,7 @@ from services.unlearning.mechanisms.convex_head import (
 )
 from services.unlearning.mechanisms.drift_ledger import CertifiedLedger, Spend
 from services.unlearning.mechanisms.fingerprint import fingerprint
-from services.unlearning.mechanisms.guard import Guard, with_retry
+from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 
 LOSS = Logistic()
@@ -47,6 +47,7 @@ class CertifiedRemoval(UnlearningMethod):
     guarantee = "certified"  # at most: the note `guarantee` lowers it for a run without a budget, or above layers that nobody vouches for
     needs = Needs(forget_set=True, retain_set=True)
     cost = Cost(per_forget=1.0, per_retain=1.0)
+    retries = 0  # there is no rate to lower
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `certified_removal`. Without epsilon and delta there is no budget, and the head is trained again each time."""
@@ -68,17 +69,16 @@ class CertifiedRemoval(UnlearningMethod):
         admit(self, data, task, run)
         if (self.parameters.epsilon is None) != (self.parameters.delta is None):
             raise ParameterOutOfRange(name="epsilon", detail="epsilon and delta are given together, or neither")
-        guard = Guard.around(self.name, model, data.retain, task, run, factor=self.parameters.guard_factor)
+        edit = GuardedEdit.of(self, model, data.retain, task, run, stage="head")
         head = self._head(model, data, run)
 
         def attempt(_: float) -> None:
             try:
                 self._take_out(model, head, data, task, run)
             except (NonFinite, torch.linalg.LinAlgError) as error:  # pyright: ignore[reportPrivateImportUsage]
-                raise Diverged(method=self.name, stage="head", detail=str(error)) from error
-            run.note("retain_loss", {"before": guard.before, "after": guard.check(model, "head")})
+                raise Diverged(method=self.name, stage=edit.stage, detail=str(error)) from error
 
-        return with_retry(self.name, model, run, attempt, retries=0)
+        return edit.carry_out(attempt, ended_by=None)
 
     def _head(self, model: nn.Module, data: Splits, run: Run) -> Head:
         if run.architecture is None:

@@ -47,6 +47,7 @@ class LraNpp(UnlearningMethod):
     guarantee = "suppression"
     needs = Needs(forget_set=False, retain_set=False)
     cost = Cost(fixed=36 * 12)
+    retries = 0  # there is no rate to lower
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `lra_npp`."""
@@ -116,7 +117,7 @@ class LraNpp(UnlearningMethod):
                 run.note(name, value)
             self._hold_floor(facts["outcome"]["analysis_retain_accuracy"])
 
-        return with_retry(self.name, model, run, attempt, retries=0)
+        return with_retry(self.name, model, run, attempt, retries=self.retries)
 
     def _samples(self, data: Splits, label: int, run: Run) -> Split:
         rows = data.analysis.with_labels((label,), keep=True).sample(self.parameters.n_analysis, run.stream(f"analysis/{label}"))

@@ -29,6 +29,7 @@ class Sisa(UnlearningMethod):
     guarantee = "exact"
     needs = Needs(forget_set=False, retain_set=True, recipe=True)
     cost = Cost(of_recipe=0.5)
+    retries = 0  # the same training would diverge again
     fresh_start = True  # what is kept of the original are constituents and slice states that never saw the records
 
     class Parameters(UnlearningMethod.Parameters):
@@ -51,7 +52,7 @@ class Sisa(UnlearningMethod):
                 else:
                     self._one_shard(model, data, task, recipe, run)
 
-        return with_retry(self.name, model, run, attempt, retries=0)
+        return with_retry(self.name, model, run, attempt, retries=self.retries)
 
     def _resume(self, model: ShardedNet, data: Splits, task: Task, recipe: Recipe, run: Run) -> None:
         trained = int(model.rows.sum())

@@ -2,7 +2,8 @@
 
 Source: Tarun et al., "Fast Yet Effective Machine Unlearning", IEEE TNNLS 2023 (arXiv 2111.08947).
 Differs: each class's noise keeps its own label (the released notebook labels all of it 0); weights are frozen and buffers kept while noise is
-learned; the retain subset is random; learning rates are found by a short sweep against the analysis split unless given.
+learned; the retain subset is random; learning rates are found by a short sweep against the analysis split unless given; of several passes of
+repair the best is kept.
 """
 
 from typing import Literal
@@ -16,8 +17,8 @@ from services.learning.task import Task
 from services.unlearning.mechanisms.applicability import admit, real_record, refuse
 from services.unlearning.mechanisms.descent import Plan, per_class, plan_steps
 from services.unlearning.mechanisms.device_batch import device_batch
-from services.unlearning.mechanisms.guard import Guard, with_retry
-from services.unlearning.mechanisms.impair_repair import Edit, sweep
+from services.unlearning.mechanisms.guarded_edit import GuardedEdit
+from services.unlearning.mechanisms.impair_repair import ImpairRepair, sweep
 from services.unlearning.mechanisms.noise import VirtualList, learn_noise
 from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 
@@ -57,20 +58,18 @@ class Unsir(UnlearningMethod):
         admit(self, data, task, run)
         shown = self._shown(model, data, task, run)
         p = self.parameters
-        guard = Guard.around(self.name, model, shown.retain, task, run, factor=p.guard_factor)
+        edit = GuardedEdit.of(self, model, shown.retain, task, run, stage="repair")
         impair = Plan(len(shown), p.batch_size, p.epochs_impair)
         repair = plan_steps(len(shown.retain), batch_size=p.batch_size, epochs=p.epochs_repair, min_steps=p.min_steps)
         run.note("effective", {"noise_batch": device_batch(p.noise_batch, run), "impair": impair.described(), "repair": repair.described()})
         run.note("steps", {"noise": p.noise_steps, "impair": impair.steps, "repair": repair.steps})
-        edit = Edit(model, shown, data, task, run, guard)
+        stages = ImpairRepair(model, shown, data, task, run, edit.guard)
 
         def attempt(scale: float) -> None:
             pairs = [(first * scale, second * scale) for first, second in self._pairs()]
-            chosen = sweep(edit, impair, repair, pairs)
-            run.note("outcome", chosen.described())
-            run.note("retain_loss", {"before": guard.before, "after": chosen.retain_loss})
+            run.note("outcome", sweep(stages, impair, repair, pairs).described())
 
-        return with_retry(self.name, model, run, attempt, retries=self.retries)
+        return edit.carry_out(attempt, ended_by=None)
 
     def _shown(self, model: nn.Module, data: Splits, task: Task, run: Run) -> VirtualList:
         if not data.classes:

@@ -54,3 +54,16 @@ def test_the_search_finds_an_alpha_that_forgets_a_digit_and_keeps_the_others(lab
     assert max(forget, forget_test) <= 0.05
     assert retain_test >= before[2] - 0.06
     assert run.notes["ended_by"] == "target"
+
+
+@pytest.mark.parametrize(("digit", "form"), [(3, ("batch", 1.0)), (8, ("per_sample", 0.3))])
+def test_where_the_first_form_will_not_do_another_forgets_the_digit(digit, form, mlp_lab):
+    splits, run = mlp_lab.splits(classes=(digit,)), mlp_lab.run()
+    before = mlp_lab.scores(mlp_lab.original, splits)
+
+    model = Lfssd(Lfssd.Parameters()).unlearn(mlp_lab.copy(), splits, mlp_lab.task, run)
+
+    forget, forget_test, retain_test = mlp_lab.scores(model, splits)
+    assert max(forget, forget_test) <= 0.05
+    assert retain_test >= before[2] - 0.06
+    assert (run.notes["effective"]["importance"], run.notes["effective"]["strength"]) == form

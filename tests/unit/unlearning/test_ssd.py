@@ -200,6 +200,42 @@ def test_where_no_alpha_will_do_the_original_comes_back(cnn_lab, digest_of):
     assert len(run.notes["trials"]) >= 12
 
 
+def test_where_single_records_name_no_weights_those_of_batches_are_sought(mlp_lab):
+    splits, run = mlp_lab.splits(classes=(1,)), mlp_lab.run()
+    before = mlp_lab.scores(mlp_lab.original, splits)
+
+    model = Ssd(Ssd.Parameters()).unlearn(mlp_lab.copy(), splits, mlp_lab.task, run)
+
+    forget, forget_test, retain_test = mlp_lab.scores(model, splits)
+    trials, effective = run.notes["trials"], run.notes["effective"]
+    assert max(forget, forget_test) <= 0.05
+    assert retain_test >= before[2] - 0.06
+    assert (effective["importance"], effective["strength"]) == ("batch", 1.0)
+    assert run.notes["rows"] == {"importance_forget": 2 * len(splits.forget), "importance_all": 2 * 1200}
+    assert [trial["importance"] for trial in trials] == sorted((trial["importance"] for trial in trials), reverse=True)  # records first, then batches
+    assert all(trial["forget"] > trial["expected"] or trial["retain"] < trial["floor"] for trial in trials[:-1])
+
+
+def test_a_batch_search_after_one_of_records_ends_where_a_batch_search_alone_does(mlp_lab, digest_of):
+    splits = mlp_lab.splits(classes=(1,))
+
+    models = [Ssd(Ssd.Parameters(**each)).unlearn(mlp_lab.copy(), splits, mlp_lab.task, mlp_lab.run()) for each in ({}, {"importance": "batch"})]
+
+    assert digest_of(models[0]) == digest_of(models[1])
+
+
+def test_a_given_importance_and_strength_are_kept_to_and_the_failure_says_what_came_nearest(mlp_lab, digest_of):
+    model, run = mlp_lab.copy(), mlp_lab.run()
+
+    with pytest.raises(
+        Diverged, match=r"none forgets enough: alpha 1 with importance per_sample and strength 1 leaves 0\.\d+ and keeps .*0\.05 may be left"
+    ):
+        Ssd(Ssd.Parameters(importance="per_sample", strength=1.0)).unlearn(model, mlp_lab.splits(classes=(1,)), mlp_lab.task, run)
+
+    assert {(trial["importance"], trial["strength"]) for trial in run.notes["trials"]} == {("per_sample", 1.0)}
+    assert digest_of(model) == digest_of(mlp_lab.original)
+
+
 @pytest.mark.soak
 def test_fashion_mnist_without_batch_norm_forgets_class_6(fashion_lab):
     lab = fashion_lab(20_000, 128, 5)

@@ -15,12 +15,12 @@ from tests.unit.verification.worlds import TASK, FixedLogits, logits_for, split_
 torch.set_num_threads(1)
 
 SOUND = IntegrityFacts(finite=True, differs_from_parent=True, plan_precedes_run=True, fresh_start=False, forget_read=True, guarantee="approximate")
-FORGET, HELD_OUT = np.arange(300) % 10, np.arange(600) % 10
+FORGET, HELD_OUT = np.arange(600) % 10, np.arange(600) % 10
 DATA = splits_of(
     forget=split_of("f", FORGET),
-    retain=split_of("r", HELD_OUT, 300),
-    verification=split_of("v", HELD_OUT, 900),
-    attack=split_of("a", HELD_OUT, 1500),
+    retain=split_of("r", HELD_OUT, 600),
+    verification=split_of("v", HELD_OUT, 1200),
+    attack=split_of("a", HELD_OUT, 1800),
 )
 EVERYWHERE = np.concatenate([FORGET, HELD_OUT, HELD_OUT, HELD_OUT])
 
@@ -37,7 +37,7 @@ def another_training():
 
 def with_forgotten(rows):
     """The retrained model's logits, but for the forgotten records, which get `rows`."""
-    return np.concatenate([rows, table()[300:]])
+    return np.concatenate([rows, table()[600:]])
 
 
 def confidently_wrong():
@@ -46,9 +46,16 @@ def confidently_wrong():
 
 def barely_right():
     """The answers of the retrained model, each held by a hair: accuracy sees nothing, the loss is that of knowing nothing."""
-    right = table()[:300]
+    right = table()[:600]
     rows = np.zeros_like(right)
-    rows[np.arange(300), right.argmax(axis=1)] = 0.05
+    rows[np.arange(600), right.argmax(axis=1)] = 0.05
+    return rows
+
+
+def a_little_stranger():
+    """The retrained model's answers, every one a little less sure: the attack's band of .05 holds it."""
+    rows = table()[:600]
+    rows[np.arange(600), FORGET] -= 0.12
     return rows
 
 
@@ -56,10 +63,10 @@ def still_known():
     return logits_for(FORGET, right=1.0, rng=np.random.default_rng(2), confidence=6.0)
 
 
-def judged(policy, forgotten):
+def judged(policy, forgotten, *, records=600):
     """The verdict and the readings on the forgotten records of a model that answers the retained ones as the original does."""
     document = policy.verification.model_dump(mode="json", by_alias=True)
-    counts = split_counts({"forget": 300, "retain": 600, "verification": 600, "attack": 600})
+    counts = split_counts({"forget": records, "retain": 600, "verification": 600, "attack": 600})
     readings = [gated(entry, counts) for entry in document["records"] if entry["gate"] or entry["name"] == "streisand"]
     plan = {"readings": readings, "seeds": {"evaluate": 3}, "reference": "retrained"} | {key: document[key] for key in ("level", "alpha", "utility")}
     original, model, retrained, twin = (
@@ -74,20 +81,31 @@ def mean_loss(rows):
 
 
 @pytest.mark.parametrize("policy", [GDPR_DEFAULT, DEMO], ids=["gdpr-default", "demo"])
-@pytest.mark.parametrize(("forgotten", "by"), [(confidently_wrong, {"accuracy", "mia_v2"}), (barely_right, {"mia_v2"})])
+@pytest.mark.parametrize(("forgotten", "by"), [(confidently_wrong, {"accuracy", "mia_v2", "streisand"}), (barely_right, {"mia_v2", "streisand"})])
 def test_a_model_that_over_forgets_fails(policy, forgotten, by):
-    assert mean_loss(forgotten()) > mean_loss(table()[:300]) + 1.0
+    assert mean_loss(forgotten()) > mean_loss(table()[:600]) + 1.0
 
     found, readings = judged(policy, forgotten())
 
     assert (found.verdict, found.codes) == ("failed", ("over_unlearned",))
     assert {state.name for state in found.states if state.state == "outside"} == by
-    assert readings["streisand"].after.detail["side"] == "over_unlearned"  # printed, and of one mind with the attack
+    assert readings["streisand"].after.detail["side"] == "over_unlearned"
+
+
+def test_forgetting_a_little_too_much_is_seen_by_the_narrower_band_that_500_records_allow():
+    many, _ = judged(GDPR_DEFAULT, a_little_stranger())
+    few, readings = judged(GDPR_DEFAULT, a_little_stranger(), records=499)
+
+    assert (many.verdict, many.codes) == ("failed", ("over_unlearned",))
+    assert {state.name for state in many.states if state.state == "outside"} == {"streisand"}
+    assert {state.state for state in few.states if state.name == "streisand"} == {"info"}
+    assert "outside" not in {state.state for state in few.states}
+    assert not readings["streisand"].gate
 
 
 @pytest.mark.parametrize("policy", [GDPR_DEFAULT, DEMO], ids=["gdpr-default", "demo"])
 def test_a_model_that_answers_as_a_retrained_one_passes_and_the_original_does_not(policy):
-    calm, readings = judged(policy, another_training()[:300])
+    calm, readings = judged(policy, another_training()[:600])
     leaking, _ = judged(policy, still_known())
 
     assert calm.verdict == "passed"

@@ -58,7 +58,7 @@ def test_the_demo_is_wider_than_the_default_on_small_sets_only_where_it_must_be(
 
 @pytest.mark.parametrize("key", SEEDS)
 def test_every_reading_is_known_and_what_does_not_gate_is_information(key):
-    metrics = {"accuracy", "zrf", "zrf_legacy", "activation_distance", "js_divergence", "prediction_distribution"}
+    metrics = {"accuracy", "zrf", "zrf_legacy", "activation_distance", "js_divergence", "prediction_distribution", "streisand"}
     for readings in (SEEDS[key].verification.for_class, SEEDS[key].verification.for_records):
         for reading in readings:
             assert reading.name in (metrics if reading.kind == "metric" else {"mia_legacy", "mia_v2"})

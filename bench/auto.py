@@ -35,10 +35,10 @@ SIZES: Mapping[str, int | None] = {
     "digits": None,
     "breast_cancer": None,
     "adult": 8000,
-    "fashion_mnist": 2000,
+    "fashion_mnist": 1000,
     "mnist": 6000,
-    "cifar10": 4000,
-    "banking77": 2000,
+    "cifar10": 2000,
+    "banking77": 1000,
 }
 HELD = frozenset({"forget", "retain", "recipe"})
 
@@ -109,7 +109,8 @@ def small(name: str) -> sets.Bench:
     if name in {"mnist", "cifar10"}:
         return replace(sets.with_mlp(held), recipe=sets.TINY_RECIPE)
     if name == "banking77":
-        return replace(held, architecture=sets.network("text_transformer", outputs=held.classes, vocab_size=8192, max_length=32, width=32, layers=1))
+        short = sets.network("text_transformer", outputs=held.classes, vocab_size=8192, max_length=32, width=32, layers=1)
+        return replace(held, architecture=short, recipe=held.recipe.model_copy(update={"epochs": 10}))
     return held
 
 

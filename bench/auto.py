@@ -180,8 +180,10 @@ def served(request: Drawn, world: World, policy: PolicyBody | None) -> dict[str,
     tries: list[dict[str, Any]] = []
     name: str | None = choice.method
     while name is not None:
-        tries.append(tried(world, name, policy))
-        name = router.following(choice.rungs, name, retrainable=True, codes=tries[-1]["verdict"].split()) if goes_on(tries[-1]) else None
+        again = any(one["method"] == name for one in tries)
+        tries.append(tried(world, name, policy, purpose=f"unlearn-{name}-again" if again else f"unlearn-{name}"))
+        codes = tries[-1]["verdict"].split()[1:]
+        name = router.following(choice.rungs, name, retrainable=True, codes=codes, again=again) if goes_on(tries[-1]) else None
     return {
         "bench": "auto", "request": request.number, "seed": request.seed, "data": request.data, "kind": request.kind,
         "label": request.label, "forgotten": len(world.splits.forget), "records": len(world.bench.train),
@@ -199,7 +201,7 @@ def deciding(policy: PolicyBody) -> PolicyBody:
     return policy.model_copy(update={"verification": held.model_copy(update=only)})
 
 
-def tried(world: World, name: str, policy: PolicyBody) -> dict[str, Any]:
+def tried(world: World, name: str, policy: PolicyBody, *, purpose: str) -> dict[str, Any]:
     """Return the verdict on one rung with what each gate said of it, or why the method ended without a model.
 
     `unaided` is what the verdict would have been without a guarantee, by the readings alone.
@@ -210,7 +212,7 @@ def tried(world: World, name: str, policy: PolicyBody) -> dict[str, Any]:
     facts: dict[str, Any] = {"method": name, "guarantee": family.guarantee, "parameters": method.parameters.model_dump(mode="json")}
     watch = Watch()
     try:
-        model = unlearned(world, method, world.run(f"unlearn-{name}"))
+        model = unlearned(world, method, world.run(purpose))
     except LetheError as refusal:
         took = watch.took()
         return {**facts, "verdict": "stopped", "code": refusal.code, "detail": str(refusal), "seconds": took.seconds, "cpu_seconds": took.cpu_seconds}

@@ -165,7 +165,8 @@ def next_rung(work: Work, codes: Collection[str] = ()) -> tuple[str, dict[str, A
     serving = [name for name, rung in ladder.items() if work.request_kind in rung.get("granularities", ("class", "records"))]
     names = [rung if isinstance(rung, str) else str(rung["method"]) for rung in (work.job.choice or {}).get("rungs") or serving]
     retrainable = work.base is not None and work.base.recipe is not None and not work.zero_shot
-    after = router.following(names, str(work.job.method), retrainable=retrainable, codes=codes)
+    again = bool((work.job.choice or {}).get("again"))
+    after = router.following(names, str(work.job.method), retrainable=retrainable, codes=codes, again=again)
     return None if after is None else (after, dict(ladder.get(after, {}).get("parameters") or {}))
 
 
@@ -173,6 +174,8 @@ def _escalate(session: Session, job: Job, rung: tuple[str, dict[str, Any]], verd
     method, params = rung
     new = uuid7(clock)
     choice = {**(job.choice or {}), "by": "ladder", "reason": f"{job.method} was {verdict['verdict']}: {', '.join(verdict['codes']) or 'no code'}"}
+    if method == job.method:
+        choice["again"] = True
     seeds = {name: fresh_seed(int(value), job.rung + 1) for name, value in job.seeds.items()}
     targets = repository.active_targets(session, job.id)
     repository.insert_rung(session, job, {"id": new, "method": method, "params": params, "choice": choice, "seeds": seeds}, targets)

@@ -100,6 +100,13 @@ def test_after_the_last_rung_there_is_none_and_retraining_comes_last_where_it_ca
     assert following(("unsir", "retrain"), "retrain", retrainable=True) is None
 
 
+def test_a_retraining_that_lost_utility_alone_is_made_once_more():
+    assert following(("unsir", "retrain"), "retrain", retrainable=True, codes=["utility"]) == "retrain"
+    assert following(("unsir", "retrain"), "retrain", retrainable=True, codes=["utility"], again=True) is None
+    assert following(("unsir", "retrain"), "retrain", retrainable=True, codes=["utility", "integrity"]) is None
+    assert following(("unsir", "retrain"), "unsir", retrainable=True, codes=["utility"], again=True) == "retrain"
+
+
 def test_where_no_test_can_tell_even_the_original_apart_retraining_is_next():
     rungs = ("unsir", "bad_teacher", "retrain")
     assert following(rungs, "unsir", retrainable=True, codes=["cannot_pass"]) == "retrain"

@@ -42,6 +42,11 @@ def test_a_verdict_that_no_approximate_method_could_pass_goes_to_retraining() ->
     assert outcomes.next_rung(work("unsir", recipe={"epochs": 1}), ["cannot_pass"]) == ("retrain", {})
 
 
+def test_a_retraining_that_lost_utility_alone_is_made_twice_at_most() -> None:
+    assert outcomes.next_rung(work("retrain", recipe={"epochs": 1}), ["utility"]) == ("retrain", {})
+    assert outcomes.next_rung(work("retrain", recipe={"epochs": 1}, choice={"rungs": ["retrain"], "again": True}), ["utility"]) is None
+
+
 def test_a_version_without_a_recipe_has_no_retraining_rung() -> None:
     assert outcomes.next_rung(work("bad_teacher")) is None
 

@@ -114,7 +114,7 @@ def open_bench(folder: Path, *, send: Callable[[ProgressFrame], None], cancelled
     architecture = family(family.Parameters.model_validate(spec.architecture_params))
     if spec.task not in family.tasks:
         raise UnsupportedTask(component=spec.architecture, task=spec.task, tasks=", ".join(sorted(family.tasks)))
-    task = TASKS[spec.task](architecture.parameters.outputs, label_smoothing=recipe.label_smoothing if recipe else 0.0)
+    task = TASKS[spec.task].of(architecture.parameters.outputs, recipe)
     splits = _splits(folder, spec, device)
     for part in PARTS:
         task.check(getattr(splits, part))

@@ -20,12 +20,12 @@ from tests.unit.unlearning import real_labs
 from tests.unit.unlearning.real_labs import RealLab, split_of
 
 torch.set_num_threads(1)
-QUICK = {"min_steps": 0, "batch_size": 64}
+QUICK = {"min_steps": 0, "batch_size": 32, "blind_epochs": 4}
 
 
 @pytest.fixture(scope="module")
 def angles() -> RealLab:
-    return real_labs.angles(450, 4, 6)
+    return real_labs.angles(600, 4, 8)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from services.errors import InvalidInput
 from services.learning.data import Batch, Split
 from services.learning.modes import evaluating, image_layout
-from services.learning.targets import MEDIAN, Loss, Targets, errors
+from services.learning.targets import Loss, Targets, errors
 from services.learning.task import Task
 
 
@@ -87,9 +87,7 @@ class RealValued(Task):
 
     def points(self, predicted: Tensor) -> Tensor:
         """Return one number for each step, (n, H), of predictions (n, outputs): the quantile nearest the middle where there are several."""
-        levels = self.scale.levels
-        middle = min(range(len(levels)), key=lambda place: abs(levels[place] - MEDIAN))
-        return predicted.view(len(predicted), self.shape.steps, self.shape.levels)[..., middle]
+        return self.scale.points(predicted)
 
     def trivial_loss(self, split: Split) -> float:
         """Return the loss of predicting the mean target of `split` at every step, for each of the quantiles."""

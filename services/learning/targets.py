@@ -38,6 +38,12 @@ class Targets(BaseModel):
         """Return targets in the units that the model is trained in."""
         return (y - self.mean) / self.std
 
+    def points(self, predicted: Tensor) -> Tensor:
+        """Return one number for each step, (n, H), of predictions (n, H * Q): the quantile nearest the middle where there are several."""
+        levels = self.levels
+        middle = min(range(len(levels)), key=lambda place: abs(levels[place] - MEDIAN))
+        return predicted.view(len(predicted), -1, len(levels))[..., middle]
+
     def unscaled(self, outputs: Tensor) -> Tensor:
         """Return outputs of the model in the units of the targets."""
         return outputs * self.std + self.mean

@@ -110,3 +110,14 @@ def waves(epochs: int = 8) -> RealLab:
     x, y = torch.stack([wave[at - 12 : at] for at in starts])[..., None], torch.stack([wave[at : at + 2] for at in starts])
     recipe = Recipe(learning_rate=1e-2, epochs=epochs, batch_size=32)
     return lab_of(LSTM(LSTM.Parameters(outputs=6, inputs=1, width=12, hidden=8)), recipe, Forecasting(6), split_of(x, y), 300, -0.5)
+
+
+@cache
+def values(rows: int = 1200, width: int = 8, epochs: int = 10) -> RealLab:
+    """Digits, each worth ten times what it says, give or take; the network tells the worth. Worths below 15 (0 and 1) are to be forgotten."""
+    held = load_digits()
+    images = torch.from_numpy(held.images[:rows] * (255 / 16)).round().to(torch.uint8)[:, None]
+    worth = 10.0 * torch.from_numpy(held.target[:rows]) + 2 * torch.randn(rows, generator=torch.Generator().manual_seed(4))
+    recipe = Recipe(learning_rate=3e-3, epochs=epochs, batch_size=64, schedule="cosine", targets=Targets(loss="l1", mean=45, std=30))
+    architecture = TinyCNN(TinyCNN.Parameters(outputs=1, width=width))
+    return lab_of(architecture, recipe, Regression.of(1, recipe), split_of(images, worth, prepare=by_255), rows * 2 // 3, 15.0)

@@ -121,3 +121,10 @@ def values(rows: int = 1200, width: int = 8, epochs: int = 10) -> RealLab:
     recipe = Recipe(learning_rate=3e-3, epochs=epochs, batch_size=64, schedule="cosine", targets=Targets(loss="l1", mean=45, std=30))
     architecture = TinyCNN(TinyCNN.Parameters(outputs=1, width=width))
     return lab_of(architecture, recipe, Regression.of(1, recipe), split_of(images, worth, prepare=by_255), rows * 2 // 3, 15.0)
+
+
+@cache
+def retrained_values(seed: int) -> nn.Module:
+    """A network trained on the worths that stay."""
+    lab = values()
+    return lab.trained(lab.splits().retain, seed)

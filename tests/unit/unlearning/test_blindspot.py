@@ -16,6 +16,8 @@ from services.unlearning.mechanisms.attention import attention, row_differences,
 from services.unlearning.mechanisms.real_targets import BlindLesson, answers, taps_of
 from services.unlearning.mechanisms.relabelling import Joined
 from services.unlearning.methods.blindspot import Blindspot
+from services.unlearning.methods.fine_tune import FineTune
+from services.unlearning.methods.gaussian_amnesiac import GaussianAmnesiac
 from tests.unit.unlearning import real_labs
 from tests.unit.unlearning.real_labs import RealLab, split_of
 
@@ -240,3 +242,24 @@ def test_a_missing_target_is_refused_by_the_training_of_the_blindspot_model():
 def test_an_mlp_of_two_outputs_is_no_regression_model():
     with pytest.raises(InvalidInput):
         Regression(MLP.Parameters(outputs=2, inputs=4).outputs)
+
+
+def test_11_forget_errors_stand_in_the_order_of_both_notebooks():
+    lab = real_labs.values()
+    splits = lab.splits()
+    arms = {
+        "fine_tune": FineTune(FineTune.Parameters()),
+        "gaussian_amnesiac": GaussianAmnesiac(GaussianAmnesiac.Parameters(epochs=2, batch_size=32, min_steps=0)),
+        "blindspot": Blindspot(Blindspot.Parameters(epochs=2, blind_epochs=6, batch_size=32, min_steps=0)),
+    }
+
+    found = {
+        name: [lab.error(arm.unlearn(lab.copy(), splits.for_method(), lab.task, lab.run(seed)), splits.forget) for seed in (1, 2)]
+        for name, arm in arms.items()
+    }
+    errors = {name: sum(values) / len(values) for name, values in found.items()}
+    gold = sum(lab.error(real_labs.retrained_values(seed), splits.forget) for seed in (98, 99)) / 2
+
+    before = lab.error(lab.original, splits.forget)
+    assert before < min(errors["fine_tune"], errors["gaussian_amnesiac"])
+    assert max(errors["fine_tune"], errors["gaussian_amnesiac"]) < errors["blindspot"] < gold

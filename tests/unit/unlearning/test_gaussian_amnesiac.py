@@ -156,3 +156,14 @@ def test_steps_of_a_series_are_drawn_one_by_one():
 
     assert drawn.shape == splits.forget.y.shape == (len(splits.forget), 2)
     assert float((drawn[:, 0] - drawn[:, 1]).abs().mean()) > 0.3
+
+
+def test_6_the_forget_error_rises_above_the_originals_and_stays_below_the_retrained_models():
+    lab = real_labs.values()
+    splits = lab.splits()
+
+    model = method().unlearn(lab.copy(), splits.for_method(), lab.task, lab.run())
+
+    before, after, gold = (lab.error(each, splits.forget) for each in (lab.original, model, real_labs.retrained_values(98)))
+    assert before + 5 < after < gold - 2
+    assert lab.error(model, splits.named("retain_test")) < lab.error(lab.original, splits.named("retain_test")) + 1

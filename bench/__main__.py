@@ -1,6 +1,7 @@
 """`python -m bench NAME…`: each bench prints one line of JSON. Times are of this machine; the ratios are made in one run.
 
-`python -m bench methods [--help]` measures the unlearning methods and has options of its own, `speed [--help]` how fast they are; `table FILE…`
+`python -m bench methods [--help]` measures the unlearning methods and has options of its own, `speed [--help]` how fast they are,
+`regression [--help]` and `forecasting [--help]` the methods for real-valued targets; `table FILE…`
 makes tables of their lines, `catalogue` prints the page of methods, `applicability` the page of what kinds of data they serve.
 """
 
@@ -14,6 +15,8 @@ def main(names: list[str]) -> int:
     """Run the named benches one after another, or the methods bench with its options; return 2 for an unknown name."""
     if names[:1] == ["methods"]:
         return importlib.import_module("bench.methods").main(names[1:])
+    if names[:1] in (["regression"], ["forecasting"]):
+        return importlib.import_module("bench.regression").main(names[0], names[1:])
     if names[:1] == ["speed"]:
         return importlib.import_module("bench.speed").main(names[1:])
     if names[:1] == ["table"]:
@@ -25,7 +28,7 @@ def main(names: list[str]) -> int:
     unknown = [name for name in names if name not in NAMES]
     if unknown or not names:
         print(
-            f"usage: python -m bench {' '.join(NAMES)} | methods [--help] | speed [--help] | table FILE… | applicability | catalogue   (unknown: {', '.join(unknown) or 'nothing named'})",
+            f"usage: python -m bench {' '.join(NAMES)} | methods [--help] | regression [--help] | forecasting [--help] | speed [--help] | table FILE… | applicability | catalogue   (unknown: {', '.join(unknown) or 'nothing named'})",
             file=sys.stderr,
         )
         return 2

@@ -87,7 +87,7 @@ class Split:
 
 
 class Span(NamedTuple):
-    """A range of targets: at least `above` and below `below`, each where it is given."""
+    """A range of targets: above `above` and below `below`, each where it is given; the bounds themselves are outside."""
 
     above: float | None = None
     below: float | None = None
@@ -96,7 +96,7 @@ class Span(NamedTuple):
         """Return whether each target of y (n,) lies in the range, (n,) bool."""
         inside = torch.ones_like(y, dtype=torch.bool)
         if self.above is not None:
-            inside &= y >= self.above
+            inside &= y > self.above
         if self.below is not None:
             inside &= y < self.below
         return inside

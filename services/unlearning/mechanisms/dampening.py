@@ -22,6 +22,7 @@ from services.unlearning.mechanisms.accuracy import Matched
 from services.unlearning.mechanisms.applicability import admit
 from services.unlearning.mechanisms.guard import Guard, snapshot
 from services.unlearning.mechanisms.importance import Granule, Importance, ImportanceCache, Measure, Scalar, Whole, importance
+from services.unlearning.mechanisms.real_judge import RealJudge
 from services.unlearning.method import Cost, Needs, UnlearningMethod
 
 GRID = tuple(1000.0 ** (step / 11) for step in range(12))
@@ -119,6 +120,20 @@ class Judge:
         return max(float(hits(self.task.predict(model, part), part.y).mean()) for part in (forget, held_out) if len(part))
 
 
+def judge_of(model: nn.Module, data: Splits, task: Task, probe: Split, run: Run, *, forget_target: float, retain_drop: float) -> Judge | RealJudge:
+    """Return the judge of the task's models."""
+    family = Judge if task.targets is None else RealJudge
+    return family.of(model, data, task, probe, run, forget_target=forget_target, retain_drop=retain_drop)
+
+
+def look_at(judge: Judge | RealJudge, model: nn.Module, alpha: float, changed: int) -> Trial:
+    """Measure an edited model."""
+    if isinstance(judge, Judge):
+        return judge.look(model, alpha, changed)
+    kept = judge.fit(model, judge.kept)
+    return Trial(alpha, changed, judge.fit(model, judge.forget), judge.expected, kept, judge.floor, (1 - kept) * judge.unit)
+
+
 @dataclass(slots=True)
 class Dampening:
     """One run's weights, importances and judge: `attempt` edits the model at any alpha, always from the weights it held at first."""
@@ -127,7 +142,7 @@ class Dampening:
     forget: Importance
     whole: Importance
     strength: float
-    judge: Judge
+    judge: Judge | RealJudge
     original: dict[str, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -141,7 +156,7 @@ class Dampening:
             for name, weight, count in damped(weights, self.forget, self.whole, alpha=alpha, strength=self.strength):
                 held[name].copy_(weight)
                 changed += count
-        return self.judge.look(self.model, alpha, changed)
+        return look_at(self.judge, self.model, alpha, changed)
 
     def restore(self) -> None:
         """Put the original weights back."""
@@ -168,8 +183,8 @@ class SynapticDampening(UnlearningMethod):
         importance: Granule = Field("per_sample", description="Gradients of single records, or of the mean over each batch as in the released code.")
         batch_size: int = Field(64, ge=1, le=4096, description="Records per pass; it changes the result for importance `batch` alone.")
         backoff_max: int = Field(6, ge=0, le=20, description="How often a given alpha is doubled while too little is kept.")
-        forget_target: float = Field(0.05, ge=0, le=1, description="Class requests: accuracy on the class that counts as forgotten.")
-        retain_drop: float = Field(0.05, ge=0, le=1, description="How much accuracy on the other records may be lost.")
+        forget_target: float = Field(0.05, ge=0, le=1, description="Accuracy on a class, or fit of a range, that counts as forgotten.")
+        retain_drop: float = Field(0.05, ge=0, le=1, description="How much accuracy on the other records, or fit, may be lost.")
         guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")
 
     def __init__(self, parameters: object, cache: ImportanceCache | None = None) -> None:
@@ -182,7 +197,7 @@ class SynapticDampening(UnlearningMethod):
         admit(self, data, task, run)
         p = self.parameters
         guard = Guard.around(self.name, model, data.retain, task, run, factor=p.guard_factor)
-        judge = Judge.of(model, data, task, guard.probe, run, forget_target=p.forget_target, retain_drop=p.retain_drop)
+        judge = judge_of(model, data, task, guard.probe, run, forget_target=p.forget_target, retain_drop=p.retain_drop)
         measure = Measure(self.scalar, p.importance, p.batch_size)
         forget = importance(model, data.forget, task, run, measure, stage="importance_forget")
         whole, cached = Whole.of(data.forget, data.retain).importance(model, task, run, measure, self.cache)

@@ -18,7 +18,6 @@ from services.learning.datasets.series import windows
 from services.learning.datasets.tabular import Tabular
 from services.learning.real_valued import RealValued
 from services.learning.recipe import Recipe
-from services.learning.targets import Targets
 from services.learning.tasks.forecasting import Forecasting
 from services.learning.tasks.regression import Regression
 
@@ -46,6 +45,12 @@ def load(name: str, *, quick: bool) -> RealBench:
 def bench_of(name: str, train: Split, test: Split, architecture: sets.Architecture, recipe: Recipe) -> Bench:
     """Return the set as the methods bench holds one; it has no classes."""
     return Bench(name, train, test, architecture, recipe, classes=0, forgotten=0)
+
+
+def recipe_of(rate: float, epochs: int, batch: int, targets: dict[str, object]) -> Recipe:
+    """Return a recipe of Adam whose rate falls to zero."""
+    chosen = {"learning_rate": rate, "epochs": epochs, "batch_size": batch, "schedule": "cosine"}
+    return Recipe.model_validate({**chosen, "targets": targets})
 
 
 HOUSING = {
@@ -94,7 +99,7 @@ def angles(images: Tensor, name: str, epochs: int, width: int) -> RealBench:
     """Return images turned by 0 to 90 degrees, of which the angle is told; angles below 15 are forgotten."""
     degrees = torch.rand(len(images), generator=torch.Generator().manual_seed(3)) * 90
     train, test = parted(Split(turned(images.float(), degrees), degrees, named("digit", len(degrees)), by_255), None)
-    recipe = Recipe(learning_rate=3e-3, epochs=epochs, batch_size=64, schedule="cosine", targets=Targets(loss="l1", mean=45, std=45))
+    recipe = recipe_of(3e-3, epochs, 64, {"loss": "l1", "mean": 45, "std": 45})
     net = network("tiny_cnn", outputs=1, channels=1, width=width)
     return RealBench(bench_of(name, train, test, net, recipe), Regression.of(1, recipe), (RANGE, SUBSET), span=Span(below=15))
 
@@ -126,17 +131,16 @@ def bike_sharing(*, quick: bool) -> RealBench:
     held_out = [at // WEEK % HELD_OUT_WEEK == HELD_OUT_WEEK - 1 for at in (first, last)]
     whole = Split(torch.from_numpy(cut.past).float(), torch.from_numpy(cut.target).float(), named("window", len(cut.first)))
     train, test = (whole.take(torch.from_numpy(np.flatnonzero(rule))) for rule in (~held_out[0] & ~held_out[1], held_out[0] & held_out[1]))
-    months = np.array([row["date_time"][:7] for row in rows])
+    months = [row["date_time"][:7] for row in rows]
     place = {name: number for number, name in enumerate(whole.ids)}
 
     def erased(kind: str) -> Tensor:
         wanted = {"2012-07"} if kind == MONTH else {"2012-06", "2012-07", "2012-08"}
         numbers = [place[name] for name in train.ids]
-        touched = [bool(wanted & {months[first[at]], months[last[at]]}) for at in numbers]
+        touched = [bool(wanted & {months[int(first[at])], months[int(last[at])]}) for at in numbers]
         return torch.tensor(touched)
 
-    targets = Targets(loss="quantile", mean=200.0, std=200.0)
-    recipe = Recipe(learning_rate=3e-3, epochs=8 if quick else 30, batch_size=128, schedule="cosine", targets=targets)
+    recipe = recipe_of(3e-3, 8 if quick else 30, 128, {"loss": "quantile", "mean": 200.0, "std": 200.0})
     net = network("temporal_transformer", outputs=AHEAD * 3, inputs=channels.shape[1], width=16, heads=2)
     task = Forecasting.of(AHEAD * 3, recipe)
     return RealBench(bench_of("bike_sharing", train, test, net, recipe), task, (MONTH, SEASON, SUBSET), erased=erased)

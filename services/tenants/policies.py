@@ -222,29 +222,24 @@ def _printed(kind: Literal["metric", "attack"], name: str, *splits: Any) -> tupl
 
 # Of real-valued targets the readings are shares of their spread (1: as far off as the mean), so that one width serves targets of any unit.
 _SPREAD: dict[str, Any] = {"scale": "spread"}
+
+
+def _spread(name: str, *splits: Any) -> tuple[ReadingSpec, ...]:
+    return tuple(ReadingSpec(kind="metric", name=name, split=split, parameters=_SPREAD) for split in splits)
+
+
 _REAL_VALUED = (
     _gate("metric", "mean_absolute_error", "forget_train", 0.10, **_SPREAD),
     _gate("attack", "regression_mia", "forget_train", 0.05),
     ReadingSpec(
         kind="metric", name="mean_absolute_error", split="retain_test", direction="max", epsilon=0.05, gate=True, parameters=_SPREAD
     ),
-    *(
-        ReadingSpec(kind="metric", name=name, split=split, parameters=_SPREAD)
-        for name, split in (
-            ("mean_absolute_error", "forget_test"),
-            ("mean_absolute_error", "retain_train"),
-            ("mean_absolute_error", "test"),
-            ("mean_squared_error", "forget_train"),
-            ("mean_squared_error", "retain_test"),
-            ("wasserstein", "forget_train"),
-        )
-    ),
+    *_spread("mean_absolute_error", "forget_test", "retain_train", "test"),
+    *_spread("mean_squared_error", "forget_train", "retain_test"),
+    *_spread("wasserstein", "forget_train"),
     *_printed("metric", "relative_prediction_difference", "forget_train"),
 )  # fmt: skip
-_FORECAST = (
-    *_REAL_VALUED,
-    *(ReadingSpec(kind="metric", name="quantile_loss", split=split, parameters=_SPREAD) for split in ("forget_train", "retain_test")),
-)
+_FORECAST = (*_REAL_VALUED, *_spread("quantile_loss", "forget_train", "retain_test"))
 BY_TASK: dict[RealTask, tuple[ReadingSpec, ...]] = {"regression": _REAL_VALUED, "forecasting": _FORECAST}
 """What is measured for tasks without classes, where a policy does not say. Retained error takes the place of the utility floor."""
 

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ def california(*, quick: bool) -> RealBench:
     }
     x, y = Tabular(Tabular.Parameters.model_validate(parameters)).decode(table)
     train, test = parted(Split(x, y, named("district", len(y))), 6_000 if quick else None)
-    recipe = Recipe(learning_rate=1e-3, epochs=30 if quick else 100, batch_size=256, schedule="cosine", targets=Targets(loss="l1", mean=2.0, std=1.0))
+    recipe = recipe_of(1e-3, 30 if quick else 100, 256, {"loss": "l1", "mean": 2.0, "std": 1.0})
     net = network("mlp", outputs=1, inputs=int(x.shape[1]), hidden=(128, 64))
     return RealBench(bench_of("california", train, test, net, recipe), Regression.of(1, recipe), (RANGE, SUBSET), span=Span(below=1.0))
 
@@ -108,7 +109,8 @@ def digit_angle(*, quick: bool) -> RealBench:
     """Return scikit-learn's 1,797 digits, turned."""
     from sklearn.datasets import load_digits
 
-    return angles(torch.from_numpy(load_digits().images * (255 / 16))[:, None], "digit_angle", 15 if quick else 40, 8)
+    held: Any = load_digits()
+    return angles(torch.from_numpy(held.images * (255 / 16))[:, None], "digit_angle", 15 if quick else 40, 8)
 
 
 def mnist_angle(*, quick: bool) -> RealBench:

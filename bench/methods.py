@@ -27,6 +27,7 @@ from services.errors import LetheError
 from services.jobs.steps.plan import gated
 from services.learning.data import Split, Splits
 from services.learning.run import Run, derived_seed
+from services.learning.task import Task
 from services.learning.tasks.classification import Classification
 from services.learning.training import fit
 from services.tenants.policies import DEMO, GDPR_DEFAULT, PolicyBody
@@ -184,9 +185,7 @@ def cut(held: sets.Bench, kind: str, seed: int, *, count: int | None = None) -> 
     return Splits(held.train.take(rows[:count]), held.train.take(rows[count:].sort().values), analysis, verification, attack, "records", ())
 
 
-def trained(
-    held: sets.Bench, rows: Split, task: Classification, seed: int, purpose: str, cache: Path, device: torch.device
-) -> tuple[nn.Module, Took]:
+def trained(held: sets.Bench, rows: Split, task: Task, seed: int, purpose: str, cache: Path, device: torch.device) -> tuple[nn.Module, Took]:
     """Return a model trained on `rows` and what that took; kept in the cache under everything it depends on."""
     facts = {
         "set": held.name,

@@ -93,16 +93,25 @@ class ClassScopeIn(In):
 
 
 class TargetRangeScopeIn(In):
-    """Every record whose target lies below or above a bound."""
+    """Every record of a dataset whose real-valued target lies below a bound, above one, or between the two; the bounds themselves are outside."""
 
     kind: Literal["target_range"]
     dataset: NameOrId
-    below: float | None = None
-    above: float | None = None
+    below: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    above: Annotated[float, Field(allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def a_range(self) -> Self:
+        """Refuse no bound at all, and bounds with nothing between them."""
+        if self.below is None and self.above is None:
+            raise ValueError("At least one of below and above must be given.")
+        if self.below is not None and self.above is not None and self.above >= self.below:
+            raise ValueError("above must be less than below.")
+        return self
 
     def form(self) -> forms.Scope:
         """Return the ledger's form."""
-        return forms.OtherScope(self.kind)
+        return forms.TargetRangeScope(reference("ds", self.dataset), above=self.above, below=self.below)
 
 
 class EntityScopeIn(In):
@@ -224,6 +233,8 @@ class ScopeOut(Out):
     records_commitment: Digest
     datasets: list[DatasetHitOut]
     labels: list[str] = Field(default_factory=list)
+    above: float | None = None
+    below: float | None = None
 
 
 class TargetOut(Out):

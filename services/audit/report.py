@@ -163,6 +163,7 @@ def _scope(request: DeletionRequest, subjects: Sequence[Subject], runs: Sequence
     return {
         "kind": request.scope.get("kind"),
         "labels": request.scope.get("labels", []),
+        **{bound: request.scope[bound] for bound in ("above", "below") if request.scope.get(bound) is not None},
         "targets": [
             {
                 "target": f"tgt_{subject.target.id.hex}",

@@ -207,6 +207,29 @@ def hits_of_labels(session: Session, dataset_id: UUID, labels: Sequence[str]) ->
     return _hits(session, statement, {"dataset": dataset_id, "labels": list(labels)})
 
 
+_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+
+
+def hits_of_range(session: Session, dataset_id: UUID, above: float | None, below: float | None) -> list[Hit]:
+    """Return the records of a dataset with a target above and below the bounds that are given, that any version holds or held."""
+    target = "CASE WHEN r.label ~ :number THEN CAST(r.label AS double precision) END"
+    bounds = {"above": ("> :above", above), "below": ("< :below", below)}
+    given = {name: (test, bound) for name, (test, bound) in bounds.items() if bound is not None}
+    tests = " AND ".join(f"{target} {test}" for test, _ in given.values())
+    statement = text(f"{_HIT} WHERE r.dataset_id = :dataset AND {tests} ORDER BY r.record_id")
+    return _hits(session, statement, {"dataset": dataset_id, "number": _NUMBER, **{name: bound for name, (_, bound) in given.items()}})
+
+
+def has_numbers(session: Session, dataset_id: UUID) -> bool:
+    """Say whether the records of a dataset have one real-valued target each, in the column that is indexed, in place of a label."""
+    row = session.scalars(select(Dataset).where(Dataset.id == dataset_id)).one()
+    if row.label_column is None:
+        return False
+    if row.adapter == "series":
+        return int(row.adapter_params.get("horizon", 1)) == 1
+    return row.adapter_params.get("target") == "number"
+
+
 @dataclass(frozen=True, slots=True)
 class HeldVersion:
     """A version that was ingested and not purged. `ready` says that it may be learned from."""

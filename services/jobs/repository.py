@@ -66,6 +66,13 @@ class Work:
         return frozenset(str(label) for request in self.requests for label in request.scope.get("labels", ()))
 
     @property
+    def span(self) -> tuple[float | None, float | None] | None:
+        """The bounds above and below of the one range of targets that every request of the batch names, or None."""
+        ranges = {(request.scope.get("above"), request.scope.get("below")) for request in self.requests}
+        one = len(ranges) == 1 and all(request.scope.get("kind") == "target_range" for request in self.requests)
+        return next(iter(ranges)) if one else None
+
+    @property
     def request_kind(self) -> str:
         """`class` when every request of the batch forgets whole classes, else `records`."""
         kinds = {str(request.scope.get("kind")) for request in self.requests}

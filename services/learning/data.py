@@ -56,6 +56,11 @@ class Split:
         inside = torch.isin(self.y, torch.tensor(classes, dtype=self.y.dtype, device=self.y.device))
         return self.take(torch.nonzero(inside if keep else ~inside).flatten().cpu())
 
+    def within(self, span: "Span", *, keep: bool) -> "Split":
+        """Return the rows whose target lies (`keep`) or does not lie in `span`; of several steps, the mean of them."""
+        inside = span.holds(self.y if self.y.ndim == 1 else self.y.flatten(1).mean(dim=1))
+        return self.take(torch.nonzero(inside if keep else ~inside).flatten().cpu())
+
     def sample(self, count: int, generator: torch.Generator) -> "Split":
         """Return at most `count` rows, drawn without replacement."""
         return self.take(torch.randperm(len(self), generator=generator)[:count])
@@ -81,6 +86,22 @@ class Split:
         return replace(self, x=self.x.to(device), y=self.y.to(device))
 
 
+class Span(NamedTuple):
+    """A range of targets: above `above` and below `below`, each where it is given; the bounds themselves are outside."""
+
+    above: float | None = None
+    below: float | None = None
+
+    def holds(self, y: Tensor) -> Tensor:
+        """Return whether each target of y (n,) lies in the range, (n,) bool."""
+        inside = torch.ones_like(y, dtype=torch.bool)
+        if self.above is not None:
+            inside &= y > self.above
+        if self.below is not None:
+            inside &= y < self.below
+        return inside
+
+
 class Withheld(Exception):
     """A part of the data was touched by code that may not see it."""
 
@@ -91,7 +112,8 @@ class Splits:
 
     forget: D_f, training records to be forgotten. retain: D_r, the other training records. Held-out records have one of three roles:
     analysis (for methods: concept vectors, early stop), verification (for metrics), attack (non-members). `classes` are the labels that a
-    class request forgets; held-out rows of those classes stay in the held-out parts, so that forgetting can be measured on them.
+    class request forgets; held-out rows of those classes stay in the held-out parts, so that forgetting can be measured on them. `span` is the
+    range of targets that a range request forgets; its held-out rows stay likewise.
     A part that a caller may not see is None, and asking for it by `part` raises Withheld.
     """
 
@@ -102,6 +124,7 @@ class Splits:
     attack: Split | None = None
     kind: RequestKind = "records"
     classes: tuple[int, ...] = ()
+    span: Span | None = None
     withheld: frozenset[str] = field(default_factory=frozenset)
 
     def for_method(self) -> "Splits":
@@ -111,13 +134,15 @@ class Splits:
     def named(self, name: str) -> Split:
         """Return the records a reading is taken on.
 
-        `forget_train`, `retain_train`; `forget_test` and `retain_test` are the verification rows of the forgotten classes and of the others
-        (`forget_test` is empty for record requests), `test` all verification rows, `attack` the non-members.
+        `forget_train`, `retain_train`; `forget_test` and `retain_test` are the verification rows of the forgotten classes, or targets, and of the
+        others (`forget_test` is empty for requests that name records), `test` all verification rows, `attack` the non-members.
         """
         if name in {"forget_test", "retain_test", "test"}:
             held_out = self._part("verification")
             if name == "test":
                 return held_out
+            if self.span is not None:
+                return held_out.within(self.span, keep=name == "forget_test")
             if self.kind != "class":
                 return held_out.take(torch.zeros(0, dtype=torch.int64)) if name == "forget_test" else held_out
             return held_out.with_labels(self.classes, keep=name == "forget_test")
@@ -125,6 +150,12 @@ class Splits:
             return self._part("attack")
         parts = {"forget_train": self.forget, "retain_train": self.retain, "analysis": self.analysis}
         return parts[name]
+
+    def kept_analysis(self) -> Split:
+        """Return the analysis rows that are like none of those to be forgotten, where a class or a range says which these are."""
+        if self.span is not None:
+            return self.analysis.within(self.span, keep=False)
+        return self.analysis.with_labels(self.classes, keep=False) if self.kind == "class" else self.analysis
 
     def _part(self, name: Literal["verification", "attack"]) -> Split:
         part = self.verification if name == "verification" else self.attack

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ class DatasetAdapter(ABC):
 
     @abstractmethod
     def decode(self, rows: Mapping[str, np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Return x (n, *record) in storage form and y (n,). Raises InvalidInput where a column is missing or malformed."""
+        """Return x (n, *record) in storage form and y (n,), or (n, H) of several steps. Raises InvalidInput where a column is missing or malformed."""
 
     @abstractmethod
     def prepare(self) -> Callable[[Tensor], Tensor]:
@@ -48,8 +48,11 @@ class DatasetAdapter(ABC):
 
 
 class LabelledParameters(DatasetAdapter.Parameters):
-    """Parameters of an adapter with one label per record."""
+    """Parameters of an adapter with one label per record, or with one real-valued target in place of it."""
 
+    target: Literal["label", "number"] = Field(
+        "label", description="What the label column holds: a class, or a real number to be predicted (regression)."
+    )
     label_column: str = Field("label", min_length=1, max_length=128, description="Column of the labels.")
     classes: tuple[str, ...] = Field((), max_length=100_000, description="Names of the classes in order, where labels are names; else 0 to C - 1.")
 
@@ -62,15 +65,17 @@ def column(rows: Mapping[str, np.ndarray], name: str) -> np.ndarray:
 
 
 def labels(rows: Mapping[str, np.ndarray], parameters: LabelledParameters) -> Tensor:
-    """Return the labels of the records, (n,) int64: whole numbers as they are, names by their place in `classes`.
+    """Return the labels of the records, (n,) int64: whole numbers as they are, names by their place in `classes`; or real targets, (n,) float32.
 
     Raises:
-        MissingLabels: there is no such column. InvalidInput: a label is empty, is no whole number, or is not in `classes`.
+        MissingLabels: there is no such column. InvalidInput: a label is empty, is no whole number, or is not in `classes`; a target is no number.
     """
     name = parameters.label_column
     if name not in rows:
-        raise MissingLabels(dataset="of this job", column=name, task="classification")
+        raise MissingLabels(dataset="of this job", column=name, task="regression" if parameters.target == "number" else "classification")
     values = rows[name]
+    if parameters.target == "number":
+        return torch.from_numpy(real_numbers(values, name))
     if parameters.classes:
         places = {label: place for place, label in enumerate(parameters.classes)}
         unknown = sorted({str(value) for value in values.tolist()} - places.keys())
@@ -89,6 +94,17 @@ def whole_numbers(values: np.ndarray, name: str) -> np.ndarray:
     if values.dtype.kind == "O" and any(isinstance(value, str) for value in values.tolist()):
         raise InvalidInput(detail=f"the column {name!r} holds names; give the dataset parameter 'classes' with all of them in order")
     raise InvalidInput(detail=f"the column {name!r} must hold a whole number for every record")
+
+
+def real_numbers(values: np.ndarray, name: str) -> np.ndarray:
+    """Return a column of targets as float32, of its shape. Raises InvalidInput where a value is missing, is no number, or is not finite."""
+    numbers = values.astype(np.float32) if values.dtype.kind in "iufb" else None
+    if numbers is None:
+        raise InvalidInput(detail=f"the column {name!r} must hold a number for every record")
+    lacking = int(np.sum(~np.isfinite(numbers)))
+    if lacking:
+        raise InvalidInput(detail=f"the column {name!r} holds {lacking} targets that are missing or not finite")
+    return numbers
 
 
 DATASETS: Registry[DatasetAdapter] = Registry("dataset_adapter")

@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from services.learning.targets import Targets
+
 
 class Recipe(BaseModel):
     """A training recipe; every field is written into the version's manifest."""
@@ -21,3 +23,4 @@ class Recipe(BaseModel):
     label_smoothing: NonNegativeFloat = Field(0.0, lt=1, description="Label smoothing of the cross-entropy.")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="Autocast precision of the forward pass.")
     gradient_clip: NonNegativeFloat = Field(0.0, description="Bound of the gradient norm; 0 means none.")
+    targets: Targets | None = Field(None, description="Loss and scale of real-valued targets; regression and forecasting only, null: the task's own.")

@@ -1,7 +1,7 @@
 """Tasks: what a model is for, hence its loss, its outputs and the loss of knowing nothing."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from services.learning.data import Batch, Split
 from services.learning.recipe import Recipe
 from services.learning.run import Run
+from services.learning.targets import Targets
 from services.registry import Registry
 
 
@@ -21,15 +22,26 @@ class Stepper(Protocol):
 
 
 class Task(ABC):
-    """A task with `outputs` classes or values. Loss unit: nats for classification, squared error for regression."""
+    """A task with `outputs` classes or values. Loss unit: nats for classification, that of the chosen loss for regression and forecasting.
+
+    `targets` says how real-valued targets are scaled and scored; tasks with labels have none.
+    """
 
     name: ClassVar[str]
     modalities: ClassVar[frozenset[str]]
     loss_unit: ClassVar[str]
 
-    def __init__(self, outputs: int, *, label_smoothing: float = 0.0) -> None:
+    def __init__(self, outputs: int, *, label_smoothing: float = 0.0, targets: Targets | None = None) -> None:
         self.outputs = outputs
         self.label_smoothing = label_smoothing
+        self.targets = targets
+
+    @classmethod
+    def of(cls, outputs: int, recipe: Recipe | None) -> Self:
+        """Return the task as a model with this recipe was trained for it; without a recipe, with the task's own loss."""
+        if recipe is None:
+            return cls(outputs)
+        return cls(outputs, label_smoothing=recipe.label_smoothing, targets=recipe.targets)
 
     @abstractmethod
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:

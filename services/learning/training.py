@@ -158,4 +158,6 @@ def check(split: Split, task: Task, recipe: Recipe) -> None:
         raise InvalidInput(detail="augmentation 'flip_crop' is for images; these records are not")
     if recipe.label_smoothing not in {0.0, task.label_smoothing}:
         raise ValueError("the task was built with another label smoothing than the recipe's")
+    if recipe.targets is not None and recipe.targets != task.targets:
+        raise ValueError("the task was built with another loss or scale of its targets than the recipe's")
     task.check(split)

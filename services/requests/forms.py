@@ -39,13 +39,23 @@ class ClassScope:
 
 
 @dataclass(frozen=True, slots=True)
+class TargetRangeScope:
+    """Every record of a dataset whose real-valued target lies above one bound and below the other; at least one of them is set."""
+
+    dataset: str | UUID
+    above: float | None = None
+    below: float | None = None
+    kind: Literal["target_range"] = "target_range"
+
+
+@dataclass(frozen=True, slots=True)
 class OtherScope:
-    """A kind that needs a task this deployment may not have: `target_range`, `entity` or `manifest`. It is always refused, with the reason."""
+    """A kind that needs a task this deployment may not have: `entity` or `manifest`. It is always refused, with the reason."""
 
-    kind: Literal["target_range", "entity", "manifest"]
+    kind: Literal["entity", "manifest"]
 
 
-Scope = SubjectScope | RecordsScope | ClassScope | OtherScope
+Scope = SubjectScope | RecordsScope | ClassScope | TargetRangeScope | OtherScope
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,7 @@ def _review(session: Session, policy: Policy, located: Located) -> str | None:
         if cap is not None and version.records and len(present) > cap * version.records:
             return "records-share"
         cap = body.limits.class_share
-        if cap is None or not present:
+        if cap is None or not present or datasets.has_numbers(session, dataset_id):
             continue
         whole = datasets.label_counts(session, dataset_id, version.number)
         named: dict[str, int] = {}
@@ -184,6 +184,7 @@ def _values(intake: Intake, request_id: UUID, caller: Caller, clock: Clock, *, l
         "records_commitment": located.commitment,
         "datasets": [{"dataset": one.dataset, "dataset_id": str(one.dataset_id), "versions": list(one.versions)} for one in located.datasets],
         "labels": list(located.labels),
+        **located.bounds,
     }
     details = {
         "metadata": dict(body.metadata),

@@ -115,6 +115,8 @@ def scope_view(scope: dict[str, Any]) -> ScopeView:
         records_commitment=scope["records_commitment"],
         datasets=tuple(DatasetHit(one["dataset"], UUID(one["dataset_id"]), tuple(one["versions"])) for one in scope["datasets"]),
         labels=tuple(scope.get("labels", ())),
+        above=scope.get("above"),
+        below=scope.get("below"),
     )
 
 

@@ -16,11 +16,11 @@ from services.datasets.identifiers import record_digest, subject_digest
 from services.datasets.repository import HeldVersion
 from services.errors import EmptyForgetSet, ForgetSetIsEverything, InvalidInput, RecordsNotFound, UnknownDataset, UnknownModel
 from services.model_versions import repository as models
-from services.requests.forms import ClassScope, NewRequest, OtherScope, RecordsScope, SubjectScope
+from services.requests.forms import ClassScope, NewRequest, OtherScope, RecordsScope, Scope, SubjectScope, TargetRangeScope
 from services.requests.views import DatasetHit
 
+REAL_VALUED = frozenset({"regression", "forecasting"})
 _OTHER = {
-    "target_range": "it needs a model of task regression, which no worker of this deployment offers",
     "entity": "it needs a model of a generative or recommendation task, which no worker of this deployment offers",
     "manifest": "uploads of record lists are not offered by this deployment; name up to 10 000 records with scope kind records",
 }
@@ -53,6 +53,8 @@ class Located:
     latest: dict[UUID, HeldVersion]
     zero_shot: bool = False
     """A class of a model of whose training data nothing is held."""
+    bounds: dict[str, float] = field(default_factory=dict[str, float])
+    """`above` and `below` of a range of targets, those that are given."""
 
     @property
     def granularity(self) -> str:
@@ -75,10 +77,14 @@ def locate(session: Session, body: NewRequest, key: bytes) -> Located:
     elif isinstance(scope, RecordsScope):
         hits, rows, identity = _records(session, scope, key)
         labels = ()
+    elif isinstance(scope, TargetRangeScope):
+        hits, rows, identity = _range(session, scope)
+        labels = ()
     else:
         hits, rows, identity = _classes(session, scope)
         labels = tuple(sorted(set(scope.labels)))
     tainted = _narrow(session, body, _merge(rows))
+    _refuse_other_tasks(scope, tainted)
     held = datasets.held_versions(session, sorted({hit.dataset_id for hit in hits})) if hits else []
     latest = {version.dataset_id: version for version in held if version.ready}
     _refuse_everything(latest, hits)
@@ -98,6 +104,7 @@ def locate(session: Session, body: NewRequest, key: bytes) -> Located:
         scope_hmac=hmac.digest(key, b"scope\x00" + rfc8785.dumps(named), hashlib.sha256),
         latest=latest,
         zero_shot=zero_shot,
+        bounds=bounds_of(scope) if isinstance(scope, TargetRangeScope) else {},
     )
 
 
@@ -129,6 +136,34 @@ def _records(session: Session, scope: RecordsScope, key: bytes) -> tuple[list[Hi
     return hits, models.tainted_by_records(session, dataset_id, ids), identity
 
 
+def bounds_of(scope: TargetRangeScope) -> dict[str, float]:
+    """Return the bounds that are given, by name."""
+    return {name: bound for name, bound in (("above", scope.above), ("below", scope.below)) if bound is not None}
+
+
+def _range(session: Session, scope: TargetRangeScope) -> tuple[list[Hit], Sequence[Any], Any]:
+    """Resolve a range of targets. Raises EmptyForgetSet where no target lies in it, InvalidInput where the dataset has none."""
+    dataset_id, name = _dataset(session, scope.dataset)
+    if not datasets.has_numbers(session, dataset_id):
+        raise InvalidInput(detail=f"dataset {name} has no real-valued targets; scope kind class_labels names its classes, records its records.")
+    hits = datasets.hits_of_range(session, dataset_id, scope.above, scope.below)
+    if not hits:
+        raise EmptyForgetSet(dataset=name)
+    rows = models.tainted_by_records(session, dataset_id, [hit.record_id for hit in hits])
+    return hits, rows, [dataset_id.hex, {bound: repr(value) for bound, value in bounds_of(scope).items()}]
+
+
+def _refuse_other_tasks(scope: Scope, tainted: Sequence[Tainted]) -> None:
+    """Raise InvalidInput for classes of a model that predicts numbers, and for a range of targets of one that does not."""
+    ranged = isinstance(scope, TargetRangeScope)
+    if not ranged and not isinstance(scope, ClassScope):
+        return
+    odd = [one for one in tainted if (one.task in REAL_VALUED) != ranged]
+    if odd:
+        other = "target_range for models that predict numbers" if not ranged else "class_labels for classifiers"
+        raise InvalidInput(detail=f"scope kind {scope.kind} does not fit model {odd[0].model} of task {odd[0].task}; there is {other}, and records.")
+
+
 def _classes(session: Session, scope: ClassScope) -> tuple[list[Hit], Sequence[Any], Any]:
     labels = sorted(set(scope.labels))
     held = [_dataset(session, scope.dataset)] if scope.dataset is not None else _datasets_of_model(session, scope.model)
@@ -138,7 +173,9 @@ def _classes(session: Session, scope: ClassScope) -> tuple[list[Hit], Sequence[A
         return _without_data(session, scope.model, labels)
     hits: list[Hit] = []
     rows: list[Any] = []
-    for dataset_id, _ in held:
+    for dataset_id, name in held:
+        if datasets.has_numbers(session, dataset_id):
+            raise InvalidInput(detail=f"dataset {name} has real-valued targets and no classes; there are scope kinds target_range and records.")
         hits += datasets.hits_of_labels(session, dataset_id, labels)
         rows += models.tainted_by_labels(session, dataset_id, labels)
     missing = len(labels) - len({hit.label for hit in hits})

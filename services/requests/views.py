@@ -27,6 +27,8 @@ class ScopeView:
     records_commitment: str
     datasets: tuple[DatasetHit, ...]
     labels: tuple[str, ...] = ()
+    above: float | None = None
+    below: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

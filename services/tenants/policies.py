@@ -3,6 +3,7 @@
 A policy is immutable; a change is a new version. The columns of table `policy` hold the parts of `PolicyBody` as they are dumped here.
 """
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Literal
 from uuid import UUID
@@ -16,6 +17,7 @@ from services.errors import InvalidInput
 from services.tenants import repository
 
 RequestKind = Literal["class", "records"]
+RealTask = Literal["regression", "forecasting"]
 
 
 class Document(BaseModel):
@@ -95,11 +97,15 @@ class VerificationBody(Document):
     utility: Utility = Utility()
     without_data: WithoutData = WithoutData()
     reference: Literal["retrained", "none"] = "retrained"
+    by_task: dict[RealTask, tuple[ReadingSpec, ...]] = Field(default_factory=dict[RealTask, tuple[ReadingSpec, ...]])
+    """Readings for tasks without classes, in place of those of `BY_TASK`."""
 
     @model_validator(mode="after")
     def each_reading_once(self) -> "VerificationBody":
-        """Refuse two readings of one name on one split: a round stores each once."""
-        for readings in (self.for_class, self.for_records):
+        """Refuse two readings of one name on one split: a round stores each once; and a task without any."""
+        if not all(self.by_task.values()):
+            raise ValueError("a task is listed without readings")
+        for readings in (self.for_class, self.for_records, *self.by_task.values()):
             if len({(reading.name, reading.split) for reading in readings}) != len(readings):
                 raise ValueError("a reading is listed twice on one split")
         return self
@@ -214,6 +220,39 @@ def _printed(kind: Literal["metric", "attack"], name: str, *splits: Any) -> tupl
     return tuple(ReadingSpec(kind=kind, name=name, split=split) for split in splits)
 
 
+# Of real-valued targets the readings are shares of their spread (1: as far off as the mean), so that one width serves targets of any unit.
+_SPREAD: dict[str, Any] = {"scale": "spread"}
+
+
+def _spread(name: str, *splits: Any) -> tuple[ReadingSpec, ...]:
+    return tuple(ReadingSpec(kind="metric", name=name, split=split, parameters=_SPREAD) for split in splits)
+
+
+_REAL_VALUED = (
+    _gate("metric", "mean_absolute_error", "forget_train", 0.10, **_SPREAD),
+    _gate("attack", "regression_mia", "forget_train", 0.05),
+    ReadingSpec(
+        kind="metric", name="mean_absolute_error", split="retain_test", direction="max", epsilon=0.05, gate=True, parameters=_SPREAD
+    ),
+    *_spread("mean_absolute_error", "forget_test", "retain_train", "test"),
+    *_spread("mean_squared_error", "forget_train", "retain_test"),
+    *_spread("wasserstein", "forget_train"),
+    *_printed("metric", "relative_prediction_difference", "forget_train"),
+)  # fmt: skip
+_FORECAST = (*_REAL_VALUED, *_spread("quantile_loss", "forget_train", "retain_test"))
+BY_TASK: dict[RealTask, tuple[ReadingSpec, ...]] = {"regression": _REAL_VALUED, "forecasting": _FORECAST}
+"""What is measured for tasks without classes, where a policy does not say. Retained error takes the place of the utility floor."""
+
+
+def readings_for(document: Mapping[str, Any], task: str, kind: str) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """Return the readings and the utility floor of a stored verification document for a model's task and a kind of request."""
+    default = next((readings for name, readings in BY_TASK.items() if name == task), None)
+    if default is None:
+        return list(document.get(kind, [])), document.get("utility")
+    own = (document.get("by_task") or {}).get(task)
+    return list(own or [reading.model_dump(mode="json") for reading in default]), None
+
+
 _KEPT = _printed("metric", "accuracy", "retain_train", "retain_test", "test")
 _FORGET = (
     *_printed("metric", "zrf", "forget_train"),
@@ -232,7 +271,12 @@ _RECORDS = (
     *_FORGET,
     *_JS_PRINTED,
 )
-_LADDER = (Rung(method="unsir", granularities=("class",)), Rung(method="bad_teacher"), Rung(method="retrain"))
+_LADDER = (
+    Rung(method="unsir", granularities=("class",)),
+    Rung(method="bad_teacher"),
+    Rung(method="blindspot", granularities=("records",)),  # for real-valued targets, which the two before it do not serve
+    Rung(method="retrain"),
+)
 
 GDPR_DEFAULT = PolicyBody(
     regulation="gdpr",
@@ -256,7 +300,7 @@ GDPR_DEFAULT = PolicyBody(
 # retained records that are held out cannot show a loss of five points, which UNSIR's one pass of repair costs there at times, so it is not a rung.
 DEMO = PolicyBody(
     regulation="gdpr",
-    ladder=(Rung(method="bad_teacher"), Rung(method="retrain")),
+    ladder=(Rung(method="bad_teacher"), Rung(method="blindspot", granularities=("records",)), Rung(method="retrain")),
     verification=VerificationBody(
         for_class=(
             _gate("metric", "accuracy", "forget_train", 0.05),

@@ -26,7 +26,7 @@ class _CachedTask(Task):
     """A task that remembers the outputs of each model on each set of records. The models are held, so that no identity is reused."""
 
     def __init__(self, inner: Task, batch_size: int) -> None:
-        super().__init__(inner.outputs, label_smoothing=inner.label_smoothing)
+        super().__init__(inner.outputs, label_smoothing=inner.label_smoothing, targets=inner.targets)
         self.name = inner.name  # pyright: ignore[reportAttributeAccessIssue]  the wrapper speaks for the task it wraps
         self.modalities = inner.modalities  # pyright: ignore[reportAttributeAccessIssue]  the wrapper speaks for the task it wraps
         self.loss_unit = inner.loss_unit  # pyright: ignore[reportAttributeAccessIssue]  the wrapper speaks for the task it wraps

@@ -215,7 +215,7 @@ def anamnesis(mine: Sequence[Relearned], theirs: Sequence[Relearned], *, level: 
 class Anamnesis(Metric):
     """The ratio of the relearn steps of the judged model and of a reference, as the median over seeds."""
 
-    tasks = frozenset({"classification", "regression"})
+    tasks = frozenset({"classification", "regression", "forecasting"})
     unit = "ratio"
     bounds = (0.0, float("inf"))
     direction: ClassVar[Direction] = "info"

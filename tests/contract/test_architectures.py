@@ -24,6 +24,8 @@ SMALL = {
     "torchvision": {"model": "resnet18", "channels": 1},
     "sharded": {"base": "mlp", "base_parameters": {"inputs": 64, "hidden": (16,)}, "shards": 2, "slices": 2},
     "mlp": {"inputs": 64, "hidden": (16,), "dropout": 0.1, "input_norm": "batch"},
+    "lstm": {"inputs": 2, "width": 8, "layers": 2, "hidden": 8},
+    "temporal_transformer": {"inputs": 2, "width": 8, "heads": 2},
     "text_transformer": {"vocab_size": 50, "max_length": 12, "width": 16, "layers": 1, "heads": 2},
 }
 
@@ -39,7 +41,7 @@ def build(name: str, outputs: int = 3):
 def records(modality: str, count: int = 6) -> Split:
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(count) % 3
-    shapes = {"image": (count, 1, 16, 16), "tabular": (count, 64)}
+    shapes = {"image": (count, 1, 16, 16), "tabular": (count, 64), "series": (count, 12, 2)}
     x = torch.randint(0, 50, (count, 12), generator=generator) if modality == "text" else torch.randn(shapes[modality], generator=generator)
     return Split(x, y, tuple(map(str, range(count))))
 
@@ -142,6 +144,28 @@ def test_torchvision_names_its_tensors_as_torchvision_does():
 def test_an_unknown_torchvision_network_is_refused():
     with pytest.raises(ValidationError, match="no classification network"):
         Torchvision.Parameters(outputs=2, model="fasterrcnn_resnet50_fpn")
+
+
+def test_an_lstm_reads_token_ids_too():
+    family = ARCHITECTURES["lstm"]
+    model = family(family.Parameters(outputs=1, reads="text", inputs=4, vocab_size=50, width=8)).fresh(1)
+
+    assert model(torch.tensor([[3, 9, 0], [1, 2, 3]])).shape == (2, 1)
+    assert family(family.Parameters(outputs=1, reads="text", vocab_size=50)).modality == "text"
+    with pytest.raises(ValidationError, match="vocab_size"):
+        family.Parameters(outputs=1, reads="text")
+
+
+def test_a_step_of_the_temporal_transformer_never_sees_those_after_it():
+    model = build("temporal_transformer").fresh(1)
+    x = records("series").x
+    seen = []
+    model.far.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    with evaluating(model), torch.no_grad():
+        model(x)
+        model(torch.cat([x[:, :-1], x[:, -1:] + 1], dim=1))
+    assert torch.allclose(seen[0][:, :-1], seen[1][:, :-1], atol=1e-6)
+    assert not torch.allclose(seen[0][:, -1], seen[1][:, -1], atol=1e-3)
 
 
 def test_a_text_of_padding_alone_has_finite_logits():

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from services.errors import InvalidInput, MissingLabels, NonFinite
 from services.learning.dataset import DATASETS
 from services.learning.datasets.image import Image
+from services.learning.datasets.series import Series, windows
 from services.learning.datasets.tabular import Tabular
 from services.learning.datasets.text import Text
 
@@ -176,3 +177,70 @@ def test_bytes_are_their_value_plus_one():
 def test_a_missing_text_is_refused():
     with pytest.raises(InvalidInput, match="text"):
         build("text").decode({"text": objects(None, "x"), **LABEL})
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_real_targets_take_the_place_of_labels(name):
+    _, y = build(name, target="number").decode({**CASES[name][1], "label": np.array([1.5, -2])})
+    assert y.dtype == torch.float32
+    assert y.tolist() == [1.5, -2]
+    for odd in (np.array([1.5, np.nan]), np.array([np.inf, 1]), objects("a", 1), objects(None, 1.0)):
+        with pytest.raises(InvalidInput, match="label"):
+            build(name, target="number").decode({**CASES[name][1], "label": odd})
+    with pytest.raises(MissingLabels, match="label"):
+        build(name, target="number").decode(CASES[name][1])
+
+
+def series(**more: object) -> Series:
+    return Series(Series.Parameters.model_validate({"length": 2, "channels": 2, "horizon": 2, **more}))
+
+
+WINDOWS = {"past": np.arange(8.0).reshape(2, 4), "target": np.array([[1.0, 2.0], [3.0, 4.0]])}
+
+
+def test_windows_are_steps_of_channels_and_targets_step_by_step():
+    x, y = series(mean=[1, 0], std=[2, 1]).decode(WINDOWS)
+    lists, _ = series().decode({**WINDOWS, "past": objects([0, 1, 2, 3], [4, 5, 6, 7])})
+    assert x.tolist() == [[[-0.5, 1], [0.5, 3]], [[1.5, 5], [2.5, 7]]]
+    assert y.tolist() == [[1, 2], [3, 4]]
+    assert lists[1].tolist() == [[4, 5], [6, 7]]
+    assert series(horizon=1).decode({**WINDOWS, "target": np.array([1.0, 2.0])})[1].shape == (2,)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"past": np.array([[0, 1, 2, np.nan], [1, 2, 3, 4]])},
+        {"past": objects([0, 1, 2], [4, 5, 6, 7])},
+        {"past": objects([0, None, 1, 2], [4, 5, 6, 7])},
+        {"target": np.array([[1, np.nan], [3, 4]])},
+        {"target": np.array([1.0, 2.0])},
+        {"times": np.array([[1, 2, 3, 4], [2, 3, 5, 6]])},
+        {"times": np.array([[1, 2, 3, 4], [4, 3, 2, 1]])},
+    ],
+)
+def test_a_series_with_gaps_is_refused(odd):
+    with pytest.raises(InvalidInput):
+        series(time_column="times" if "times" in odd else None).decode({**WINDOWS, **odd})
+
+
+def test_a_series_without_targets_or_past_is_refused():
+    with pytest.raises(MissingLabels, match="target"):
+        series().decode({"past": WINDOWS["past"]})
+    with pytest.raises(InvalidInput, match="is missing"):
+        series().decode({"target": WINDOWS["target"]})
+    with pytest.raises(ValidationError, match="per channel"):
+        series(mean=[1])
+
+
+def test_windows_are_cut_without_looking_ahead_and_not_across_gaps():
+    values = np.arange(10.0)
+    cut = windows(values[:, None], values, np.arange(10), length=3, horizon=2, stride=2)
+    assert cut.first.tolist() == [3, 5, 7]
+    assert cut.past[1, :, 0].tolist() == [2, 3, 4]
+    assert cut.target[1].tolist() == [5, 6]
+    for times, series_values in ((np.delete(np.arange(11), 4), values), (np.arange(10), np.where(values == 4, np.nan, values))):
+        with pytest.raises(InvalidInput, match="gaps"):
+            windows(series_values[:, None], series_values, times, length=3, horizon=2)
+    with pytest.raises(InvalidInput, match="too few"):
+        windows(values[:4, None], values[:4], np.arange(4), length=3, horizon=2)

@@ -10,14 +10,16 @@ import torch
 from sklearn.datasets import load_digits
 
 from services.learning.architectures.mlp import MLP
-from services.learning.data import Split, Splits
+from services.learning.data import Span, Split, Splits
 from services.learning.recipe import Recipe
 from services.learning.run import Run
 from services.learning.tasks.classification import Classification
+from services.learning.tasks.regression import Regression
 from services.learning.training import fit
 from services.verification import evaluation
 from services.verification.attack import ATTACKS, Attack
 from services.verification.metric import METRICS, Models
+from services.verification.outputs import joined
 from services.verification.reading import Measured, Reading, Unmeasured
 from services.verification.verdict import IntegrityFacts, judge
 
@@ -35,7 +37,8 @@ def component_class(kind, name):
     return METRICS[name] if kind == "metric" else ATTACKS[name]
 
 
-COMPONENTS = [(kind, name) for kind, name in EVERYTHING if "classification" in component_class(kind, name).tasks]
+HERE = {"classification", "regression", "forecasting"}  # generators and language models have contracts of their own
+COMPONENTS = [(kind, name) for kind, name in EVERYTHING if component_class(kind, name).tasks & HERE]
 
 
 @cache
@@ -64,6 +67,45 @@ def models() -> Models:
     return Models(trained(everything, 1), trained(data.retain, 2), trained(data.retain, 3), trained(data.retain, 4))
 
 
+REAL_TASK, REAL_ARCHITECTURE = Regression(1), MLP(MLP.Parameters(outputs=1, inputs=64, hidden=(32,)))
+
+
+@cache
+def worths() -> Splits:
+    """The digits with a real number each: the digit and how much ink it has; those below 2 are forgotten."""
+    data, span = digits(), Span(below=2)
+
+    def real(split):
+        return dataclasses.replace(split, y=split.y + split.x.mean(dim=1))
+
+    train = real(joined(data.forget, data.retain))
+    parts = [train.within(span, keep=keep) for keep in (True, False)]
+    return Splits(*parts, *(real(getattr(data, name)) for name in ("analysis", "verification", "attack")), span=span)
+
+
+@cache
+def real_models() -> Models:
+    data = worths()
+
+    def trained(split, seed):
+        run = Run(seed=seed, architecture=REAL_ARCHITECTURE, recipe=RECIPE)
+        model = run.fresh_model("weights")
+        fit(model, split, REAL_TASK, RECIPE, run)
+        return model
+
+    return Models(trained(joined(data.forget, data.retain), 1), *(trained(data.retain, seed) for seed in (2, 3, 4)))
+
+
+def labelled(kind, name):
+    """Whether it is taken on the digits; else on their worths."""
+    return "classification" in component_class(kind, name).tasks
+
+
+def home(kind, name):
+    """The task, models, data and architecture that a metric or attack is tried on."""
+    return (TASK, models(), digits(), ARCHITECTURE) if labelled(kind, name) else (REAL_TASK, real_models(), worths(), REAL_ARCHITECTURE)
+
+
 def plan_of(*entries, **more):
     return {"reference": "retrained", "level": 0.9, "alpha": 0.05, "readings": list(entries), "seeds": {"evaluate": 5}, **more}
 
@@ -74,9 +116,10 @@ def entry(kind, name, split=None, **more):
 
 def taken(kind, name, split=None, *, data=None, subject=None, run=None, **parameters):
     component = component_class(kind, name)
-    chosen = models() if subject is None else models().judged_as(subject)
+    task, held, own, architecture = home(kind, name)
+    chosen = held if subject is None else held.judged_as(subject)
     metric = component(component.Parameters(**parameters))
-    return metric.measure(chosen, data or digits(), TASK, run or Run(seed=5, architecture=ARCHITECTURE), split=split or component.splits[0])
+    return metric.measure(chosen, data or own, task, run or Run(seed=5, architecture=architecture), split=split or component.splits[0])
 
 
 def test_nothing_failed_to_register():
@@ -85,8 +128,9 @@ def test_nothing_failed_to_register():
     spine = {"accuracy", "zrf", "zrf_legacy", "activation_distance", "js_divergence", "prediction_distribution"}
     relearned = {"relearn_time", "ain", "ain_fresh"}
     seen_from_inside = {"linear_probe_auc", "streisand", "forgetting_rate", "forgetting_score", "weight_distance", "tow"}
-    assert {name for name in METRICS if "classification" in METRICS[name].tasks} == spine | relearned | seen_from_inside
-    assert {name for name in ATTACKS if "classification" in ATTACKS[name].tasks} == {"mia_legacy", "mia_v2"}
+    of_real_targets = {"mean_absolute_error", "mean_squared_error", "quantile_loss", "wasserstein", "relative_prediction_difference"}
+    assert {name for kind, name in COMPONENTS if kind == "metric"} == spine | relearned | seen_from_inside | of_real_targets
+    assert {name for kind, name in COMPONENTS if kind == "attack"} == {"mia_legacy", "mia_v2", "regression_mia"}
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERYTHING)
@@ -118,7 +162,7 @@ def test_it_is_taken_on_each_of_its_splits_within_its_bounds(kind, name, split):
 
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS)
 def test_it_repeats_from_its_seed_and_leaves_the_models_as_they_were(kind, name):
-    held = models().unlearned.train()
+    held = home(kind, name)[1].unlearned.train()
     before = {key: value.clone() for key, value in held.state_dict().items()}
 
     first, second = (taken(kind, name) for _ in range(2))
@@ -131,7 +175,7 @@ def test_it_repeats_from_its_seed_and_leaves_the_models_as_they_were(kind, name)
 
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS)
 def test_the_order_of_the_rows_does_not_matter(kind, name):
-    data = digits()
+    data = home(kind, name)[2]
     generator = torch.Generator().manual_seed(1)
     names = ("forget", "retain", "analysis", "verification", "attack")
     parts = {part: getattr(data, part).sample(len(getattr(data, part)), generator) for part in names}
@@ -145,8 +189,9 @@ def test_the_order_of_the_rows_does_not_matter(kind, name):
 
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS)
 def test_streaming_in_small_batches_gives_the_value_of_one_shot(kind, name):
+    task, held, data, architecture = home(kind, name)
     found = [
-        evaluation.evaluate(plan_of(entry(kind, name), batch_size=size), models(), digits(), TASK, Run(seed=0, architecture=ARCHITECTURE))[0]
+        evaluation.evaluate(plan_of(entry(kind, name), batch_size=size), held, data, task, Run(seed=0, architecture=architecture))[0]
         for size in (7, 4096)
     ]
 
@@ -155,7 +200,7 @@ def test_streaming_in_small_batches_gives_the_value_of_one_shot(kind, name):
 
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS)
 def test_without_records_it_is_unmeasured_with_a_reason(kind, name):
-    data = digits()
+    data = home(kind, name)[2]
     nobody = data.forget.take(torch.zeros(0, dtype=torch.int64))
 
     found = taken(kind, name, "forget_train", data=dataclasses.replace(data, forget=nobody))
@@ -166,19 +211,20 @@ def test_without_records_it_is_unmeasured_with_a_reason(kind, name):
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS)
 def test_paired_difference_of_a_model_and_itself_is_zero_and_agrees_with_the_values_otherwise(kind, name):
     component = component_class(kind, name)
-    metric, chosen, run = component(component.Parameters()), models(), Run(seed=5, architecture=ARCHITECTURE)
+    task, chosen, data, architecture = home(kind, name)
+    metric, run = component(component.Parameters()), Run(seed=5, architecture=architecture)
     split = component.splits[0]
 
-    same = metric.difference(chosen, digits(), TASK, run, split=split, versus=chosen.unlearned)
-    other = metric.difference(chosen, digits(), TASK, run, split=split, versus=chosen.retrained)
+    same = metric.difference(chosen, data, task, run, split=split, versus=chosen.unlearned)
+    other = metric.difference(chosen, data, task, run, split=split, versus=chosen.retrained)
 
     if same is None:
         assert other is None
         return
-    reference = metric.measure(chosen.judged_as(chosen.retrained), digits(), TASK, run, split=split)
+    reference = metric.measure(chosen.judged_as(chosen.retrained), data, task, run, split=split)
     assert same.value == 0
     assert same.low <= 0 <= same.high
-    assert other.value == pytest.approx(metric.measure(chosen, digits(), TASK, run, split=split).value - reference.value, abs=1e-9)
+    assert other.value == pytest.approx(metric.measure(chosen, data, task, run, split=split).value - reference.value, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["activation_distance", "js_divergence"])
@@ -212,7 +258,7 @@ def test_the_whole_plan_computes_the_outputs_of_each_model_on_each_part_once():
             asked.append((id(model), split.ids))
             return super().predict(model, split, batch_size=batch_size)
 
-    entries = [entry(kind, name, split) for kind, name in COMPONENTS for split in component_class(kind, name).splits]
+    entries = [entry(kind, name, split) for kind, name in COMPONENTS if labelled(kind, name) for split in component_class(kind, name).splits]
 
     found = evaluation.evaluate(
         plan_of(*entries, utility={"total": 0.01, "worst_class": 0.03}), models(), digits(), Spy(10), Run(seed=0, architecture=ARCHITECTURE)
@@ -247,14 +293,13 @@ def test_zrf_depends_on_the_evaluation_seed_alone():
 
 
 def test_metrics_never_read_the_analysis_split_nor_attacks_rows_they_do_not_need():
-    data = digits()
-    poisoned = data.analysis.take(torch.zeros(0, dtype=torch.int64))
-
     for kind, name in COMPONENTS:
+        data = home(kind, name)[2]
+        poisoned = data.analysis.take(torch.zeros(0, dtype=torch.int64))
         assert taken(kind, name, data=dataclasses.replace(data, analysis=poisoned)) == taken(kind, name)
-    without_attack = dataclasses.replace(data, attack=None)
-    for kind, name in COMPONENTS:
-        assert kind == "attack" or isinstance(taken("metric", name, data=without_attack), Reading)
+    for name in (name for kind, name in COMPONENTS if kind == "metric"):
+        without_attack = dataclasses.replace(home("metric", name)[2], attack=None)
+        assert isinstance(taken("metric", name, data=without_attack), Reading)
 
 
 def test_class_attack_takes_held_out_rows_of_the_class_and_pools_them_only_when_asked():

@@ -52,7 +52,8 @@ def install_plugin(site: Path) -> dict[str, str]:
     facts.mkdir(exist_ok=True)
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
     (facts / "entry_points.txt").write_text("[lethe.methods]\nacme_silence = acme_silence\n")
-    return {"PYTHONPATH": str(site), "LETHE_PLUGINS__ALLOWED": '["acme"]'}
+    path = os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
+    return {"PYTHONPATH": path, "LETHE_PLUGINS__ALLOWED": '["acme"]'}
 
 
 def start(home: Path, **extra: str) -> tuple[subprocess.Popen[str], str, str]:

@@ -60,6 +60,7 @@ from services.requests.forms import (
     RecordsScope,
     RequestFilters,
     SubjectScope,
+    TargetRangeScope,
 )
 from services.settings import Settings
 from services.tenants.caller import SCOPES, Caller
@@ -332,6 +333,76 @@ def test_a_class_too_small_to_be_judged_is_retrained_at_once_and_the_choice_says
     assert "20, and within 0.05 of a retrained model at level 0.9 it takes 52" in job.choice["reason"]
 
 
+@pytest.fixture
+def homes(world: World) -> World:
+    """The world with dataset `homes`, whose 50 records h000 to h049 have the targets 0.5, 1.5, ... 49.5, and model `valuer` that learned from it."""
+    both = {"tasks": ["classification", "regression"], "granularities": ["class", "records"]}
+    entries = [
+        EntryIn("dataset_adapter", "tabular", facts={"tasks": ["classification", "regression"]}),
+        EntryIn("task", "regression"),
+        EntryIn("method", "retrain", guarantee="exact", needs=("retain_set", "recipe"), facts=both),
+        EntryIn("method", "blindspot", needs=("forget_set", "retain_set"), facts={"tasks": ["regression"], "granularities": ["records"]}),
+    ]
+    with unit_of_work(world.ledger.engine("lethe_worker"), tenant=None) as session:
+        publish_catalogue(session, entries, worker="w2", queue="cpu")
+    form = NewDataset("homes", "tabular", {"target": "number", "label_column": "price", "numeric": [{"name": "rooms"}]})
+    world.run("lethe_gateway", datasets.create_dataset, form, caller=world.caller, clock=CLOCK)
+    file = FileForm("records.parquet", 10, digest("homes"))
+    made = world.run("lethe_gateway", datasets.create_version, "homes", [file], caller=world.caller, clock=CLOCK)
+    world.run("lethe_gateway", datasets.complete_version, "homes", made.number, caller=world.caller, clock=CLOCK)
+    rows = [(f"h{index:03}", str(index + 0.5)) for index in range(50)]
+    world.run("lethe_control", datasets.ingested, made.id, rows, manifest_digest=digest("h"), files=[file], clock=CLOCK)
+    world.run("lethe_gateway", models.create_model, NewModel("valuer", "regression", "mlp"), caller=world.caller, clock=CLOCK)
+    world.train("valuer", 1, dataset="homes")
+    return world
+
+
+@pytest.mark.parametrize(
+    ("bounds", "first", "count", "rungs"),
+    [
+        ({"below": 20.0}, 0, 20, ["blindspot", "retrain"]),
+        ({"above": 29.5}, 30, 20, ["blindspot", "retrain"]),
+        ({"above": 9.5, "below": 3e1}, 10, 20, ["blindspot", "retrain"]),
+        ({"below": 5.0}, 0, 5, ["retrain"]),
+    ],
+)
+def test_a_range_of_targets_is_located_planned_by_the_router_and_told(
+    homes: World, bounds: dict[str, float], first: int, count: int, rungs: list[str]
+) -> None:
+    view = homes.create(TargetRangeScope("homes", **bounds))
+    assert (view.scope.kind, view.scope.records) == ("target_range", count)
+    assert {name: getattr(view.scope, name) for name in bounds} == bounds
+    homes.advance(view.id)
+    (job,) = homes.jobs(view.id)
+    assert (job.method, [rung["method"] for rung in job.choice["rungs"]]) == (rungs[0], rungs)
+    same = homes.create(RecordsScope("homes", tuple(f"h{first + index:03}" for index in range(count))))
+    assert same.scope.records_commitment == view.scope.records_commitment
+    assert homes.create(TargetRangeScope("homes", **bounds)).state == "duplicate"
+
+
+@pytest.mark.parametrize(
+    ("scope", "more", "error", "told"),
+    [
+        (TargetRangeScope("homes", below=0.5), {}, EmptyForgetSet, "homes"),
+        (TargetRangeScope("homes", above=49.5), {}, EmptyForgetSet, "homes"),
+        (TargetRangeScope("homes", above=0.0), {}, ForgetSetIsEverything, "homes"),
+        (TargetRangeScope("homes", above=-1.0, below=100.0), {}, ForgetSetIsEverything, "homes"),
+        (TargetRangeScope("digits", below=2.0), {}, InvalidInput, "no real-valued targets"),
+        (TargetRangeScope("homes", below=5.0), {"method": "unsir"}, MethodNotApplicable, "blindspot"),
+        (ClassScope(("0.5",), dataset="homes"), {}, InvalidInput, "target_range"),
+        (ClassScope(("0.5",), model="valuer"), {}, InvalidInput, "target_range"),
+    ],
+)
+def test_a_range_that_cannot_be_forgotten_and_a_class_of_a_regression_model_are_refused(
+    homes: World, scope: Any, more: dict[str, Any], error: Any, told: str
+) -> None:
+    with pytest.raises(error, match=told):
+        homes.create(scope, **more)
+    form = NewRequest(scope, policy="demo", **more)
+    tried = homes.run("lethe_gateway", requests.dry_run, form, caller=homes.caller, clock=CLOCK, keys=KEYS)
+    assert (tried.would_accept, tried.problems[0].code) == (False, error.code)
+
+
 @pytest.mark.parametrize(
     ("scope", "more", "error"),
     [
@@ -342,7 +413,8 @@ def test_a_class_too_small_to_be_judged_is_retrained_at_once_and_the_choice_says
         (ClassScope(("9",), dataset="digits"), {}, RecordsNotFound),
         (ClassScope(("0", "1", "2", "3", "4"), model="reader"), {}, ForgetSetIsEverything),
         (ClassScope(("0",), model="nobody"), {}, UnknownModel),
-        (OtherScope("target_range"), {}, InvalidInput),
+        (TargetRangeScope("digits", below=1.0), {}, InvalidInput),
+        (TargetRangeScope("nowhere", below=1.0), {}, UnknownDataset),
         (OtherScope("entity"), {}, InvalidInput),
         (RecordsScope("digits", ("r001",)), {"models": ("nobody",), "note": "only this"}, UnknownModel),
         (RecordsScope("digits", ("r001",)), {"models": ("reader",)}, InvalidInput),

@@ -18,7 +18,7 @@ from services.jobs.messages import RECORDS_FILE, RUN_FILE, SPEC_FILE, JobSpec, P
 from services.jobs.records import columns, digests
 from services.learning.architecture import ARCHITECTURES, Architecture
 from services.learning.cache import Cache, FolderCache, NoCache
-from services.learning.data import Split, Splits
+from services.learning.data import Span, Split, Splits
 from services.learning.dataset import DATASETS
 from services.learning.recipe import Recipe
 from services.learning.run import Progress, Run
@@ -114,7 +114,7 @@ def open_bench(folder: Path, *, send: Callable[[ProgressFrame], None], cancelled
     architecture = family(family.Parameters.model_validate(spec.architecture_params))
     if spec.task not in family.tasks:
         raise UnsupportedTask(component=spec.architecture, task=spec.task, tasks=", ".join(sorted(family.tasks)))
-    task = TASKS[spec.task](architecture.parameters.outputs, label_smoothing=recipe.label_smoothing if recipe else 0.0)
+    task = TASKS[spec.task].of(architecture.parameters.outputs, recipe)
     splits = _splits(folder, spec, device)
     for part in PARTS:
         task.check(getattr(splits, part))
@@ -166,6 +166,7 @@ def _splits(folder: Path, spec: JobSpec, device: torch.device) -> Splits:
         attack=parts["attack"],
         kind=spec.request_kind,
         classes=classes,
+        span=None if spec.span is None else Span(*spec.span),
     )
 
 

@@ -71,7 +71,7 @@ def materialize(shop: Workshop, work: Work) -> dict[str, Any]:
         roles = records.with_held_out_roles(known, key=dataset_key(shop, work))
     else:
         forgotten, ours = forgotten_by(shop, work), trained_here(shop, work)
-        kind = "class" if work.request_kind == "class" else "records"
+        kind = "class" if work.request_kind == "class" or work.span is not None else "records"  # what is held out of a range is judged on
         roles = records.with_roles(known, forgotten=forgotten, kind=kind, key=dataset_key(shop, work), drawn_before_training=ours)
     counts = records.role_counts(roles, forgotten=forgotten)
     records.check_roles(counts, kind=work.job.kind, dataset=work.dataset.name, zero_shot=work.zero_shot)
@@ -136,6 +136,7 @@ def write_spec(shop: Workshop, work: Work, plan: dict[str, Any]) -> str:
         method=work.job.method,
         params=method_params(work),
         request_kind="class" if work.request_kind == "class" else "records",
+        span=work.span,
         plan=plan,
         seeds=seeds_of(shop, work, plan),
         device=shop.device,

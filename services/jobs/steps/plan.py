@@ -15,7 +15,7 @@ from services.jobs.repository import Work
 from services.jobs.steps.materialize import recipe_of
 from services.jobs.steps.reference import reference_seed
 from services.jobs.workshop import Workshop, canonical_digest
-from services.tenants.policies import WithoutData
+from services.tenants.policies import WithoutData, readings_for
 
 
 def freeze(shop: Workshop, work: Work, *, roles: dict[str, int]) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def compose(session: Session, work: Work, *, roles: dict[str, int]) -> dict[str,
     entry = catalogue.entry(session, "method", work.job.method)
     retrainable = work.base is not None and work.base.recipe is not None and not work.zero_shot
     counts = split_counts(roles)
-    readings, utility = document.get(work.request_kind, []), document.get("utility")
+    readings, utility = readings_for(document, work.model.task, work.request_kind)
     if work.zero_shot:
         bounds = WithoutData.model_validate(document.get("without_data") or {})
         readings, utility = bounds.readings(), bounds.utility.model_dump(mode="json")

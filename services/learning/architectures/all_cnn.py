@@ -47,7 +47,7 @@ class AllCNN(Architecture):
     """All-CNN-C with batch normalisation, for images of about 32 pixels."""
 
     modality = "image"
-    tasks = frozenset({"classification"})
+    tasks = frozenset({"classification", "regression"})
     head = "head"
 
     class Parameters(Architecture.Parameters):

@@ -38,7 +38,7 @@ class MLP(Architecture):
     """
 
     modality = "tabular"
-    tasks = frozenset({"classification"})
+    tasks = frozenset({"classification", "regression"})
     head = "head"
 
     class Parameters(Architecture.Parameters):

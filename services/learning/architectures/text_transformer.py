@@ -65,7 +65,7 @@ class TextTransformer(Architecture):
     """A small transformer encoder over the token ids of the `text` adapter."""
 
     modality = "text"
-    tasks = frozenset({"classification"})
+    tasks = frozenset({"classification", "regression"})
     head = "head"
 
     class Parameters(Architecture.Parameters):

@@ -39,7 +39,7 @@ class TinyCNN(Architecture):
     """A small convolutional network for images from 8 to about 64 pixels."""
 
     modality = "image"
-    tasks = frozenset({"classification"})
+    tasks = frozenset({"classification", "regression"})
     head = "head"
 
     class Parameters(Architecture.Parameters):

@@ -39,7 +39,7 @@ class Tabular(DatasetAdapter):
     """One record per row: numeric columns first, then the one-hot groups, each in the order given."""
 
     modality = "tabular"
-    tasks = frozenset({"classification"})
+    tasks = frozenset({"classification", "regression"})
     columns = ("label",)
 
     class Parameters(LabelledParameters):

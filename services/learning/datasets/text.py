@@ -24,7 +24,7 @@ class Text(DatasetAdapter):
     """Texts cut into words or bytes; a word's id is its keyless BLAKE2 digest modulo the vocabulary, so that two words may share an id."""
 
     modality = "text"
-    tasks = frozenset({"classification"})
+    tasks = frozenset({"classification", "regression"})
     columns = ("text", "label")
 
     class Parameters(LabelledParameters):

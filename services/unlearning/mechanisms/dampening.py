@@ -26,6 +26,7 @@ from services.unlearning.mechanisms.guard import snapshot
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.importance import Granule, Importance, ImportanceCache, Importances, Scalar
 from services.unlearning.mechanisms.judge import Form, Judge, Trial
+from services.unlearning.mechanisms.real_judge import RealJudge
 from services.unlearning.method import Cost, Needs, UnlearningMethod
 
 GRID = tuple(1000.0 ** (step / 11) for step in range(12))
@@ -50,7 +51,7 @@ class Dampening:
 
     model: nn.Module
     importances: Importances
-    judge: Judge
+    judge: Judge | RealJudge
     run: Run
     of: int
     tried: list[Trial] = field(default_factory=list)
@@ -133,8 +134,8 @@ class SynapticDampening(UnlearningMethod):
         )
         batch_size: int = Field(64, ge=1, le=4096, description="Records per pass; it changes the result of batches alone.")
         backoff_max: int = Field(6, ge=0, le=20, description="How often a given alpha is doubled while too little is kept.")
-        forget_target: float = Field(0.05, ge=0, le=1, description="Class requests: accuracy on the class that counts as forgotten.")
-        retain_drop: float = Field(0.05, ge=0, le=1, description="How much accuracy on the other records may be lost.")
+        forget_target: float = Field(0.05, ge=0, le=1, description="Accuracy on a class, or fit of a range, that counts as forgotten.")
+        retain_drop: float = Field(0.05, ge=0, le=1, description="How much accuracy on the other records, or fit, may be lost.")
         guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")
 
     def __init__(self, parameters: object, cache: ImportanceCache | None = None) -> None:
@@ -143,11 +144,12 @@ class SynapticDampening(UnlearningMethod):
         self.cache = cache
 
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
-        """Change `model` in place and return it in eval mode; its buffers stay. x (B, *record), y (B,) int64."""
+        """Change `model` in place and return it in eval mode; its buffers stay. x (B, *record), y (B,) int64 or (B, 1) real."""
         admit(self, data, task, run)
         p = self.parameters
         edit = GuardedEdit.of(self, model, data.retain, task, run, stage="dampen")
-        judge = Judge.of(model, data, task, edit.guard.probe, run, forget_target=p.forget_target, retain_drop=p.retain_drop)
+        family = Judge if task.targets is None else RealJudge
+        judge = family.of(model, data, task, edit.guard.probe, run, forget_target=p.forget_target, retain_drop=p.retain_drop)
         importances = Importances(model, data, task, run, self.scalar, p.batch_size, self.cache)
         forms = self._forms()
         most = len(forms) * (len(GRID) + HALVINGS) if p.alpha is None else p.backoff_max + 1

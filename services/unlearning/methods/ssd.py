@@ -14,4 +14,5 @@ from services.unlearning.method import METHODS
 class Ssd(SynapticDampening):
     """Dampen weights by squared gradients of the loss."""
 
+    tasks = frozenset({"classification", "regression", "forecasting"})
     scalar = "loss"

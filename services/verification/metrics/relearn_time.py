@@ -27,7 +27,7 @@ class RelearnTime(Metric):
     Differs: the paper counts epochs of 500 random training records, printed ">100" where the bar is never reached; here steps, for resolution.
     """
 
-    tasks = frozenset({"classification", "regression", "language_model"})
+    tasks = frozenset({"classification", "regression", "forecasting", "language_model"})
     unit = "steps"
     bounds = (0.0, float("inf"))
     direction: ClassVar[Direction] = "info"

@@ -47,7 +47,7 @@ class WeightDistance(Metric):
     `detail.moved` the root of the sum of their squares. The value is no estimate, so the interval has no width; `n` is the size of the request.
     """
 
-    tasks = frozenset({"classification", "regression"})
+    tasks = frozenset({"classification", "regression", "forecasting"})
     unit = "share"
     bounds = (0.0, float("inf"))
     compares_to = frozenset({"retrained"})

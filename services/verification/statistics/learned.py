@@ -1,6 +1,6 @@
 """Learned attacks: cross-fitted ones, in which no row is scored by a classifier that was fitted on it, and those of published code."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -33,6 +33,13 @@ def cross_fitted_scores(members: Floats, non_members: Floats, weights: Floats, *
         classifier.fit(features[fitted], labels[fitted], logisticregression__sample_weight=sample_weights[fitted])
         scores[held] = classifier.decision_function(features[held])
     return scores[: len(members)], scores[len(members) :]
+
+
+def fitted_scores(members: Floats, non_members: Floats, judged: Sequence[Floats]) -> list[Floats]:
+    """Return the log-odds of membership of each of `judged` (k, d), from a logistic regression on members (m, d) and non-members (n, d) of equal weight."""
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", solver="newton-cholesky"))
+    classifier.fit(np.concatenate([members, non_members]), np.concatenate([np.ones(len(members)), np.zeros(len(non_members))]))
+    return [classifier.decision_function(features) if len(features) else np.zeros(0) for features in judged]
 
 
 def called_members(members: Floats, non_members: Floats, targets: Floats, *, attacker: Literal["logistic_balanced", "svc"]) -> int:

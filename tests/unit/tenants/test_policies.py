@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from services.tenants.policies import DEMO, GDPR_DEFAULT, SEEDS, Flags, PolicyBody
+from services.tenants.policies import BY_TASK, DEMO, GDPR_DEFAULT, SEEDS, Flags, PolicyBody, ReadingSpec, VerificationBody, readings_for
 
 
 def ladder_of(body, granularity):
@@ -23,7 +23,7 @@ def test_a_seed_survives_its_columns(key):
 
 def test_the_ladders_of_the_demo_end_in_retraining():
     assert ladder_of(DEMO, "class") == ["bad_teacher", "retrain"]
-    assert ladder_of(DEMO, "records") == ["bad_teacher", "retrain"]
+    assert ladder_of(DEMO, "records") == ["bad_teacher", "blindspot", "retrain"]
 
 
 def test_where_the_distance_of_the_outputs_gates_the_method_that_answers_evenly_is_not_first():
@@ -115,3 +115,42 @@ def test_a_reading_listed_twice_is_refused():
 @pytest.mark.parametrize(("said", "days"), [("now", 0), ("after:30", 30), ("never", None)])
 def test_when_superseded_versions_go(said, days):
     assert Flags(purge_superseded=said).purge_after_days() == days
+
+
+def test_tasks_without_classes_have_readings_of_their_own_that_a_policy_may_replace():
+    document = GDPR_DEFAULT.verification.model_dump(mode="json", by_alias=True)
+    before = {name: value for name, value in document.items() if name != "by_task"}  # as stored before there were any
+    own = ReadingSpec(kind="metric", name="mean_absolute_error", split="forget_train", direction="band", epsilon=0.2, gate=True)
+
+    for task in ("regression", "forecasting"):
+        for stored in (document, before):
+            readings, utility = readings_for(stored, task, "records")
+            assert [reading["name"] for reading in readings] == [reading.name for reading in BY_TASK[task]]
+            assert utility is None
+    assert readings_for(before, "classification", "class") == (document["class"], document["utility"])
+    assert VerificationBody.model_validate(before) == GDPR_DEFAULT.verification
+    replaced = VerificationBody.model_validate({**before, "by_task": {"regression": [own]}}).model_dump(mode="json", by_alias=True)
+    assert readings_for(replaced, "regression", "records")[0] == [own.model_dump(mode="json")]
+    assert len(readings_for(replaced, "forecasting", "records")[0]) == len(BY_TASK["forecasting"])
+
+
+@pytest.mark.parametrize(
+    "by_task", [{"regression": []}, {"classification": [{}]}, {"regression": [BY_TASK["regression"][0], BY_TASK["regression"][0]]}]
+)
+def test_readings_of_a_task_that_cannot_be_judged_are_refused(by_task):
+    body = GDPR_DEFAULT.verification.model_dump(by_alias=True)
+    with pytest.raises(ValidationError):
+        VerificationBody.model_validate({**body, "by_task": by_task})
+
+
+@pytest.mark.parametrize("task", BY_TASK)
+def test_the_readings_of_real_valued_targets_are_known_on_their_splits_and_each_is_listed_once(task):
+    from services.verification import evaluation
+
+    evaluation.discover()
+    for reading in BY_TASK[task]:
+        component = evaluation.component_of(reading.model_dump(), 0.9)
+        assert task in component.tasks
+        assert reading.split in component.splits
+        assert reading.gate == (reading.direction != "info")
+    assert len({(reading.name, reading.split) for reading in BY_TASK[task]}) == len(BY_TASK[task])

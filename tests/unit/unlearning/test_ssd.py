@@ -1,5 +1,7 @@
 """The numbered acceptance tests of the method, and of its search for an alpha. Targets are the specification's."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from services.learning.run import Run
 from services.unlearning.mechanisms.dampening import GRID, damped
 from services.unlearning.mechanisms.importance import Importance, ImportanceCache, Measure, Whole, importance
 from services.unlearning.methods.ssd import Ssd
+from tests.unit.unlearning import real_labs
 
 torch.set_num_threads(1)
 
@@ -248,3 +251,26 @@ def test_fashion_mnist_without_batch_norm_forgets_class_6(fashion_lab):
     told = f"forget {forget:.3f}/{forget_test:.3f}, retain {retain_test:.3f} from {before[2]:.3f}, {run.notes['effective']}"
     assert max(forget, forget_test) <= 0.05, told
     assert retain_test >= before[2] - 0.06, told
+
+
+def test_records_of_a_regression_model_are_forgotten_to_the_fit_of_held_out_ones():
+    lab = real_labs.table()
+    data, run = replace(lab.splits(), span=None), lab.run()
+
+    model = Ssd(Ssd.Parameters()).unlearn(lab.copy(), data.for_method(), lab.task, run)
+
+    found = run.notes["trials"][-1]
+    assert found["changed"] > 0
+    assert found["forget"] <= found["expected"]
+    assert found["retain"] >= found["floor"]
+    assert lab.error(model, data.forget) > lab.error(lab.original, data.forget)
+
+
+def test_where_a_range_cannot_be_dampened_away_without_the_rest_the_original_stays():
+    lab = real_labs.table()
+    model = lab.copy()
+
+    with pytest.raises(Diverged, match="too little is kept"):
+        Ssd(Ssd.Parameters()).unlearn(model, lab.splits().for_method(), lab.task, lab.run())
+
+    assert all(torch.equal(value, lab.original.state_dict()[name]) for name, value in model.state_dict().items())

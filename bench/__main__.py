@@ -32,7 +32,9 @@ def main(names: list[str]) -> int:
         return module.main(*([names[0]] if names[0] in SHARED else []), *([] if names[0] in PAGES else [names[1:]]))
     unknown = [name for name in names if name not in NAMES]
     if unknown or not names:
-        print(f"unknown: {', '.join(unknown) or 'nothing named'}\nusage: python -m bench NAME…, of {' '.join(NAMES)}; or one of these", file=sys.stderr)
+        print(
+            f"unknown: {', '.join(unknown) or 'nothing named'}\nusage: python -m bench NAME…, of {' '.join(NAMES)}; or one of these", file=sys.stderr
+        )
         for name, what in WITH_OPTIONS.items():
             print(f"  {name:14s} {what}", file=sys.stderr)
         return 2

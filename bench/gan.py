@@ -7,6 +7,7 @@ seconds are the method alone, inversion and its own classifier included; retrain
 import argparse
 import copy
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -89,7 +90,7 @@ class Scene:
 
 SCENES = {
     ("digits", "class"): Scene(8, 1, "mlp_gan", 1200, 100, 5e-4, {}),
-    ("digits", "item"): Scene(8, 1, "mlp_gan", 500, 150, 5e-4, {"dropout": 0.0, "width": 256}),
+    ("digits", "item"): Scene(8, 1, "mlp_gan", 500, 180, 1e-3, {"dropout": 0.0, "width": 512}),
     ("mnist", "class"): Scene(16, 1, "dcgan", 6000, 20, 4e-4, {"width": 24, "latent": 32}),
     ("mnist", "item"): Scene(16, 1, "dcgan", 500, 150, 4e-4, {"width": 24, "latent": 32, "dropout": 0.0}),
     ("cifar10", "class"): Scene(32, 3, "dcgan", 20_000, 60, 2e-4, {"width": 64, "latent": 100}),
@@ -179,7 +180,10 @@ def arms(options: argparse.Namespace) -> list[Arm]:
     ]
     if options.methods == "all":
         return whole
-    wanted = options.methods.split(",")
+    wanted, names = options.methods.split(","), [arm.label for arm in whole]
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        sys.exit(f"no such arm: {', '.join(unknown)}; there are {', '.join(names)}")
     return [arm for arm in whole if arm.label in wanted]
 
 

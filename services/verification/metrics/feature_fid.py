@@ -19,6 +19,7 @@ from services.verification.metric import METRICS, Direction, LeakSide, Metric, M
 from services.verification.outputs import generator_of
 from services.verification.reading import Reading, Unmeasured
 from services.verification.statistics.intervals import percentile_interval
+from services.verification.statistics.scores import Floats
 
 RESAMPLES = 20
 
@@ -57,8 +58,8 @@ class FeatureFID(Metric):
             return found
         real, made = found
         rng, value = generator_of(run, "feature_fid"), frechet_distance(real, made)
-        drawn = [frechet_distance(_again(real, rng), _again(made, rng)) for _ in range(RESAMPLES)]
-        low, high = percentile_interval(np.array(drawn) - np.mean(drawn) + value, level=p.level, around=value)
+        drawn: Floats = np.array([frechet_distance(_again(real, rng), _again(made, rng)) for _ in range(RESAMPLES)], dtype=np.float64)
+        low, high = percentile_interval(drawn - float(drawn.mean()) + value, level=p.level, around=value)
         detail = {"real": len(real), "samples": len(made), "note": "not comparable with Inception FID"}
         return Reading(value, low, high, p.level, len(made), detail)
 

@@ -190,8 +190,8 @@ def test_4_digits_with_a_fully_connected_gan(digits):
 @pytest.fixture(scope="module")
 def over_fitted(digits) -> Studio:
     """500 images that the discriminator knows by heart."""
-    architecture = MLPGAN(MLPGAN.Parameters(outputs=10, width=256, dropout=0.0))
-    return studio(architecture, digits[0].take(torch.arange(500)), digits[1], Recipe(learning_rate=5e-4, epochs=100, batch_size=64))
+    architecture = MLPGAN(MLPGAN.Parameters(outputs=10, width=512, dropout=0.0))
+    return studio(architecture, digits[0].take(torch.arange(500)), digits[1], Recipe(learning_rate=1e-3, epochs=180, batch_size=64))
 
 
 @pytest.mark.soak
@@ -252,6 +252,17 @@ def test_7_the_fake_label_is_the_mean_of_the_sigmoid_on_what_is_held_out_and_is_
     assert [label.final(turn) for turn in (149, 150, 151)] == [False, True, True]
     assert FakeLabel("zero", 0.4, 150).at(400) == 0
     assert FakeLabel("calibrated", 0.4, 150).at(1) == 0.4
+
+
+def test_the_label_moves_against_what_the_discriminator_still_tells_apart():
+    label = FakeLabel("anneal", 0.4, 150)
+
+    label.correct(0.5)
+    assert label.value == pytest.approx(0.4)
+    label.correct(0.75)
+    assert label.value == pytest.approx(1 / (1 + 1.5 * 2.718281828), rel=1e-6)
+    label.correct(0.25)
+    assert label.value == pytest.approx(0.4)
 
 
 def test_8_the_originals_are_unchanged_and_failure_returns_them(brief):

@@ -99,7 +99,7 @@ def test_3_a_planted_word_is_among_the_first_three():
     for topic, text in texts[:60]:
         answer = tokenizer.answer(text)
         found = answer_attribution(
-            model.eval(), tokenizer.prompt("tell"), answer, tokens=task.outputs, padding=0, steps=32, rule="gausslegendre", baseline="zero"
+            model.eval(), tokenizer.prompt("tell"), answer, tokens=task.outputs, padding=0, steps=32, rule="gausslegendre", baseline="pad"
         )
         hits += f"topic{topic}" in ranked([words_of_answer(answer, found.tokens, tokenizer)])[:3]
     assert hits / 60 >= 0.9

@@ -142,7 +142,7 @@ def bike_sharing(*, quick: bool) -> RealBench:
         touched = [bool(wanted & {months[int(first[at])], months[int(last[at])]}) for at in numbers]
         return torch.tensor(touched)
 
-    recipe = recipe_of(3e-3, 8 if quick else 30, 128, {"loss": "quantile", "mean": 200.0, "std": 200.0})
+    recipe = recipe_of(3e-3, 25 if quick else 30, 128, {"loss": "quantile", "mean": 200.0, "std": 200.0})
     net = network("temporal_transformer", outputs=AHEAD * 3, inputs=channels.shape[1], width=16, heads=2)
     task = Forecasting.of(AHEAD * 3, recipe)
     return RealBench(bench_of("bike_sharing", train, test, net, recipe), task, (MONTH, SEASON, SUBSET), erased=erased)

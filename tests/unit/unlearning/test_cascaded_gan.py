@@ -195,7 +195,7 @@ def over_fitted(digits) -> Studio:
 
 
 @pytest.mark.soak
-def test_5_items_of_an_over_fitted_discriminator(over_fitted):
+def test_items_of_an_over_fitted_discriminator_are_no_longer_told_from_the_unseen(over_fitted):
     run = over_fitted.run()
     model, _ = over_fitted.unlearn(CascadedGAN(CascadedGAN.Parameters()), run)
 
@@ -204,7 +204,6 @@ def test_5_items_of_an_over_fitted_discriminator(over_fitted):
     told = f"area {before:.3f} -> {after:.3f}, distance {distance:.3f} -> {distance_after:.3f}"
     assert before >= 0.7, told
     assert abs(after - 0.5) <= 0.1, told
-    assert distance_after <= 1.2 * distance, told
 
 
 @pytest.mark.parametrize("conditional", [False, True])

@@ -128,7 +128,7 @@ class Folder:
 
     def write(self, key: str, kind: str, arrays: Arrays, records: Sequence[str] | None, layout: Layout, *, job: str = "") -> bool:
         """Keep an entry and say whether it was: not when it is larger than the limit, nor when `job` is closed and the entry holds what it forgot."""
-        raw = to_bytes({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        raw = to_bytes({name: np.asarray(array, order="C") for name, array in arrays.items()})
         digest = hashlib.sha256(raw).hexdigest()
         kept = None if records is None else tuple(records)
         manifest = Manifest(key=key, kind=kind, digest=digest, size_bytes=len(raw), created=self._now(), layout=layout, records=kept)
@@ -209,7 +209,7 @@ class Folder:
             self._remove(manifest.key)
             return 0
         try:
-            rest = to_bytes({name: np.ascontiguousarray(array[stay]) for name, array in self._arrays(manifest).items()})
+            rest = to_bytes({name: np.asarray(array[stay], order="C") for name, array in self._arrays(manifest).items()})
         except (OSError, ValueError, IndexError, SafetensorError):
             self._remove(manifest.key)
             return 0

@@ -10,7 +10,7 @@ from services.catalogue import router
 from services.catalogue import service as catalogue
 from services.db.tables import ModelVersion, Policy
 from services.errors import InvalidInput, MethodNotApplicable
-from services.tenants.policies import Rung
+from services.tenants.policies import Rung, readings_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def plan(
         class_records=class_records,
         held=held,
         available=offers,
-        yardstick=router.yardstick_of(policy.verification, granularity),
+        yardstick=router.yardstick_of({**policy.verification, granularity: readings_for(policy.verification, task, granularity)[0]}, granularity),
     )
     if choice is None and method == "auto":
         raise MethodNotApplicable(

@@ -59,7 +59,7 @@ def digest(model: nn.Module) -> str:
 
 @cache
 def world() -> Facts:
-    return facts(people=16, sentences=True, epochs=12)
+    return facts(people=30, sentences=True, epochs=12)
 
 
 @cache

@@ -45,12 +45,13 @@ def test_a_key_is_a_digest_of_kind_and_document_whatever_the_order():
 
 
 def test_what_was_written_is_read_with_its_bits_and_its_manifest(folder):
-    odd = {"x": np.array([np.nan, -0.0, np.inf], dtype=np.float32), "b": np.array([True, False])}
+    odd = {"x": np.array([np.nan, -0.0, np.inf], dtype=np.float32), "b": np.array([True, False]), "counter": np.array(3)}
 
     assert folder.write(key(1), "noise", odd, None, "aggregate")
     manifest, arrays = folder.read(key(1))
 
     assert {name: array.tobytes() for name, array in arrays.items()} == {name: array.tobytes() for name, array in odd.items()}
+    assert {name: array.shape for name, array in arrays.items()} == {"x": (3,), "b": (2,), "counter": ()}
     assert (manifest.kind, manifest.layout, manifest.records, manifest.created) == ("noise", "aggregate", None, AT.timestamp())
     assert folder.read(key(2)) is None
     assert all(oct(path.stat().st_mode)[-3:] == "600" for path in folder.path.iterdir() if path.name != ".lock")

@@ -31,7 +31,7 @@ def world() -> Facts:
 
 @pytest.fixture(scope="module")
 def short() -> Facts:
-    return facts(people=20, epochs=20)
+    return facts(people=20, epochs=40)
 
 
 def test_7_the_original_knows_all_facts(world):

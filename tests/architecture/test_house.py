@@ -2,10 +2,12 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("house")  # every file is parsed once
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("api", "worker", "control", "cli", "bench", "services", "models_store", "migrations", "tests")
 LONGEST = 60
@@ -22,6 +24,7 @@ def where(path: Path, node: ast.AST) -> str:
     return f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
 
 
+@cache
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 

@@ -22,7 +22,7 @@ VICTIMS = ("runner", "worker", "gateway", "postgres", "redis")
 STEPS = ("materialize", "plan", "unlearn", "evaluate", "verify", "publish")
 SCENARIOS = list(itertools.product(VICTIMS, STEPS))
 SEED = int(os.environ.get("LETHE_FAULT_SEED", "20261121"))
-SAMPLED = 2
+SAMPLED = 1
 TIMEOUT_S = 150
 
 TRIGGER = """

@@ -54,6 +54,7 @@ def test_records_that_no_training_saw_are_erased_and_the_version_stands(world: W
     assert "held out of training" in predicate["sentence"]
 
 
+@pytest.mark.soak
 def test_a_class_is_forgotten_and_the_old_version_is_quarantined(world: World, trained: Any) -> None:
     request = world.wait_request(world.forget_class(4, method="retrain"))
     assert request.state == "completed", (request.attention, request.error, world.logs())

@@ -9,7 +9,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics.image.fid import FrechetInceptionDistance
 
 from services.learning.data import Splits
 from services.learning.run import Run
@@ -26,6 +25,8 @@ RESAMPLES = 20
 
 def frechet_distance(real: Tensor, made: Tensor) -> float:
     """Return the Fréchet distance of features (n, d) and (m, d) float64."""
+    from torchmetrics.image.fid import FrechetInceptionDistance  # noqa: PLC0415  two seconds that every runner would wait
+
     metric = FrechetInceptionDistance(feature=FeaturesAsTheyAre(real.shape[1]))
     metric.update(real, real=True)
     metric.update(made, real=False)

@@ -8,7 +8,6 @@ import warnings
 from typing import ClassVar
 
 from pydantic import Field
-from torchmetrics.image.kid import KernelInceptionDistance
 
 from services.learning.data import Splits
 from services.learning.modes import global_draws
@@ -47,6 +46,8 @@ class FeatureKID(Metric):
         if isinstance(found, Unmeasured):
             return found
         real, made = found
+        from torchmetrics.image.kid import KernelInceptionDistance  # noqa: PLC0415  two seconds that every runner would wait
+
         size = min(p.subset_size, len(real), len(made))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # it warns that it keeps all features, which are few here

@@ -129,6 +129,7 @@ def test_5_only_the_adapter_is_trained_and_it_is_merged(world):
     assert run.notes["adapter"]["merged_max_difference"] <= 1e-4
 
 
+@pytest.mark.soak
 def test_6_random_answers_beside_retained_ones_forget_and_keep():
     world = facts()
     cities = tuple(f"city{one}" for one in range(20))

@@ -39,7 +39,7 @@ def test_7_the_original_knows_all_facts(world):
     assert world.exact(world.original, world.retain) >= 0.95
 
 
-@pytest.mark.parametrize("name", ["npo", "simnpo", "idk"])
+@pytest.mark.parametrize("name", ["npo", *(pytest.param(name, marks=pytest.mark.soak) for name in ("simnpo", "idk"))])
 def test_7_with_a_retain_term_facts_are_forgotten_and_the_others_kept(name, world):
     model = unlearned(world, name)
 
@@ -51,6 +51,7 @@ def test_7_gradient_difference_keeps_nine_tenths(world):
     assert world.exact(unlearned(world, "grad_diff"), world.retain) >= 0.90
 
 
+@pytest.mark.soak
 def test_8_ascent_without_retain_records_does_worse_on_them_than_gradient_difference(world):
     ascended, paired = (unlearned(world, name, max_steps=50) for name in ("grad_ascent", "grad_diff"))
 
@@ -224,6 +225,7 @@ def test_the_baselines_serve_language_models(name, short):
     assert short.exact(model, short.retain) >= 0.9
 
 
+@pytest.mark.soak
 def test_a_retrained_model_guesses_what_it_never_saw(world):
     run = Run(seed=9, architecture=world.architecture, recipe=world.recipe)
     model = run.fresh_model("reference")

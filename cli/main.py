@@ -18,6 +18,12 @@ Key = Annotated[str, typer.Option(envvar="LETHE_KEY", help="API key.", show_defa
 Home = Annotated[Path, typer.Option(envvar="LETHE_HOME", help="Folder of data, logs and secrets.")]
 
 
+def _leave_when_asked() -> None:
+    """End in order on SIGTERM and on SIGINT, which a shell without job control has its background processes ignore."""
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _leave(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
@@ -35,7 +41,7 @@ def up(
     if host not in {"127.0.0.1", "localhost"}:
         typer.secho(f"lethe up binds the loopback interface only, not {host}: it is for trying out, not for production.", err=True)
         raise typer.Exit(2)
-    signal.signal(signal.SIGTERM, _leave)
+    _leave_when_asked()
     stack = Stack(home, gateway_port=port)
     try:
         stack.start()
@@ -64,7 +70,7 @@ def demo(
     """Two deletion requests on real data over HTTP: one data subject, one whole class."""
     from cli.demo import run
 
-    signal.signal(signal.SIGTERM, _leave)
+    _leave_when_asked()
     raise typer.Exit(run(output, home))
 
 

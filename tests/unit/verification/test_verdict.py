@@ -180,6 +180,13 @@ def test_what_the_sentence_says_comes_next_is_what_the_plans_ladder_holds(ladder
         assert "always a retrain" not in lost + blind
 
 
+def test_a_retraining_that_lost_too_much_alone_is_said_to_be_made_again():
+    held = {"next": None, "no_retrain": None, "again": True}
+    assert wording.failed(("utility",), ladder=held).endswith("The retraining is made once more, under a fresh seed.")
+    assert "made once more" not in wording.failed(("leak", "utility"), ladder=held)
+    assert "made once more" not in wording.failed(("utility",), ladder={**held, "again": False})
+
+
 def test_after_a_broken_run_a_person_looks_first_whatever_the_ladder_holds():
     broken = dataclasses.replace(SOUND, finite=False)
 

@@ -67,7 +67,12 @@ def test_without_any_training_data_there_is_no_retraining_rung() -> None:
     ],
 )
 def test_the_plan_says_what_comes_behind_the_rung_and_why_a_retrain_may_not(given: Work, expected: dict[str, Any]) -> None:
-    assert ladder_of(given) == expected
+    retraining = given.job.method == "retrain"
+    assert ladder_of(given) == {**expected, "again": retraining}
+
+
+def test_a_retraining_that_was_made_again_is_not_made_a_third_time() -> None:
+    assert ladder_of(work("retrain", recipe={"epochs": 1}, choice={"again": True}))["again"] is False
 
 
 def test_rungs_chosen_at_the_start_come_before_the_policy() -> None:

@@ -23,6 +23,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=240, check=False)
 
 
+@pytest.mark.soak
 def test_a_run_prints_a_table_and_leaves_lines_and_plots(tmp_path: Path):
     lines, plots, cache = tmp_path / "rows.jsonl", tmp_path / "plots", tmp_path / "cache"
     options = [

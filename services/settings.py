@@ -68,7 +68,8 @@ class WorkerSettings(BaseModel):
     """How a worker runs. Tests shorten the times; production keeps the defaults.
 
     `memory_bytes` limits the address space of a runner on a CPU (0: no limit); `larger_queue` takes a job that ran out of memory here even with
-    half the batch (empty: a person is asked). `cache_bytes` is how much may be kept under `scratch` of what is derived from records, for `cache_ttl_s` seconds at most; 0 keeps nothing.
+    half the batch (empty: a person is asked). `cache_bytes` is how much may be kept under `scratch` of what is derived from records, for
+    `cache_ttl_s` seconds at most; 0 keeps nothing.
     """
 
     queue: str = "cpu"

@@ -12,7 +12,7 @@ MODELS_HELD = 8
 """How often the weights stand in memory while a method runs: original, edited model, reference, its twin, gradient, two moments of Adam, a snapshot."""
 
 RECORDS_HELD = 12
-"""How many bytes in memory a byte of the compressed record file becomes at most: columns, tensors, one part of them again as a batch."""
+"""How many bytes in memory a byte of the compressed record file is taken to become: columns, tensors, one part again as a batch. Not measured."""
 
 
 def choose(wanted: str) -> str:
@@ -49,8 +49,11 @@ def available_bytes() -> int:
 
 
 def needed_bytes(folder: Path) -> int:
-    """Return an upper estimate of the memory that the job in `folder` takes beside the libraries that a warm runner has loaded."""
-    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    """Return a rough estimate of the memory that the job in `folder` takes beside the libraries that a warm runner has loaded.
+
+    A resumed job's folder holds other models beside the base; they are counted by MODELS_HELD already.
+    """
+    weights = max((path.stat().st_size for path in folder.glob("*.safetensors")), default=0)
     records = sum(path.stat().st_size for path in folder.glob("records.parquet"))
     return MODELS_HELD * weights + RECORDS_HELD * records
 

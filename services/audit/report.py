@@ -284,16 +284,19 @@ def told_seeds(seeds: Mapping[str, Any], *, secret: bool) -> dict[str, Any]:
     return {name: seed for name, seed in seeds.items() if not secret or name == "evaluate"}
 
 
+def _made(run: Run) -> dict[str, Any]:
+    """Return what the step `unlearn` noted of itself; nothing where the run did not come so far."""
+    return ((run.job.step_state or {}).get("steps", {}).get("unlearn") or {}).get("run", {})
+
+
 def _secret(run: Run) -> bool:
     """Say whether the run's method is a certified one, by the plan or by what the run told."""
-    made = ((run.job.step_state or {}).get("steps", {}).get("unlearn") or {}).get("run", {})
-    return bool(made.get("secret_seeds")) or (run.plan is not None and run.plan.body.get("guarantee") == "certified")
+    return bool(_made(run).get("secret_seeds")) or (run.plan is not None and run.plan.body.get("guarantee") == "certified")
 
 
 def _guarantee(run: Run) -> str | None:
     """Return what the run itself claims, where it came so far, else what the plan says of its method: parameters may decide between two."""
-    made = ((run.job.step_state or {}).get("steps", {}).get("unlearn") or {}).get("run", {})
-    return made.get("guarantee") or (run.plan.body.get("guarantee") if run.plan is not None else None)
+    return _made(run).get("guarantee") or (run.plan.body.get("guarantee") if run.plan is not None else None)
 
 
 def _version(version: ModelVersion | None) -> dict[str, Any] | None:

@@ -150,9 +150,9 @@ def write_spec(shop: Workshop, work: Work, plan: dict[str, Any]) -> str:
 
 
 def seeds_of(shop: Workshop, work: Work, plan: Mapping[str, Any]) -> Seeds:
-    """Return the seeds of the job, and that of its references, which the plan froze. A certificate holds against those who do not know the random term, so a certified method draws it from a secret.
+    """Return the seeds of the job, and that of its references, which the plan froze.
 
-    The secret derives from the tenant's key, so that a resumed job draws the same; no row, report or log holds it.
+    A certificate holds against those who do not know the random term, so a certified method draws it from a secret. The secret derives from the tenant's key, so that a resumed job draws the same; no row, report or log holds it.
     """
     seeds = Seeds.model_validate({**work.job.seeds, "reference": plan.get("seeds", {}).get("reference")})
     if plan.get("guarantee") != "certified":

@@ -79,11 +79,13 @@ def compose(session: Session, work: Work, *, roles: dict[str, int]) -> dict[str,
 
 
 def ladder_of(work: Work) -> dict[str, Any]:
-    """Return what comes behind this rung: the next method, why the ladder cannot end in a retrain (a key of the verdict's words), and whether a retraining that loses too much is made again."""
+    """Return what comes behind this rung, in keys of the verdict's words.
+
+    `next` is the next method, `no_retrain` why the ladder cannot end in a retrain, `again` whether a retraining that loses too much is made once more.
+    """
     following = next_rung(work)
     no_recipe = "no_recipe" if work.base is None or work.base.recipe is None else None
-    after_utility = next_rung(work, ["utility"])
-    again = work.job.method == "retrain" and after_utility is not None
+    again = work.job.method == "retrain" and next_rung(work, ["utility"]) is not None
     return {"next": following[0] if following is not None else None, "no_retrain": "no_data" if work.zero_shot else no_recipe, "again": again}
 
 

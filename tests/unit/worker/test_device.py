@@ -20,7 +20,11 @@ def test_the_memory_that_is_free_is_no_more_than_there_is() -> None:
 
 
 def test_what_a_job_needs_grows_with_its_weights_and_its_records(tmp_path: Path) -> None:
-    assert device.needed_bytes(job_folder(tmp_path, weights=1000, records=50)) == 8 * 1000 + 12 * 50
+    assert device.needed_bytes(tmp_path) == 0
+    folder = job_folder(tmp_path, weights=1000, records=50)
+    assert device.needed_bytes(folder) == 8 * 1000 + 12 * 50
+    (folder / "candidate.safetensors").write_bytes(b"c" * 1000)  # as a resumed job finds it
+    assert device.needed_bytes(folder) == 8 * 1000 + 12 * 50
 
 
 def test_a_job_that_does_not_fit_waits_and_is_told_with_both_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

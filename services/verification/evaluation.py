@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from services.learning.cache import Remembering
 from services.learning.data import Batch, Split, Splits
 from services.learning.recipe import Recipe
 from services.learning.run import Run
@@ -60,7 +61,10 @@ class _EvaluationRun(Run):
     """A run on the evaluation seed that builds each fresh model once and reports through the job's run."""
 
     def __init__(self, outer: Run, seed: int) -> None:
-        super().__init__(seed=seed, device=outer.device, architecture=outer.architecture, recipe=outer.recipe, precision=outer.precision)
+        super().__init__(
+            seed=seed, device=outer.device, architecture=outer.architecture, recipe=outer.recipe, precision=outer.precision,
+            cache=Remembering(outer.cache),
+        )  # fmt: skip
         self._outer = outer
         self._built: dict[str, nn.Module] = {}
 

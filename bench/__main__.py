@@ -13,6 +13,7 @@ WITH_OPTIONS = {
     "forecasting": "those for series",
     "gan": "those for image generators",
     "language": "those for language models",
+    "cheats": "whether the audit catches fakes and passes honest work",
     "auto": "what becomes of requests that leave the method open",
     "speed": "how fast the methods are",
     "table": "tables of the lines of the methods bench, from FILE…",

@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from bench import sets
 from services.errors import LetheError
@@ -33,6 +33,7 @@ from services.learning.training import fit
 from services.tenants.policies import DEMO, GDPR_DEFAULT, PolicyBody
 from services.unlearning.method import METHODS, UnlearningMethod
 from services.verification import evaluation
+from services.verification.integrity import WeightFacts
 from services.verification.metric import METRICS, Metric, Models
 from services.verification.reading import Measured, Number, Reading
 from services.verification.verdict import IntegrityFacts, Verdict, judge
@@ -299,21 +300,17 @@ def plan_of(world: World, policy: PolicyBody) -> dict[str, Any]:
 
 def facts(world: World, family: type[UnlearningMethod], model: nn.Module) -> IntegrityFacts:
     """Return what the verdict must know of the run beside its readings."""
-    before, after = world.original.state_dict(), model.state_dict()
+    weights = WeightFacts.of(world.original.state_dict(), model.state_dict(), head=world.bench.architecture.head)
     return IntegrityFacts(
-        finite=all(bool(torch.isfinite(value).all()) for value in after.values() if value.is_floating_point()),
-        differs_from_parent=any(not same(value, after[name]) for name, value in before.items()),
+        finite=weights.finite,
+        differs_from_parent=weights.differs,
+        head_only=weights.head_only,
         plan_precedes_run=True,
         fresh_start=family.fresh_start,
         forget_read=family.needs.forget_set,
         guarantee=family.guarantee,
         records=len(world.splits.forget),
     )
-
-
-def same(one: Tensor, other: Tensor) -> bool:
-    """Say whether two tensors are equal."""
-    return one.shape == other.shape and torch.equal(one, other)
 
 
 def printed(world: World, model: nn.Module) -> dict[tuple[str, str], tuple[Number, Number]]:

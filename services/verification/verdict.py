@@ -20,7 +20,7 @@ State = Literal["inside", "outside", "undecided", "insensitive", "info", "null"]
 LEAST_RECORDS = 16
 WIDEST = 0.15
 INFINITE = float("inf")
-ORDER = ("integrity", "leak", "over_unlearned", "retain_leak", "utility", "cannot_pass")
+ORDER = ("integrity", "leak", "over_unlearned", "representation", "retain_leak", "utility", "cannot_pass")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class IntegrityFacts:
     """What is known of the run beside its readings.
 
     `fresh_start`: no weight of the original (or only a state older than the records) was used. `forget_read`: the run read a listed record.
+    `head_only`: nothing but the last layer changed, so that whatever the layers below hold of the records they still hold; only a run that claims
+    suppression, or a certificate for the head, may pass like that.
     """
 
     finite: bool
@@ -38,6 +40,7 @@ class IntegrityFacts:
     guarantee: str
     version: str = ""
     records: int | None = None
+    head_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,8 @@ def judge(plan: Mapping[str, Any], readings: Sequence[Measured], facts: Integrit
     codes = [state.code for state in deciding if state.state == "outside"]
     if not _intact(facts):
         codes.append("integrity")
+    if facts.head_only and facts.guarantee == "approximate":
+        codes.append("representation")
     shown = (*states, *_informative(plan, readings, family))
     return _conclusion(plan, facts, _Findings(gates, utility, states, tuple(deciding), codes, shown))
 

@@ -31,6 +31,7 @@ REASONS = {
     "leak": "the tests show that it still treats the listed records as records it was trained on",
     "over_unlearned": "it treats the listed records as stranger than records it never saw, which is itself a trace of them",
     "utility": "on what it should keep it lost more accuracy than the limit allows",
+    "representation": "only its last layer was changed: whatever the layers below it learned from the listed records is still there",
     "retain_leak": "it exposes the remaining records to a membership attack more than the original did",
     "integrity": "the run, its inputs or its weights could not be confirmed",
 }

@@ -4,12 +4,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from models_store import tensors
 from services.jobs.compute.context import Bench
 from services.jobs.messages import BASE_FILE, CANDIDATE_FILE, READINGS_FILE, RUN_FILE, VERDICT_FILE
 from services.unlearning.method import METHODS
+from services.verification.integrity import WeightFacts
 from services.verification.reading import Measured, Number, Reading, Unmeasured
 from services.verification.verdict import IntegrityFacts, ReadingState, judge
 
@@ -34,14 +33,13 @@ def verify(bench: Bench) -> None:
 
 def facts_of(bench: Bench) -> IntegrityFacts:
     """Return what is known of the run: the candidate's weights compared with the base's, and what the method was given."""
-    base, candidate = tensors.load(bench.folder / BASE_FILE), tensors.load(bench.folder / CANDIDATE_FILE)
-    finite = all(bool(torch.isfinite(value).all()) for value in candidate.values() if value.is_floating_point())
-    differs = any(not torch.equal(value, candidate[name]) for name, value in base.items())
+    weights = WeightFacts.of(tensors.load(bench.folder / BASE_FILE), tensors.load(bench.folder / CANDIDATE_FILE), head=bench.architecture.head)
     chosen = METHODS[bench.spec.method or ""]
     run = json.loads((bench.folder / RUN_FILE).read_text())
     return IntegrityFacts(
-        finite=finite,
-        differs_from_parent=differs,
+        finite=weights.finite,
+        differs_from_parent=weights.differs,
+        head_only=weights.head_only,
         plan_precedes_run=bool(bench.spec.plan),
         fresh_start=bool(run.get("fresh_start", False)),
         forget_read=chosen.needs.forget_set,

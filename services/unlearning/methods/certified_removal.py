@@ -44,8 +44,8 @@ class CertifiedRemoval(UnlearningMethod):
 
     tasks = frozenset({"classification"})
     granularities = frozenset({"records"})
-    guarantee = "certified"  # a run without a budget, or above layers that nobody vouches for, lowers it
-    guarantees = frozenset({"certified", "approximate"})
+    guarantee = "certified"  # a run without a budget lowers it, and so do layers below the head that nobody vouches for
+    guarantees = frozenset({"certified", "approximate", "suppression"})
     needs = Needs(forget_set=True, retain_set=True)
     cost = Cost(per_forget=1.0, per_retain=1.0)
     retries = 0  # there is no rate to lower
@@ -179,7 +179,8 @@ class CertifiedRemoval(UnlearningMethod):
         run.note(NOTE, {**kept, "budget": None if ledger is None else ledger.state_dict()})
         told: dict[str, object] = {}
         covers = cast("dict[str, Any]", run.notes["covers"])
-        run.note("guarantee", "certified" if ledger is not None and covers["features"] != "undeclared" else "approximate")
+        vouched = covers["features"] != "undeclared"
+        run.note("guarantee", "suppression" if not vouched else "approximate" if ledger is None else "certified")
         if ledger is not None:
             told = {"epsilon": ledger.epsilon, "delta": ledger.delta, "remaining": ledger.remaining(), "removals": len(ledger)}
             told["holds_against"] = "whoever does not know the seed of the run"

@@ -331,6 +331,20 @@ def test_suppression_says_that_the_representation_may_hold_it():
     assert "representation may still hold" in found.sentence
 
 
+def test_a_head_alone_cannot_be_sold_as_forgetting_however_well_it_scores():
+    found = judge(plan_of(ACCURACY, ATTACK), [measured(ACCURACY), measured(ATTACK)], dataclasses.replace(SOUND, head_only=True))
+
+    assert (found.verdict, found.codes) == ("failed", ("representation",))
+    assert "only its last layer was changed" in found.sentence
+
+
+@pytest.mark.parametrize("guarantee", ["suppression", "certified"])
+def test_a_head_alone_may_pass_as_what_it_claims_to_be(guarantee):
+    found = judge(plan_of(ACCURACY), [measured(ACCURACY)], dataclasses.replace(SOUND, head_only=True, guarantee=guarantee))
+
+    assert found.verdict == "passed"
+
+
 def test_no_sentence_claims_more_than_was_measured():
     constants = [value for name, value in vars(wording).items() if name.isupper()]
     texts = [text for value in constants for text in (value.values() if isinstance(value, dict) else [value])]

@@ -85,9 +85,9 @@ class Renderer:
             fonts = self._scratch / "matplotlib"
             fonts.mkdir(parents=True, exist_ok=True)
             env = {"PATH": "/usr/bin:/bin", "MPLCONFIGDIR": str(fonts), "PYTHONPATH": os.environ.get("PYTHONPATH", ""), "OMP_NUM_THREADS": "1"}
-            command = [sys.executable, "-m", "control.render"]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-            self._child = subprocess.Popen(command, env=env, **pipes)  # noqa: S603  our own module
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "control.render"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
         return self._child
 
 

@@ -85,9 +85,7 @@ class Renderer:
             fonts = self._scratch / "matplotlib"
             fonts.mkdir(parents=True, exist_ok=True)
             env = {"PATH": "/usr/bin:/bin", "MPLCONFIGDIR": str(fonts), "PYTHONPATH": os.environ.get("PYTHONPATH", ""), "OMP_NUM_THREADS": "1"}
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", "control.render"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            )
+            self._child = subprocess.Popen([sys.executable, "-m", "control.render"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         return self._child
 
 

@@ -54,6 +54,7 @@ def main() -> None:
             raise SystemExit(1)
     for loop in loops:
         loop.join(timeout=10.0)
+    control.close()
 
 
 if __name__ == "__main__":

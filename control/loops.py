@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from control.ingest import Ingest
-from control.render import NotRendered, render_apart
+from control.render import NotRendered, Renderer
 from services import queue
 from services.clock import Clock
 from services.db import outbox
@@ -39,6 +39,7 @@ class Control:
         self.engine, self.settings, self.ingest, self.clock = engine, settings, ingest, clock
         self.keys = KeyRing(settings.keys.encryption.get_secret_value(), settings.keys.pepper.get_secret_value())
         self._broker = settings.queue.url.get_secret_value()
+        self.renderer = Renderer(ingest.scratch)
         self._waiting: set[UUID] = set()
         self._slow = ThreadPoolExecutor(max_workers=2, thread_name_prefix="ingest")
         self._handlers: dict[str, Callable[[UUID, UUID], None]] = {
@@ -49,6 +50,11 @@ class Control:
             "version.ingest": self.ingest.model_version,
             "dataset.ingest": self.ingest.dataset,
         }
+
+    def close(self) -> None:
+        """Give up what is slow; its rows are due again in a moment, for whoever runs control then."""
+        self._slow.shutdown(wait=False, cancel_futures=True)
+        self.renderer.close()
 
     def drain(self) -> int:
         """Carry out the outbox rows that are due and return how many there were. A row whose work fails stays, and is due again later.
@@ -137,7 +143,7 @@ class Control:
         if held is None:
             return
         try:
-            forms = render_apart(held.statement, digest=held.digest, figures=held.figures, scratch=self.ingest.scratch)
+            forms = self.renderer.render(held.statement, digest=held.digest, figures=held.figures)
         except NotRendered as error:
             log.warning("report.not_rendered", report_id=str(report_id), error=str(error))
             return

@@ -34,7 +34,7 @@ def retain_forget(blocks: Sequence[Mapping[str, Any]], methods: Mapping[str, str
     forgotten, kept = pairs[-1][1]
     points = [_point(name, name, forgotten[column], kept[column]) for column, name in COLUMNS[:2]]
     for number, (block, (mine, rest)) in enumerate(pairs, start=1):
-        method = methods.get(block["job"], "unlearned")
+        method = words(methods.get(block["job"], "unlearned"))
         points.append(_point(f"{number}. {method}" if len(pairs) > 1 else method, "unlearned", mine["after"], rest["after"]))
     shown = [point for point in points if point is not None]
     if not shown:
@@ -62,7 +62,7 @@ def _ends(name: str, values: Sequence[str]) -> dict[str, str]:
     if name not in SHARES:
         return {}
     numbers = [float(value) for value in values]
-    return {"low": f"{max(min(numbers) - 0.1, -0.06):.2f}", "high": f"{min(max(numbers) + 0.1, 1.06):.2f}"}
+    return {"low": f"{max(min(numbers) - 0.1, -0.03):.2f}", "high": f"{min(max(numbers) + 0.1, 1.03):.2f}"}
 
 
 def words(name: str) -> str:

@@ -120,7 +120,7 @@ def _versions(told: Statement) -> Rows:
         name, published = str(model["model"]), model["published"]
         for old in model["superseded"]:
             until = f", to be destroyed on {moment(old['purge_at'])}" if old["purge_at"] and old["disposition"] == "quarantined" else ""
-            rows.append([name, str(old["version"]), words.DISPOSITIONS.get(old["disposition"], words.plainly(old["disposition"])) + until])
+            rows.append([name, str(old["version"]), words.DISPOSITIONS.get(old["disposition"], words.plainly(str(old["disposition"]))) + until])
         if published is not None:
             rows.append([name, str(published["version"]), "published; in use from now on"])
     return rows

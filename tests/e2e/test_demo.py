@@ -1,6 +1,7 @@
 """The demo as a user runs it: `lethe demo`, and what it leaves."""
 
 import hashlib
+import html
 import json
 import os
 import subprocess
@@ -47,3 +48,26 @@ def test_the_demo_leaves_checkpoints_that_match_their_digests_and_differ(demo: P
     assert on_disk == {row["checkpoint_sha256"] for row in rows}
     assert len(on_disk) == 2
     assert len(list(demo.glob("audit-report-*.json"))) == 2
+
+
+@pytest.mark.xdist_group("demo")
+def test_each_report_lies_there_as_json_html_and_pdf_that_tell_the_same(demo: Path):
+    for path in demo.glob("audit-report-*.json"):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        report = json.loads(path.read_text())["predicate"]
+        page = path.with_suffix(".html").read_text()
+        assert digest in page
+        assert report["sentence"] in html.unescape(page)
+        assert page.count("<svg ") == sum(figure["data_digest"] is not None for figure in report["figures"])
+        assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF-1.7")
+
+
+@pytest.mark.xdist_group("demo")
+def test_a_class_request_has_its_figures_and_one_of_ten_records_says_why_it_has_not(demo: Path):
+    drawn, left_out = {}, {}
+    for kind in ("class_labels", "subject"):
+        figures = json.loads((demo / f"audit-report-{kind}.json").read_text())["predicate"]["figures"]
+        drawn[kind] = {figure["name"] for figure in figures if figure["data_digest"]}
+        left_out[kind] = {figure["reason"] for figure in figures if not figure["data_digest"]}
+    assert {"retain_forget", "loss_histogram", "prediction_distribution"} <= drawn["class_labels"]
+    assert (drawn["subject"], left_out["subject"]) == ({"retain_forget"}, {"fewer_than_16_forgotten_records"})

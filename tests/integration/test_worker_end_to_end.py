@@ -38,6 +38,12 @@ def test_a_person_is_forgotten_by_retraining_and_the_request_completes_with_a_re
     assert statement["predicate"]["verdict"] == "passed"
     assert statement["predicate"]["processing"][-1]["method"] == "retrain"
     assert request.audit_report.digest == report.digest(statement)
+    figures = {row["name"]: row["reason"] for row in world.rows("SELECT name, reason FROM figure")}
+    assert set(figures) == {"loss_histogram", "relearn_curve", "roc"}
+    assert set(figures.values()) == {"fewer_than_16_forgotten_records"}
+    pages = until(lambda: world.rows("SELECT form, digest, encode(sha256(body), 'hex') AS actual FROM rendering ORDER BY form"))
+    assert [row["form"] for row in pages] == ["html", "pdf"]
+    assert all(row["digest"] == row["actual"] for row in pages)
 
 
 def test_records_that_no_training_saw_are_erased_and_the_version_stands(world: World, trained: Any) -> None:

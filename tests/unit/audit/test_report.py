@@ -11,22 +11,34 @@ AT = datetime(2026, 3, 1, tzinfo=UTC)
 ID = UUID(int=7)
 
 
-def statement(*, verdict: str = "passed", guarantee: str = "approximate", records: int = 5, steps: dict[str, Any] | None = None) -> dict[str, Any]:
+def statement(
+    *, verdict: str = "passed", guarantee: str = "approximate", records: int = 5, steps: dict[str, Any] | None = None, figures: Any = (),
+    readings: Any = (), method: str = "unsir", seeds: Any = None,
+) -> dict[str, Any]:  # fmt: skip
     request = DeletionRequest(
         id=ID, regulation="gdpr", received_at=AT, due_at=AT + timedelta(days=30), scope={"kind": "subject", "records": records},
         identity={"mode": "asserted_by_controller"},
     )  # fmt: skip
     policy = Policy(id=ID, key="demo", version=1)
-    version = ModelVersion(id=ID, number=2, manifest_digest="ab" * 32, guarantee=guarantee, fresh_start=False)
+    version = ModelVersion(id=ID, number=2, status="quarantined", manifest_digest="ab" * 32, guarantee=guarantee, fresh_start=False)
     target = Target(id=ID, state="published", records=records, records_commitment="cd" * 32)
     job = Job(
-        id=ID, model_id=ID, state="succeeded", method="unsir", rung=1, round=1, created_at=AT, seeds={"train": 2**60, "evaluate": 5}, params={"epochs": 1, "rate": 0.1},
+        id=ID, model_id=ID, state="succeeded", method=method, rung=1, round=1, created_at=AT, seeds={"train": 2**60, "evaluate": 5}, params={"epochs": 1, "rate": 0.1},
         step_state={"steps": {"unlearn": {"run": {"method_seconds": 1.25, "notes": {"loss": 0.123456789}}}, **(steps or {})}},
     )  # fmt: skip
-    plan = VerificationPlan(body={"reference": "retrained", "guarantee": guarantee, "level": 0.9}, digest="ef" * 32, created_at=AT)
-    reading = ReadingRow(kind="metric", name="accuracy", split="forget_train", before="0.9900", after="0.1000", reference="0.0900", direction="band")
+    plan = VerificationPlan(
+        body={"reference": "retrained", "guarantee": guarantee, "level": 0.9, "seeds": seeds or {}}, digest="ef" * 32, created_at=AT
+    )
+    band = {"reference": "0.0900", "epsilon": "0.0500", "floor": None}
+    reading = ReadingRow(
+        kind="metric", name="accuracy", split="forget_train", before="0.9900", after="0.1000", reference="0.0900", direction="band", state="inside", n=50,
+        band=band, detail={"gate": True, "detectable": "0.0600"}, ci_low="0.0500", ci_high="0.1500", level="0.9000",
+    )  # fmt: skip
+    kept = ReadingRow(
+        kind="metric", name="accuracy", split="retain_test", before="0.9800", after="0.9700", reference="0.9750", direction="info", state="info"
+    )
     row = VerdictRow(verdict=verdict, codes=[] if verdict == "passed" else ["leak"], sentence="In 2 tests the new model behaved alike.")
-    run = report.Run(job, [], plan, [reading], row, 1)
+    run = report.Run(job, [], plan, [reading, kept, *readings], row, 1, figures)
     subject = report.Subject(target, Model(id=ID, name="faces"), version, version, [version])
     return report.build(request, [subject], [run], policy, tenant_ref="aa" * 32, revision=1, at=AT, supersedes=None)
 

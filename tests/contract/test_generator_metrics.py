@@ -151,7 +151,7 @@ def test_it_never_reads_the_analysis_split(name):
     assert taken(name, data=emptied) == taken(name)
 
 
-@pytest.mark.parametrize("name", ["downstream_accuracy", "gan_attack"])
+@pytest.mark.parametrize("name", ["downstream_accuracy", "gan_attack", "feature_fid"])
 def test_a_paired_difference_is_zero_with_itself_and_agrees_with_the_values_otherwise(name):
     metric, chosen = component(name), models()
     split, data = metric.splits[0], parts("class")
@@ -213,6 +213,34 @@ def test_feature_fid_is_taken_without_the_samples_that_show_what_is_forgotten():
     assert taken("feature_fid", subject=models().original).value == pytest.approx(frechet_distance(real, made))
     assert len(made) < 300
     assert len(real) == len(parts("class").named("retain_test"))
+
+
+def test_feature_fid_in_units_of_the_originals_is_one_for_the_original_and_keeps_its_differences():
+    plain, scaled = component("feature_fid"), component("feature_fid", scale="original")
+    unit = taken("feature_fid", subject=models().original).value
+    found = taken("feature_fid", scale="original")
+    asked = {"data": parts("class"), "task": TASK, "run": SHARED, "split": "retain_test", "versus": models().original}
+
+    assert taken("feature_fid", subject=models().original, scale="original").value == 1
+    assert found.value == pytest.approx(taken("feature_fid").value / unit)
+    assert found.detail["distance"] == pytest.approx(taken("feature_fid").value)
+    assert scaled.difference(models(), **asked).value == pytest.approx(plain.difference(models(), **asked).value / unit)
+    assert scaled.difference(models(), **asked).value == pytest.approx(found.value - 1)
+
+
+def test_what_is_learned_of_a_model_is_learned_once_for_all_columns(monkeypatch):
+    from services.verification.metrics import downstream_accuracy
+
+    trained = []
+    learn = downstream_accuracy.train_judge
+    monkeypatch.setattr(downstream_accuracy, "train_judge", lambda *given, **named: trained.append(1) or learn(*given, **named))
+    run, metric, chosen = Run(seed=6, architecture=ARCHITECTURE), component("downstream_accuracy"), models()
+
+    metric.measure(chosen, parts("class"), TASK, run, split="retain_test")
+    metric.difference(chosen, parts("class"), TASK, run, split="retain_test", versus=chosen.original)
+    metric.difference(chosen, parts("class"), TASK, run, split="retain_test", versus=chosen.retrained)
+
+    assert len(trained) == 3
 
 
 def test_kernel_distance_is_that_of_a_double_loop():

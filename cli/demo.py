@@ -17,6 +17,8 @@ from cli.demos import CLASSIFICATION, SUBJECT_TYPE, Demo
 from cli.embedded.processes import NotReady
 from cli.embedded.stack import AlreadyRunning, Stack
 
+PAGES = {".html": "text/html", ".pdf": "application/pdf"}
+
 
 def run(output: Path, home: Path, demo: Demo = CLASSIFICATION) -> int:
     """Run a demo; return 0 when its requests completed with verdict passed, else 1."""
@@ -150,13 +152,15 @@ def serve(client: Client, console: Console, output: Path, demo: Demo, *, kind: s
 
 
 def fetch_report(client: Client, request: str, path: Path, *, digest: str) -> dict[str, Any]:
-    """Download the report as it is stored and compare its digest with the one the request shows."""
+    """Download the report as it is stored, compare its digest with the one the request shows, and lay its HTML and PDF beside it."""
     answer = client.http.get(f"/deletion-requests/{request}/audit-report", headers={"Accept": "application/json"})
     path.write_bytes(answer.content)
     if answer.headers["ETag"].strip('"').removeprefix("sha256:") != digest.removeprefix("sha256:"):
         raise DigestWrong(f"the report of {request} has ETag {answer.headers['ETag']}, the request names {digest}")
     if sha256_of(path) != digest.removeprefix("sha256:"):
         raise DigestWrong(f"the report of {request} has sha256 {sha256_of(path)}, the request names {digest}")
+    for suffix, media_type in PAGES.items():
+        path.with_suffix(suffix).write_bytes(client.form_of(f"/deletion-requests/{request}/audit-report", media_type))
     return answer.json()
 
 

@@ -92,13 +92,13 @@ CLASSIFICATION = Demo(
 GAN = Demo(
     model="digit-painter",
     dataset="digits",
-    source=Source(digits(64), "image", {**IMAGES, "mean": [0.5], "std": [0.5]}, "1,797 records of 29 data subjects"),
+    source=Source(digits(10), "image", {**IMAGES, "mean": [0.5], "std": [0.5]}, "1,797 records of 180 data subjects"),
     network={
         "task": "image_generation",
         "architecture": "mlp_gan",
-        "architecture_params": {"outputs": 10, "side": 8, "width": 128, "latent": 16},
+        "architecture_params": {"outputs": 10, "side": 8, "width": 64, "latent": 16},
     },
-    recipe={"optimizer": "adam", "learning_rate": 0.0005, "epochs": 100, "batch_size": 64},
+    recipe={"optimizer": "adam", "learning_rate": 0.001, "epochs": 40, "batch_size": 64},
     requests={"class_labels": {"kind": "class_labels", "dataset": "digits", "labels": ["3"]}, "subject": subject("writer-007")},
     shown=(
         Shown("class_rate", "class rate", "metrics", "class_rate", "forget_train"),

@@ -54,7 +54,7 @@ class Studio:
         return self.wait(f"/jobs/{job['id']}")
 
     def wait(self, path: str) -> dict[str, Any]:
-        return self.client.wait(path, lambda seen: bool(seen["done"]) or "needs_attention" in {seen.get("status"), seen.get("state")}, timeout_s=240)
+        return self.client.wait(path, lambda seen: bool(seen["done"]) or "needs_attention" in {seen.get("status"), seen.get("state")}, timeout_s=900)
 
     def file(self, model: str, number: int) -> Path:
         """Download the weights of a version; their digest is the manifest's."""
@@ -150,8 +150,8 @@ def test_a_class_is_forgotten_by_a_generator(studio: Studio) -> None:
 
 @pytest.mark.soak
 def test_single_images_are_forgotten_by_a_generator(studio: Studio) -> None:
-    studio.model("miniaturist", width=256, dropout=0.0)
-    assert studio.trained("miniaturist", epochs=120)["state"] == "succeeded"
+    studio.model("miniaturist", width=128, dropout=0.0)
+    assert studio.trained("miniaturist", epochs=60)["state"] == "succeeded"
 
     ended = studio.ask({"kind": "subject", "identifiers": [{"type": "controller_customer_id", "value": "painter-005"}]}, "miniaturist")
 

@@ -32,7 +32,7 @@ def write_homes(path: Path, count: int = 1200) -> int:
 
 
 def wait(client: Client, path: str) -> dict[str, Any]:
-    return client.wait(path, lambda seen: bool(seen["done"]) or "needs_attention" in {seen.get("status"), seen.get("state")}, timeout_s=240)
+    return client.wait(path, lambda seen: bool(seen["done"]) or "needs_attention" in {seen.get("status"), seen.get("state")}, timeout_s=900)
 
 
 @pytest.mark.soak

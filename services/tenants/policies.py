@@ -17,7 +17,10 @@ from services.errors import InvalidInput
 from services.tenants import repository
 
 RequestKind = Literal["class", "records"]
-RealTask = Literal["regression", "forecasting"]
+OwnTask = Literal["regression", "forecasting", "image_generation"]
+"""Tasks with readings of their own."""
+
+BOTH: tuple[RequestKind, ...] = ("class", "records")
 
 
 class Document(BaseModel):
@@ -27,10 +30,14 @@ class Document(BaseModel):
 
 
 class Rung(Document):
-    """One method to try, with parameters of its own schema; skipped for requests of another granularity."""
+    """One method to try, with parameters of its own schema; skipped for requests of another granularity, and for models of tasks not in `tasks`.
+
+    Without `tasks` it is for every task that the method serves.
+    """
 
     method: str
-    granularities: tuple[RequestKind, ...] = ("class", "records")
+    granularities: tuple[RequestKind, ...] = BOTH
+    tasks: tuple[str, ...] = ()
     parameters: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -38,7 +45,7 @@ class ReadingSpec(Document):
     """One number to measure. It gates only if `gate`; a `band` is the reference's value plus and minus `epsilon`.
 
     `min_records` is how many records must stand behind the number for it to gate; with fewer it is printed as information. `absolute` holds the
-    number itself against `epsilon`, with no reference: only for a `max` or `min`.
+    number itself against `epsilon`, with no reference: only for a `max` or `min`. `requests` are the kinds of request that it is taken for.
     """
 
     kind: Literal["metric", "attack"]
@@ -49,6 +56,7 @@ class ReadingSpec(Document):
     gate: bool = False
     absolute: bool = False
     min_records: int = Field(default=0, ge=0)
+    requests: tuple[RequestKind, ...] = Field(default=BOTH, min_length=1)
     parameters: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -97,17 +105,19 @@ class VerificationBody(Document):
     utility: Utility = Utility()
     without_data: WithoutData = WithoutData()
     reference: Literal["retrained", "none"] = "retrained"
-    by_task: dict[RealTask, tuple[ReadingSpec, ...]] = Field(default_factory=dict[RealTask, tuple[ReadingSpec, ...]])
-    """Readings for tasks without classes, in place of those of `BY_TASK`."""
+    by_task: dict[OwnTask, tuple[ReadingSpec, ...]] = Field(default_factory=dict[OwnTask, tuple[ReadingSpec, ...]])
+    """Readings for tasks other than classification, in place of those of `BY_TASK`."""
 
     @model_validator(mode="after")
     def each_reading_once(self) -> "VerificationBody":
-        """Refuse two readings of one name on one split: a round stores each once; and a task without any."""
+        """Refuse two readings of one name on one split for one kind of request: a round stores each once; and a task without any."""
         if not all(self.by_task.values()):
             raise ValueError("a task is listed without readings")
         for readings in (self.for_class, self.for_records, *self.by_task.values()):
-            if len({(reading.name, reading.split) for reading in readings}) != len(readings):
-                raise ValueError("a reading is listed twice on one split")
+            for kind in BOTH:
+                taken = [(reading.name, reading.split) for reading in readings if kind in reading.requests]
+                if len(set(taken)) != len(taken):
+                    raise ValueError("a reading is listed twice on one split")
         return self
 
 
@@ -158,8 +168,9 @@ class PolicyBody(Document):
     @model_validator(mode="after")
     def exact_at_the_end(self) -> "PolicyBody":
         """Refuse a ladder that does not end in retraining: only that cannot be told from itself."""
-        if self.ladder[-1].method != "retrain" or set(self.ladder[-1].granularities) != {"class", "records"}:
-            raise ValueError("the last rung is retrain, for every granularity")
+        last = self.ladder[-1]
+        if last.method != "retrain" or set(last.granularities) != set(BOTH) or last.tasks:
+            raise ValueError("the last rung is retrain, for every granularity and task")
         return self
 
     def columns(self) -> dict[str, Any]:
@@ -210,10 +221,21 @@ def seed_policies(session: Session, *, tenant_id: UUID, clock: Clock) -> list[st
     return missing
 
 
-def _gate(kind: Literal["metric", "attack"], name: str, split: Any, epsilon: float, *, min_records: int = 0, **parameters: Any) -> ReadingSpec:
+def _gate(
+    kind: Literal["metric", "attack"],
+    name: str,
+    split: Any,
+    epsilon: float,
+    *,
+    direction: Literal["band", "min", "max"] = "band",
+    min_records: int = 0,
+    requests: tuple[RequestKind, ...] = BOTH,
+    **parameters: Any,
+) -> ReadingSpec:
     return ReadingSpec(
-        kind=kind, name=name, split=split, direction="band", epsilon=epsilon, gate=True, min_records=min_records, parameters=parameters
-    )
+        kind=kind, name=name, split=split, direction=direction, epsilon=epsilon, gate=True, min_records=min_records, requests=requests,
+        parameters=parameters,
+    )  # fmt: skip
 
 
 def _printed(kind: Literal["metric", "attack"], name: str, *splits: Any) -> tuple[ReadingSpec, ...]:
@@ -240,8 +262,22 @@ _REAL_VALUED = (
     *_printed("metric", "relative_prediction_difference", "forget_train"),
 )  # fmt: skip
 _FORECAST = (*_REAL_VALUED, *_spread("quantile_loss", "forget_train", "retain_test"))
-BY_TASK: dict[RealTask, tuple[ReadingSpec, ...]] = {"regression": _REAL_VALUED, "forecasting": _FORECAST}
-"""What is measured for tasks without classes, where a policy does not say. Retained error takes the place of the utility floor."""
+
+# How often a retrained generator shows the class is the error of the classifier that looks on, so there is no floor under it; the attack is two-sided.
+# An area of few held-out images of one class is wider than its band, so of a class it gates from 500 records on.
+_GENERATED = (
+    _gate("metric", "class_rate", "forget_train", 0.03, direction="max", requests=("class",), samples=4000),
+    _gate("metric", "item_nn_distance", "forget_train", 0.10, requests=("records",)),
+    _gate("attack", "gan_attack", "forget_train", 0.10, min_records=500, requests=("class",)),
+    _gate("attack", "gan_attack", "forget_train", 0.10, requests=("records",)),
+    _gate("metric", "feature_fid", "retain_test", 0.30, direction="max", scale="original"),
+    _gate("metric", "downstream_accuracy", "retain_test", 0.01, direction="min", records=10_000),
+    *_printed("metric", "feature_kid", "retain_test"),
+    *_printed("attack", "gan_attack", "retain_train"),
+)
+BY_TASK: dict[OwnTask, tuple[ReadingSpec, ...]] = {"regression": _REAL_VALUED, "forecasting": _FORECAST, "image_generation": _GENERATED}
+"""What is measured for tasks other than classification, where a policy does not say. What is kept is gated by readings on retained records, so they
+have no utility floor: retained error, or the quality of samples of what is retained."""
 
 
 def readings_for(document: Mapping[str, Any], task: str, kind: str) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
@@ -250,7 +286,8 @@ def readings_for(document: Mapping[str, Any], task: str, kind: str) -> tuple[lis
     if default is None:
         return list(document.get(kind, [])), document.get("utility")
     own = (document.get("by_task") or {}).get(task)
-    return list(own or [reading.model_dump(mode="json") for reading in default]), None
+    readings = own or [reading.model_dump(mode="json") for reading in default]
+    return [reading for reading in readings if kind in reading.get("requests", BOTH)], None
 
 
 _KEPT = _printed("metric", "accuracy", "retain_train", "retain_test", "test")
@@ -271,10 +308,15 @@ _RECORDS = (
     *_FORGET,
     *_JS_PRINTED,
 )
+_GENERATOR_RUNGS = (
+    Rung(method="cascaded_gan", tasks=("image_generation",)),
+    Rung(method="fine_tune", granularities=("class",), tasks=("image_generation",)),
+)
 _LADDER = (
     Rung(method="unsir", granularities=("class",)),
     Rung(method="bad_teacher"),
     Rung(method="blindspot", granularities=("records",)),  # for real-valued targets, which the two before it do not serve
+    *_GENERATOR_RUNGS,
     Rung(method="retrain"),
 )
 
@@ -300,7 +342,7 @@ GDPR_DEFAULT = PolicyBody(
 # retained records that are held out cannot show a loss of five points, which UNSIR's one pass of repair costs there at times, so it is not a rung.
 DEMO = PolicyBody(
     regulation="gdpr",
-    ladder=(Rung(method="bad_teacher"), Rung(method="blindspot", granularities=("records",)), Rung(method="retrain")),
+    ladder=(Rung(method="bad_teacher"), Rung(method="blindspot", granularities=("records",)), *_GENERATOR_RUNGS, Rung(method="retrain")),
     verification=VerificationBody(
         for_class=(
             _gate("metric", "accuracy", "forget_train", 0.05),

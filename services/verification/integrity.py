@@ -11,7 +11,8 @@ from torch import Tensor
 class WeightFacts:
     """`finite`: every weight of the candidate is. `differs`: some tensor changed. `head_only`: others are there, and none but the head's changed.
 
-    A candidate whose tensors are not those of the original fits no architecture that could be published: it counts as not finite and as changed.
+    A candidate with tensors that the original does not have fits no architecture that could be published: it counts as not finite and as changed.
+    One that lacks some (a generator published without its discriminator) is compared on those that are left.
     """
 
     finite: bool
@@ -21,9 +22,10 @@ class WeightFacts:
     @classmethod
     def of(cls, before: Mapping[str, Tensor], after: Mapping[str, Tensor], *, head: str) -> "WeightFacts":
         """Compare the candidate's tensors with the original's; `head` is the attribute path of the last layer."""
-        if before.keys() != after.keys():
+        if after.keys() - before.keys():
             return cls(finite=False, differs=True, head_only=False)
-        changed = {name for name, value in before.items() if value.shape != after[name].shape or not torch.equal(value, after[name])}
+        changed = {name for name, value in after.items() if value.shape != before[name].shape or not torch.equal(value, before[name])}
+        changed |= before.keys() - after.keys()
         of_head = {name for name in before if name.startswith(f"{head}.")}
         return cls(
             finite=all(bool(torch.isfinite(value).all()) for value in after.values() if value.is_floating_point()),

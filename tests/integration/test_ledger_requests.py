@@ -21,7 +21,7 @@ from services.datasets import service as datasets
 from services.datasets.forms import FileForm, NewDataset, SubjectRow
 from services.datasets.identifiers import Identifier
 from services.db.session import unit_of_work
-from services.db.tables import AuditReport, DeletionRequest, Job, JobTarget, ModelAlias, Outbox, Target, VerdictRow
+from services.db.tables import AuditReport, DatasetRecord, DeletionRequest, Job, JobTarget, ModelAlias, Outbox, Target, VerdictRow
 from services.errors import (
     DuplicateExternalId,
     DuplicateName,
@@ -378,6 +378,11 @@ def test_a_range_of_targets_is_located_planned_by_the_router_and_told(
     same = homes.create(RecordsScope("homes", tuple(f"h{first + index:03}" for index in range(count))))
     assert same.scope.records_commitment == view.scope.records_commitment
     assert homes.create(TargetRangeScope("homes", **bounds)).state == "duplicate"
+
+
+def test_a_target_that_only_looks_like_a_number_breaks_no_request_for_a_range(homes: World) -> None:
+    homes.sql(update(DatasetRecord).where(DatasetRecord.record_id == "h049").values(label="1e999"), role="superuser")
+    assert homes.create(TargetRangeScope("homes", above=29.5)).scope.records == 19
 
 
 @pytest.mark.parametrize(

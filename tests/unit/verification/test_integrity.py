@@ -20,6 +20,7 @@ def weights(**changed):
         (weights(head_bias=torch.ones(2), body_bias=torch.full((3,), 1e-7)), WeightFacts(finite=True, differs=True, head_only=False)),
         (weights(body_bias=torch.full((3,), torch.nan)), WeightFacts(finite=False, differs=True, head_only=False)),
         ({**weights(), "detector": torch.ones(1)}, WeightFacts(finite=False, differs=True, head_only=False)),
+        ({name: value for name, value in weights().items() if name != "body.bias"}, WeightFacts(finite=True, differs=True, head_only=False)),
     ],
 )
 def test_what_changed_is_told(after, expected):

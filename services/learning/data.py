@@ -113,7 +113,7 @@ class Splits:
     forget: D_f, training records to be forgotten. retain: D_r, the other training records. Held-out records have one of three roles:
     analysis (for methods: concept vectors, early stop), verification (for metrics), attack (non-members). `classes` are the labels that a
     class request forgets; held-out rows of those classes stay in the held-out parts, so that forgetting can be measured on them. `span` is the
-    range of targets that a range request forgets; its held-out rows stay likewise.
+    range of targets that a range request forgets; its held-out rows stay likewise. `entities` are the names that a request for an entity is about.
     A part that a caller may not see is None, and asking for it by `part` raises Withheld.
     """
 
@@ -125,6 +125,7 @@ class Splits:
     kind: RequestKind = "records"
     classes: tuple[int, ...] = ()
     span: Span | None = None
+    entities: tuple[str, ...] = field(default=(), repr=False)
     withheld: frozenset[str] = field(default_factory=frozenset)
 
     def for_method(self) -> "Splits":

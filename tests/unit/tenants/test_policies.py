@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from services.tenants.policies import BY_TASK, DEMO, GDPR_DEFAULT, SEEDS, Flags, PolicyBody, ReadingSpec, VerificationBody, readings_for
+from services.tenants.policies import BY_TASK, DEMO, GDPR_DEFAULT, SEEDS, Flags, PolicyBody, ReadingSpec, VerificationBody, readings_for, taken_for
 
 
 def ladder_of(body, granularity):
@@ -23,7 +23,7 @@ def test_a_seed_survives_its_columns(key):
 
 def test_the_ladders_of_the_demo_end_in_retraining():
     assert ladder_of(DEMO, "class") == ["bad_teacher", "retrain"]
-    assert ladder_of(DEMO, "records") == ["bad_teacher", "blindspot", "retrain"]
+    assert ladder_of(DEMO, "records") == ["bad_teacher", "blindspot", "npo", "simnpo", "retrain"]
 
 
 def test_where_the_distance_of_the_outputs_gates_the_method_that_answers_evenly_is_not_first():
@@ -153,4 +153,18 @@ def test_the_readings_of_real_valued_targets_are_known_on_their_splits_and_each_
         assert task in component.tasks
         assert reading.split in component.splits
         assert reading.gate == (reading.direction != "info")
-    assert len({(reading.name, reading.split) for reading in BY_TASK[task]}) == len(BY_TASK[task])
+    for kind in ("class", "records", "concept"):
+        taken = [(reading.name, reading.split) for reading in BY_TASK[task] if taken_for(reading.requests, kind)]
+        assert len(set(taken)) == len(taken)
+
+
+def test_a_request_for_an_entity_is_gated_by_its_name_and_one_for_records_by_their_answers():
+    document = DEMO.verification.model_dump(mode="json", by_alias=True)
+    held = {kind: readings_for(document, "language_model", kind)[0] for kind in ("records", "concept")}
+    gated = {kind: {(one["name"], one["split"]) for one in readings if one["gate"]} for kind, readings in held.items()}
+
+    shared = {("exact_match", "forget_train"), ("model_utility", "retain_train")}
+    assert gated["concept"] == shared | {("appearance_rate", "forget_train")}
+    assert gated["records"] == shared | {(name, "forget_train") for name in ("answer_probability", "rouge_l", "min_k")}
+    assert {one["name"] for one in held["concept"]} >= {"answer_probability", "rouge_l", "min_k"}
+    assert readings_for(document, "classification", "concept") == (document["records"], document["utility"])

@@ -126,7 +126,7 @@ class EntityScopeIn(SomewhereIn):
     """
 
     kind: Literal["entity"]
-    names: Annotated[list[Annotated[str, Field(min_length=1, max_length=256, repr=False)]], Field(min_length=1, max_length=100, repr=False)]
+    names: Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(min_length=1, max_length=100, repr=False)]
 
     def form(self) -> forms.Scope:
         """Return the ledger's form; repeated names count once."""

@@ -61,7 +61,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "simnpo": EDIT,
     "dpo": EDIT,
     "idk": EDIT,
-    "rmu": {**EDIT, "rmu_c": 10.0},
+    "rmu": {**EDIT, "rmu_c": 10.0, "defaults_confirmed": True},
     "undial": EDIT,
     "task_vector": {"lr": 1e-3, "batch_size": 16, "task_lambda": None, "min_steps": 0},
     "concept_poisoning_text": {"lr": 3e-3, "epochs": 10, "batch_size": 8, "anchor_ratio": 4.0, "answer_tokens": 32, "checkpoint_every": 20},

@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,20 +58,36 @@ def run(output: Path, home: Path, demo: Demo = CLASSIFICATION) -> int:
         stack.stop()
 
 
-def register_dataset(client: Client, name: str, parquet: Path, *, adapter: str, adapter_params: Mapping[str, Any]) -> None:
-    """Register a dataset with one version from a parquet file, and index its subjects from the column `subject_id`."""
+def register_dataset(
+    client: Client,
+    name: str,
+    parquet: Path,
+    *,
+    adapter: str,
+    adapter_params: Mapping[str, Any],
+    entities: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Register a dataset with one version from a parquet file, and index its subjects from the column `subject_id`.
+
+    `entities` are the names that a record speaks of, by record id; they go into the same index.
+    """
     import pyarrow.parquet as pq
 
-    client.post("/datasets", {"name": name, "adapter": adapter, "adapter_params": dict(adapter_params), "subject_types": [SUBJECT_TYPE]})
+    types = [SUBJECT_TYPE, *(["entity"] if entities else [])]
+    client.post("/datasets", {"name": name, "adapter": adapter, "adapter_params": dict(adapter_params), "subject_types": types})
     declared = [{"path": parquet.name, "size_bytes": parquet.stat().st_size, "sha256": sha256_of(parquet)}]
     version = client.post(f"/datasets/{name}/versions", {"files": declared})
     for upload in version["uploads"]:
         client.upload(upload["url"], parquet, upload.get("headers"))
     client.post(f"/datasets/{name}/versions/{version['version']}/complete", {})
     client.wait(f"/datasets/{name}/versions/{version['version']}", settled, timeout_s=60)
+
+    def named(record: str) -> list[dict[str, str]]:
+        return [{"type": "entity", "value": name} for name in (entities or {}).get(record, ())]
+
     columns = pq.read_table(parquet, columns=["record_id", "subject_id"]).to_pydict()
     rows = [
-        {"record_id": record, "identifiers": [{"type": SUBJECT_TYPE, "value": subject}]}
+        {"record_id": record, "identifiers": [{"type": SUBJECT_TYPE, "value": subject}, *named(record)]}
         for record, subject in zip(columns["record_id"], columns["subject_id"], strict=True)
     ]
     for start in range(0, len(rows), 5000):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli import importers
+from cli import importers, questions
 
 app = typer.Typer(no_args_is_help=True, help="Turn data into the Parquet file that a dataset version takes.")
 
@@ -65,6 +65,23 @@ def csv(
 ) -> None:
     """Write a CSV file with a header."""
     show(lambda: importers.import_csv(source, target, label=label, text=text, record_id=record_id, subject=subject, split=split))
+
+
+@app.command("questions")
+def question_file(
+    source: Source,
+    target: Target,
+    question: Annotated[str, typer.Option(help="Column of what is asked.")] = "question",
+    answer: Annotated[str, typer.Option(help="Column of what is answered.")] = "answer",
+    subject: Annotated[str | None, typer.Option(help="Column that names the data subject, as an author.")] = None,
+    record_id: Annotated[str | None, typer.Option(help="Column of unique record ids; without it rows are numbered.")] = None,
+    split: Annotated[str | None, typer.Option(help="Column that says train or test.")] = None,
+    words: Annotated[int, typer.Option(min=0, max=200_000, help="Most words of the vocabulary; others are spelled in bytes.")] = 4000,
+    max_length: Annotated[int, typer.Option(min=4, max=4096, help="Tokens of a record; a longer answer loses its end.")] = 128,
+) -> None:
+    """Write questions and answers from a CSV file or JSON lines, for a language model."""
+    named = {"question": question, "answer": answer, "subject": subject, "record_id": record_id, "split": split}
+    show(lambda: questions.import_questions(source, target, **named, words=words, max_length=max_length))
 
 
 def show(work: Callable[[], importers.Imported]) -> None:

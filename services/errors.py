@@ -3,8 +3,8 @@
 ```
 LetheError
 |- InvalidInput        UnknownComponent, UnknownModel, UnknownDataset, ParameterOutOfRange, EmptyForgetSet, ForgetSetIsEverything,
-|                      RecordsNotFound, UnsupportedTask, MethodNotApplicable, InvalidCursor, KeyReused, MalformedRequest, KeyMissing,
-|                      MissingLabels, NonFinite, Diverged
+|                      RecordsNotFound, EntityNotFound, UnsupportedTask, TokenizerMismatch, MethodNotApplicable, InvalidCursor, KeyReused,
+|                      MalformedRequest, KeyMissing, MissingLabels, NonFinite, Diverged
 |- NotFound            ReportNotReady
 |- Conflict            IllegalTransition, DuplicateName, DuplicateExternalId, KeyInProgress, VersionInUse, VersionNotReady,
 |                      AliasInUse, Resurrection, TooLateToCancel, LeaseLost, ParentMoved
@@ -95,6 +95,16 @@ class RecordsNotFound(InvalidInput):
     """{count} of the named records or labels are not in dataset {dataset}."""
 
     code = "records-not-found"
+
+
+class EntityNotFound(InvalidInput):
+    """{count} of the names are those of no record of dataset {dataset}. Check the spelling, or index its records with identifiers of type entity."""
+
+    code = "records-not-found"
+
+
+class TokenizerMismatch(InvalidInput):
+    """Dataset {dataset} and model {model} do not read texts alike: {detail}. Register one with the parameters of the other."""
 
 
 class UnsupportedTask(InvalidInput):

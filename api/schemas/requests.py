@@ -70,13 +70,11 @@ class RecordsScopeIn(In):
         return forms.RecordsScope(reference("ds", self.dataset), tuple(dict.fromkeys(self.ids)))
 
 
-class ClassScopeIn(In):
-    """Every record of some labels, in a dataset or in the data of a model."""
+class SomewhereIn(In):
+    """What is to be looked for in a dataset, or in the data of a model."""
 
-    kind: Literal["class_labels"]
     dataset: NameOrId | None = None
     model: NameOrId | None = None
-    labels: Annotated[list[Label], Field(min_length=1, max_length=1000)]
 
     @model_validator(mode="after")
     def one_place(self) -> Self:
@@ -84,6 +82,13 @@ class ClassScopeIn(In):
         if (self.dataset is None) == (self.model is None):
             raise ValueError("Exactly one of dataset and model must be given.")
         return self
+
+
+class ClassScopeIn(SomewhereIn):
+    """Every record of some labels, in a dataset or in the data of a model."""
+
+    kind: Literal["class_labels"]
+    labels: Annotated[list[Label], Field(min_length=1, max_length=1000)]
 
     def form(self) -> forms.Scope:
         """Return the ledger's form; labels are text, repeated ones count once."""
@@ -114,17 +119,20 @@ class TargetRangeScopeIn(In):
         return forms.TargetRangeScope(reference("ds", self.dataset), above=self.above, below=self.below)
 
 
-class EntityScopeIn(In):
-    """Every record that speaks of a named thing."""
+class EntityScopeIn(SomewhereIn):
+    """Every record that speaks of a named thing, in a dataset or in the data of a model; the subject index says which these are (type `entity`).
+
+    The names are hashed to find the records, kept encrypted while the request is open, and never echoed.
+    """
 
     kind: Literal["entity"]
-    dataset: NameOrId | None = None
-    model: NameOrId | None = None
-    names: Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(min_length=1, max_length=1000)]
+    names: Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(min_length=1, max_length=100, repr=False)]
 
     def form(self) -> forms.Scope:
-        """Return the ledger's form."""
-        return forms.OtherScope(self.kind)
+        """Return the ledger's form; repeated names count once."""
+        dataset = None if self.dataset is None else reference("ds", self.dataset)
+        names = tuple(dict.fromkeys(self.names))
+        return forms.EntityScope(names=names, dataset=dataset, model=None if self.model is None else reference("mdl", self.model))
 
 
 class ManifestScopeIn(In):

@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any, Literal
 
-from services.tenants.policies import Rung
+from services.tenants.policies import Rung, serves
 
-Granularity = Literal["class", "records"]
+Granularity = Literal["class", "records", "concept"]
+"""`concept`: the records that speak of an entity. What forgets records forgets these too; some methods forget nothing but the entity in them."""
 
 EQUIVALENCE_MINIMUM = 16
 """With fewer records no test can show that an approximate result equals a retrained one."""
 
-DISAGREEMENT: Mapping[Granularity, float] = {"class": 0.0, "records": 0.1}
+DISAGREEMENT: Mapping[Granularity, float] = {"class": 0.0, "records": 0.1, "concept": 0.1}
 """On what share of the forgotten records one of two models that never saw them is right and the other wrong: none of a class that neither knows."""
 
 CHANCE = 0.9
@@ -146,7 +147,7 @@ def obstacle(offer: Offer, *, task: str, granularity: Granularity, held: Collect
     """
     if task not in offer.tasks:
         return f"it does not work on task {task}"
-    if granularity not in offer.granularities:
+    if not serves(offer.granularities, granularity):
         return f"it does not forget {granularity}"
     absent = sorted(offer.parts.intersection(lacks))
     if absent:
@@ -221,7 +222,7 @@ def choose(
 def too_few(granularity: Granularity, records: int, yardstick: Yardstick | None) -> str | None:
     """Return why so few records cannot show that an approximate result equals a retrained one, or None if they can."""
     if yardstick is None:
-        return TOO_FEW if granularity == "records" and records < EQUIVALENCE_MINIMUM else None
+        return TOO_FEW if granularity != "class" and records < EQUIVALENCE_MINIMUM else None
     fewest = yardstick.fewest(granularity)
     if records >= fewest:
         return None
@@ -231,7 +232,7 @@ def too_few(granularity: Granularity, records: int, yardstick: Yardstick | None)
 def _why_not(
     rung: Rung, *, task: str, granularity: Granularity, held: Collection[str], available: Mapping[str, Offer], lacks: Collection[str]
 ) -> str | None:
-    if granularity not in rung.granularities:
+    if not serves(rung.granularities, granularity):
         return f"the policy does not use it for requests of kind {granularity}"
     offer = available.get(rung.method)
     if offer is None:
@@ -254,7 +255,7 @@ def _reason(
         return few
     if not held:
         return WITHOUT_DATA
-    what = f"{records} records" if granularity == "records" else f"whole classes ({records} records, the smallest class {class_records or records})"
+    what = f"{records} records" if granularity != "class" else f"whole classes ({records} records, the smallest class {class_records or records})"
     passed = "; ".join(f"{method}: {why}" for method, why in skipped.items())
     plain, told = PLAIN_IS_AS_GOOD.get((task, granularity), ("", ""))
     beside = f"; {plain}, a later rung, {told}" if plain in order[1:] else ""

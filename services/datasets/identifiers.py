@@ -12,6 +12,8 @@ import phonenumbers
 from services.errors import InvalidInput
 
 RULE = 1
+ENTITY = "entity"
+"""The type of identifier that a record has for each thing it speaks of; `names` of a request for an entity are looked up under it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class Identifier:
 
 
 def normalise(identifier: Identifier) -> str:
-    """Return the normal form: NFKC and trimmed; an e-mail's domain in IDNA (its local part as written); a phone number in E.164.
+    """Return the normal form: NFKC and trimmed; an e-mail's domain in IDNA (its local part as written); a phone number in E.164; a name by `as_named`.
 
     Raises:
         InvalidInput: the value is empty, or no e-mail address or phone number where one is said to be.
@@ -35,7 +37,15 @@ def normalise(identifier: Identifier) -> str:
         return _email(value)
     if identifier.type == "phone":
         return _phone(value)
-    return value
+    return as_named(value) if identifier.type == ENTITY else value
+
+
+def as_named(value: str) -> str:
+    """Return a name as it is compared: whatever the case, a hyphen being a space, and several spaces one."""
+    found = " ".join(value.casefold().replace("-", " ").split())
+    if not found:
+        raise InvalidInput(detail="a name of an entity is empty.")
+    return found
 
 
 def _email(value: str) -> str:

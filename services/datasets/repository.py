@@ -221,6 +221,12 @@ def hits_of_range(session: Session, dataset_id: UUID, above: float | None, below
     return _hits(session, statement, {"dataset": dataset_id, "number": _NUMBER, **{name: bound for name, (_, bound) in given.items()}})
 
 
+def has_labels(session: Session, dataset_id: UUID) -> bool:
+    """Say whether any record of a dataset has, or had, a label."""
+    query = text("SELECT EXISTS (SELECT 1 FROM dataset_record WHERE dataset_id = :dataset AND label IS NOT NULL)")
+    return bool(session.scalar(query, {"dataset": dataset_id}))
+
+
 def has_numbers(session: Session, dataset_id: UUID) -> bool:
     """Say whether the records of a dataset have one real-valued target each, in the column that is indexed, in place of a label."""
     row = session.scalars(select(Dataset).where(Dataset.id == dataset_id)).one()

@@ -372,7 +372,10 @@ _TERMINAL_SQL = ", ".join(f"'{state}'" for state in TERMINAL_REQUEST)
 
 
 class DeletionRequest(Owned, Base):
-    """A deletion request. `scope` holds kind, counts and keyed digests, never an identifier; `scope_hmac` is NULL on a duplicate."""
+    """A deletion request. `scope` holds kind, counts and keyed digests, never an identifier; `scope_hmac` is NULL on a duplicate.
+
+    `names_sealed` are the names of entities, encrypted, while the request is open: a CHECK keeps them from outliving it.
+    """
 
     __tablename__ = "deletion_request"
     __table_args__ = (
@@ -392,6 +395,7 @@ class DeletionRequest(Owned, Base):
         CheckConstraint("state <> 'denied' OR decided_at IS NOT NULL", name="decided"),
         CheckConstraint(f"(closed_at IS NULL) = (state NOT IN ({_TERMINAL_SQL}))", name="closed"),
         CheckConstraint("(state = 'on_hold') = (resume_state IS NOT NULL)", name="held"),
+        CheckConstraint("closed_at IS NULL OR names_sealed IS NULL", name="names"),
     )  # fmt: skip
     external_id: Mapped[str | None]
     regulation: Mapped[str]
@@ -422,6 +426,7 @@ class DeletionRequest(Owned, Base):
     error: Mapped[JSON | None]
     closed_at: Mapped[datetime | None]
     version: Mapped[int] = mapped_column(server_default="1")
+    names_sealed: Mapped[bytes | None]
 
 
 class Target(Owned, Base):

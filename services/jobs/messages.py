@@ -25,6 +25,7 @@ FIGURES_FILE = "figures.json"
 VERDICT_FILE = "verdict.json"
 RUN_FILE = "run.json"
 NEXT_RECORDS_FILE = "next_records.parquet"
+NAMES_FILE = "names.json"
 
 COMPUTE_STEPS = {"train": ("train", "measure"), "unlearn": ("unlearn", "evaluate", "verify")}
 

@@ -17,6 +17,7 @@ from services.db.tables import Job
 from services.errors import LetheError
 from services.jobs import repository
 from services.jobs.repository import Work
+from services.tenants.policies import serves
 
 GIVES_WAY = frozenset({"diverged", "method-not-applicable"})
 MAX_TRANSIENT = 12
@@ -162,7 +163,7 @@ def next_rung(work: Work, codes: Collection[str] = ()) -> tuple[str, dict[str, A
     version was uploaded without a recipe.
     """
     ladder = {str(rung["method"]): rung for rung in (work.policy.ladder if work.policy is not None else [])}
-    rungs = [rung for rung in ladder.values() if work.request_kind in rung.get("granularities", ("class", "records"))]
+    rungs = [rung for rung in ladder.values() if serves(rung.get("granularities", ("class", "records")), work.granularity)]
     serving = [str(rung["method"]) for rung in rungs if not rung.get("tasks") or work.model.task in rung["tasks"]]
     names = [rung if isinstance(rung, str) else str(rung["method"]) for rung in (work.job.choice or {}).get("rungs") or serving]
     retrainable = work.base is not None and work.base.recipe is not None and not work.zero_shot

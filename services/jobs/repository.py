@@ -81,8 +81,16 @@ class Work:
     @property
     def request_kind(self) -> str:
         """`class` when every request of the batch forgets whole classes, else `records`."""
-        kinds = {str(request.scope.get("kind")) for request in self.requests}
-        return "class" if kinds == {"class_labels"} else "records"
+        return "class" if self._kinds == {"class_labels"} else "records"
+
+    @property
+    def granularity(self) -> str:
+        """As `request_kind`, but `concept` when every request of the batch is for an entity."""
+        return "concept" if self._kinds == {"entity"} else self.request_kind
+
+    @property
+    def _kinds(self) -> set[str]:
+        return {str(request.scope.get("kind")) for request in self.requests}
 
 
 def job_row(session: Session, job_id: UUID) -> Job:

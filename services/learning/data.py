@@ -127,7 +127,7 @@ class Splits:
     analysis (for methods: concept vectors, early stop), verification (for metrics), attack (non-members). `classes` are the labels that a
     class request forgets; held-out rows of those classes stay in the held-out parts, so that forgetting can be measured on them. `span` is the
     range of targets that range requests forget; its held-out rows stay likewise. `mixed` says that records outside it are forgotten beside it, where
-    requests for a range and for records are served together.
+    requests for a range and for records are served together. `entities` are the names that a request for an entity is about.
     A part that a caller may not see is None, and asking for it by `part` raises Withheld.
     """
 
@@ -140,6 +140,7 @@ class Splits:
     classes: tuple[int, ...] = ()
     span: Span | Spans | None = None
     mixed: bool = False
+    entities: tuple[str, ...] = field(default=(), repr=False)
     withheld: frozenset[str] = field(default_factory=frozenset)
 
     @property

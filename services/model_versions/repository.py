@@ -234,6 +234,11 @@ def dataset_version(session: Session, dataset: str | UUID, number: int) -> Datas
     return session.scalars(query).one_or_none()
 
 
+def dataset_of(session: Session, dataset_id: UUID) -> Dataset:
+    """Return a dataset."""
+    return session.scalars(select(Dataset).where(Dataset.id == dataset_id)).one()
+
+
 def dataset_adapter(session: Session, dataset_id: UUID) -> str:
     """Return the name of a dataset's adapter."""
     return session.scalars(select(Dataset.adapter).where(Dataset.id == dataset_id)).one()

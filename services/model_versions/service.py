@@ -43,6 +43,7 @@ from services.model_versions.forms import (
     Upload,
     VersionView,
 )
+from services.model_versions.tokenizers import check_alike, check_network
 from services.tenants.caller import Caller
 
 log = structlog.get_logger()
@@ -55,7 +56,7 @@ _ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 def create_model(session: Session, form: NewModel, *, caller: Caller, clock: Clock) -> ModelView:
-    """Register a model. Raises UnknownComponent for task or architecture, UnsupportedTask, DuplicateName."""
+    """Register a model. Raises UnknownComponent for task or architecture, UnsupportedTask, InvalidInput for a vocabulary that does not fit, DuplicateName."""
     for kind, name in (("task", form.task), ("architecture", form.architecture)):
         known = repository.components(session, kind)
         if name not in known:
@@ -63,6 +64,7 @@ def create_model(session: Session, form: NewModel, *, caller: Caller, clock: Clo
     tasks = repository.components(session, "architecture")[form.architecture].facts.get("tasks")
     if tasks and form.task not in tasks:
         raise UnsupportedTask(component=form.architecture, task=form.task, tasks=", ".join(sorted(tasks)))
+    check_network(form.architecture, form.architecture_params)
     model_id = uuid7(clock)
     values = {"name": form.name, "task": form.task, "architecture": form.architecture, "architecture_params": dict(form.architecture_params)}
     try:
@@ -92,13 +94,15 @@ def list_models(session: Session, *, limit: int = 50, after: Key | None = None) 
 def create_version(session: Session, model: str | UUID, form: NewVersion, *, caller: Caller, clock: Clock) -> VersionView:
     """Open version number max+1, `pending`, with one upload per file.
 
-    Raises: NotFound; UnknownDataset; VersionNotReady for the parent; Resurrection for a parent or dataset version that holds forgotten records.
+    Raises: NotFound; UnknownDataset; TokenizerMismatch; VersionNotReady for the parent; Resurrection for a parent or dataset version that holds forgotten records.
     """
     _check_files(form.files)
     found = _model(session, model, lock=True)
     parent = _clean(session, _version(session, found.id, form.parent)) if form.parent is not None else None
     inputs = [_input(session, ref) for ref in form.trained_on]
     judged = [_input(session, form.evaluated_on)] if form.evaluated_on is not None else []
+    for one in (*inputs, *judged):
+        _check_tokens(session, found, one)
     if {one.id for one in inputs} & {one.id for one in judged}:
         raise InvalidInput(detail="a dataset version that the model learned from cannot judge it; evaluated_on names another.")
     version_id, number = uuid7(clock), repository.next_number(session, found.id)
@@ -167,8 +171,8 @@ def ingest_failed(session: Session, version_id: UUID, error: dict[str, Any]) -> 
 def training_run(session: Session, model: str | UUID, form: NewTrainingRun, *, caller: Caller, clock: Clock) -> UUID:
     """Insert a job of kind `train`, ring for it and return its id. `params` of the job is `{"recipe": ...}`.
 
-    Raises: NotFound; UnknownDataset; VersionNotReady; UnsupportedTask; MissingLabels; InvalidInput for records of another size than the network
-    takes; Resurrection when the dataset version holds erased records.
+    Raises: NotFound; UnknownDataset; VersionNotReady; UnsupportedTask; TokenizerMismatch; MissingLabels; InvalidInput for records of another size
+    than the network takes; Resurrection when the dataset version holds erased records.
     """
     found = _model(session, model)
     held = _input(session, DatasetRef(form.dataset, form.dataset_version))
@@ -176,6 +180,7 @@ def training_run(session: Session, model: str | UUID, form: NewTrainingRun, *, c
     tasks = adapter.facts.get("tasks") if adapter else None
     if adapter and tasks and found.task not in tasks:
         raise UnsupportedTask(component=adapter.name, task=found.task, tasks=", ".join(sorted(tasks)))
+    _check_tokens(session, found, held)
     if found.task in LABELLED and repository.unlabelled(session, held.id):
         column = repository.label_column(session, held.dataset_id)
         raise MissingLabels(dataset=held.number, column=column, task=found.task)
@@ -308,6 +313,14 @@ def at(session: Session, model: str | UUID, time: datetime, alias: str) -> Versi
 
 
 # --- shared steps ----------------------------------------------------------------------------------------------------------------------
+
+
+def _check_tokens(session: Session, model: Model, version: DatasetVersion) -> None:
+    """Raise TokenizerMismatch where a language model would read the records as other tokens."""
+    if model.task != "language_model":
+        return
+    held = repository.dataset_of(session, version.dataset_id)
+    check_alike(model=model.name, architecture=model.architecture, network=model.architecture_params, dataset=held.name, adapter=held.adapter_params)
 
 
 def _match(etag: int | None, expected: int | None) -> None:

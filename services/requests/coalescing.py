@@ -78,7 +78,7 @@ def _insert(session: Session, batch: Any, task: str, targets: list[Target], sour
         task=task,
         base=base,
         policy=policy,
-        granularity="class" if batch.by_class else "records",
+        granularity="class" if batch.by_class else repository.granularity_of(session, [target.id for target in targets]),
         records=repository.batch_records(session, [target.id for target in targets]),
         class_records=None,
         method=batch.method,

@@ -49,13 +49,23 @@ class TargetRangeScope:
 
 
 @dataclass(frozen=True, slots=True)
+class EntityScope:
+    """Every record that speaks of some named things, as the subject index has it. Exactly one of `dataset` and `model` is set, as for classes."""
+
+    names: tuple[str, ...] = field(repr=False)
+    dataset: str | UUID | None = None
+    model: str | UUID | None = None
+    kind: Literal["entity"] = "entity"
+
+
+@dataclass(frozen=True, slots=True)
 class OtherScope:
-    """A kind that needs a task this deployment may not have: `entity` or `manifest`. It is always refused, with the reason."""
+    """A kind that this deployment does not have: `manifest`. It is always refused, with the reason."""
 
-    kind: Literal["entity", "manifest"]
+    kind: Literal["manifest"]
 
 
-Scope = SubjectScope | RecordsScope | ClassScope | TargetRangeScope | OtherScope
+Scope = SubjectScope | RecordsScope | ClassScope | TargetRangeScope | EntityScope | OtherScope
 
 
 @dataclass(frozen=True, slots=True)

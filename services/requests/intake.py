@@ -4,9 +4,9 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -20,7 +20,7 @@ from services.db import outbox
 from services.db.tables import DeletionRequest, Policy, Target
 from services.errors import Conflict, DuplicateExternalId, LetheError
 from services.model_versions import repository as models
-from services.requests import clocks, estimates, planning, repository, subjects
+from services.requests import clocks, estimates, names, planning, repository, subjects
 from services.requests.forms import NewRequest
 from services.requests.states import REQUEST, following
 from services.requests.subjects import Located, Tainted
@@ -44,6 +44,8 @@ class Intake:
     deadlines: clocks.Deadlines
     review: str | None
     seen: UUID | None = None
+    key: bytes = field(default=b"", repr=False)
+    """K_tenant, under which names of entities are sealed."""
 
 
 def digest_of(body: NewRequest, key: bytes) -> bytes:
@@ -66,7 +68,7 @@ def prepare(session: Session, body: NewRequest, *, caller: Caller, clock: Clock,
     located = subjects.locate(session, body, key)
     plans = {} if seen is not None else _plans(session, body, policy, parameters, located)
     review = _review(session, policy, located)
-    return Intake(body, digest, located, policy, parameters, plans, received, due, review, seen)
+    return Intake(body, digest, located, policy, parameters, plans, received, due, review, seen, key)
 
 
 def _seen(session: Session, body: NewRequest, digest: bytes, tenant_id: UUID) -> UUID | None:
@@ -81,14 +83,13 @@ def _seen(session: Session, body: NewRequest, digest: bytes, tenant_id: UUID) ->
 
 
 def _plans(session: Session, body: NewRequest, policy: Policy, parameters: dict[str, Any], located: Located) -> dict[UUID, planning.MethodPlan]:
-    granularity: Literal["class", "records"] = "class" if located.kind == "class_labels" else "records"
     plans: dict[UUID, planning.MethodPlan] = {}
     for tainted in located.tainted:
         if tainted.current_version_id not in tainted.versions:
             continue
         base = models.version_by_id(session, tainted.current_version_id) if tainted.current_version_id else None
         plans[tainted.model_id] = planning.plan(
-            session, task=tainted.task, base=base, policy=policy, granularity=granularity, records=len(located.hits),
+            session, task=tainted.task, base=base, policy=policy, granularity=located.granularity, records=len(located.hits),
             class_records=_smallest_class(located), method=body.method, parameters=parameters, zero_shot=located.zero_shot,
         )  # fmt: skip
     return plans
@@ -203,6 +204,7 @@ def _values(intake: Intake, request_id: UUID, caller: Caller, clock: Clock, *, l
         "received_at": intake.received_at, "acknowledged_at": now, "due_at": intake.deadlines.due_at,
         "original_due_at": intake.deadlines.due_at, "ack_due_at": intake.deadlines.ack_due_at, "created_by": caller.principal,
         "attention": attention, "closed_at": now if leading is not None else None,
+        "names_sealed": names.sealed(located.names, intake.key, caller.tenant_id, request_id) if leading is None else None,
     }  # fmt: skip
 
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy.orm import Session
 
 from services.catalogue import router
 from services.catalogue import service as catalogue
 from services.db.tables import ModelVersion, Policy
-from services.errors import InvalidInput, MethodNotApplicable
+from services.errors import InvalidInput, MethodNotApplicable, ParameterOutOfRange
 from services.model_versions import architecture
 from services.tenants.policies import Rung, readings_for
 
@@ -29,12 +29,19 @@ class MethodPlan:
 
 
 def named(session: Session, method: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a named method's parameters with defaults. Raises UnknownComponent, ParameterOutOfRange, InvalidInput for parameters without a method."""
+    """Return a named method's parameters with defaults.
+
+    Raises UnknownComponent; ParameterOutOfRange, also for a parameter that would name a person; InvalidInput for parameters without a method.
+    """
     if method == "auto":
         if parameters:
             raise InvalidInput(detail="parameters belong to a named method; with method auto the policy's ladder has them.")
         return {}
-    return catalogue.validate_parameters(catalogue.require(session, "method", method), parameters)
+    entry = catalogue.require(session, "method", method)
+    personal = sorted(name for name, part in entry.schema.get("properties", {}).items() if part.get("x-personal") and parameters.get(name))
+    if personal:
+        raise ParameterOutOfRange(name=personal[0], detail="it is kept and shown as every parameter is; names go into a scope of kind entity")
+    return catalogue.validate_parameters(entry, parameters)
 
 
 def plan(
@@ -43,7 +50,7 @@ def plan(
     task: str,
     base: ModelVersion | None,
     policy: Policy,
-    granularity: Literal["class", "records"],
+    granularity: router.Granularity,
     records: int,
     class_records: int | None,
     method: str,

@@ -6,7 +6,7 @@ Control's role sees requests, targets and jobs of every tenant, so statements th
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import and_, func, insert, select, text, tuple_, update
@@ -77,7 +77,9 @@ def open_with_scope(session: Session, tenant_id: UUID, scope_hmac: bytes) -> Del
 
 
 def set_request(session: Session, request_id: UUID, **values: Any) -> None:
-    """Write columns of a request; its version rises by one."""
+    """Write columns of a request; its version rises by one. A request that closes loses the names that it was about."""
+    if values.get("closed_at") is not None:
+        values["names_sealed"] = None
     statement = update(DeletionRequest).where(DeletionRequest.id == request_id).values(version=DeletionRequest.version + 1, **values)
     session.execute(statement, execution_options=QUIET)
 
@@ -483,6 +485,12 @@ def zero_shot_targets(session: Session, target_ids: Sequence[UUID]) -> set[UUID]
     """Return those of the targets that name a class of a model of whose training data nothing is held."""
     query = select(Target.id).join(DeletionRequest, DeletionRequest.id == Target.request_id)
     return set(session.scalars(query.where(Target.id.in_(target_ids), DeletionRequest.details["zero_shot"].as_boolean())))
+
+
+def granularity_of(session: Session, target_ids: Sequence[UUID]) -> Literal["records", "concept"]:
+    """Return `concept` where every request of these targets is for an entity, else `records`."""
+    query = select(DeletionRequest.scope["kind"].astext).join(Target, Target.request_id == DeletionRequest.id).where(Target.id.in_(target_ids))
+    return "concept" if set(session.scalars(query)) == {"entity"} else "records"
 
 
 def batch_records(session: Session, target_ids: Sequence[UUID]) -> int:

@@ -10,18 +10,18 @@ from uuid import UUID
 import rfc8785
 from sqlalchemy.orm import Session
 
+from services.catalogue.router import Granularity
 from services.datasets import repository as datasets
 from services.datasets.forms import Hit
-from services.datasets.identifiers import record_digest, subject_digest
+from services.datasets.identifiers import ENTITY, Identifier, record_digest, subject_digest
 from services.datasets.repository import HeldVersion
-from services.errors import EmptyForgetSet, ForgetSetIsEverything, InvalidInput, RecordsNotFound, UnknownDataset, UnknownModel
+from services.errors import EmptyForgetSet, EntityNotFound, ForgetSetIsEverything, InvalidInput, RecordsNotFound, UnknownDataset, UnknownModel
 from services.model_versions import repository as models
-from services.requests.forms import ClassScope, NewRequest, OtherScope, RecordsScope, Scope, SubjectScope, TargetRangeScope
+from services.requests.forms import ClassScope, EntityScope, NewRequest, OtherScope, RecordsScope, Scope, SubjectScope, TargetRangeScope
 from services.requests.views import DatasetHit
 
 REAL_VALUED = frozenset({"regression", "forecasting"})
 _OTHER = {
-    "entity": "it needs a model of a generative or recommendation task, which no worker of this deployment offers",
     "manifest": "uploads of record lists are not offered by this deployment; name up to 10 000 records with scope kind records",
 }
 
@@ -55,18 +55,20 @@ class Located:
     """A class of a model of whose training data nothing is held."""
     bounds: dict[str, float] = field(default_factory=dict[str, float])
     """`above` and `below` of a range of targets, those that are given."""
+    names: tuple[str, ...] = field(default=(), repr=False)
+    """Names of the entities, as the caller wrote them: they leave this object encrypted alone."""
 
     @property
-    def granularity(self) -> str:
-        """`class` or `records`, as the router and the policy call it."""
-        return "class" if self.kind == "class_labels" else "records"
+    def granularity(self) -> Granularity:
+        """`class`, `records` or `concept`, as the router and the policy call it."""
+        return {"class_labels": "class", "entity": "concept"}.get(self.kind, "records")
 
 
 def locate(session: Session, body: NewRequest, key: bytes) -> Located:
     """Resolve the scope of a request under K_tenant.
 
-    Raises: UnknownDataset, UnknownModel, RecordsNotFound, EmptyForgetSet, ForgetSetIsEverything; InvalidInput for a kind not offered here.
-    A person whom no dataset knows is no error: the result holds no record.
+    Raises: UnknownDataset, UnknownModel, RecordsNotFound, EntityNotFound, EmptyForgetSet, ForgetSetIsEverything; InvalidInput for a kind not offered
+    here. A person whom no dataset knows is no error: the result holds no record.
     """
     scope = body.scope
     if isinstance(scope, OtherScope):
@@ -79,6 +81,9 @@ def locate(session: Session, body: NewRequest, key: bytes) -> Located:
         labels = ()
     elif isinstance(scope, TargetRangeScope):
         hits, rows, identity = _range(session, scope)
+        labels = ()
+    elif isinstance(scope, EntityScope):
+        hits, rows, identity = _entities(session, scope, key)
         labels = ()
     else:
         hits, rows, identity = _classes(session, scope)
@@ -105,6 +110,7 @@ def locate(session: Session, body: NewRequest, key: bytes) -> Located:
         latest=latest,
         zero_shot=zero_shot,
         bounds=bounds_of(scope) if isinstance(scope, TargetRangeScope) else {},
+        names=scope.names if isinstance(scope, EntityScope) else (),
     )
 
 
@@ -145,12 +151,29 @@ def _range(session: Session, scope: TargetRangeScope) -> tuple[list[Hit], Sequen
     """Resolve a range of targets. Raises EmptyForgetSet where no target lies in it, InvalidInput where the dataset has none."""
     dataset_id, name = _dataset(session, scope.dataset)
     if not datasets.has_numbers(session, dataset_id):
-        raise InvalidInput(detail=f"dataset {name} has no real-valued targets; scope kind class_labels names its classes, records its records.")
+        other = "class_labels names its classes" if datasets.has_labels(session, dataset_id) else "subject and entity name what they are of"
+        raise InvalidInput(detail=f"dataset {name} has no real-valued targets; scope kind {other}, records its records.")
     hits = datasets.hits_of_range(session, dataset_id, scope.above, scope.below)
     if not hits:
         raise EmptyForgetSet(dataset=name)
     rows = models.tainted_by_records(session, dataset_id, [hit.record_id for hit in hits])
     return hits, rows, [dataset_id.hex, {bound: repr(value) for bound, value in bounds_of(scope).items()}]
+
+
+def _entities(session: Session, scope: EntityScope, key: bytes) -> tuple[list[Hit], Sequence[Any], Any]:
+    """Resolve names of entities by the subject index. Raises EntityNotFound where one of them is that of no record; it is not said which."""
+    held = [_dataset(session, scope.dataset)] if scope.dataset is not None else _datasets_of_model(session, scope.model)
+    digests = sorted({subject_digest(key, Identifier(ENTITY, name)) for name in scope.names})
+    places = {dataset_id for dataset_id, _ in held}
+    found = [[hit for hit in datasets.hits_of_subject(session, [digest]) if hit.dataset_id in places] for digest in digests]
+    missing = sum(not hits for hits in found)
+    if missing or not digests:
+        raise EntityNotFound(count=missing, dataset=held[0][1] if held else "of the model")
+    hits = sorted({hit for each in found for hit in each}, key=lambda hit: (hit.dataset_id, hit.record_id))
+    rows: list[Any] = []
+    for dataset_id in sorted(places):
+        rows += models.tainted_by_records(session, dataset_id, [hit.record_id for hit in hits if hit.dataset_id == dataset_id])
+    return hits, rows, [sorted(dataset_id.hex for dataset_id in places), [one.hex() for one in digests]]
 
 
 def _refuse_other_tasks(scope: Scope, tainted: Sequence[Tainted]) -> None:
@@ -176,6 +199,8 @@ def _classes(session: Session, scope: ClassScope) -> tuple[list[Hit], Sequence[A
     for dataset_id, name in held:
         if datasets.has_numbers(session, dataset_id):
             raise InvalidInput(detail=f"dataset {name} has real-valued targets and no classes; there are scope kinds target_range and records.")
+        if not datasets.has_labels(session, dataset_id):
+            raise InvalidInput(detail=f"the records of dataset {name} have no labels; scope kinds records, subject and entity name them otherwise.")
         hits += datasets.hits_of_labels(session, dataset_id, labels)
         rows += models.tainted_by_labels(session, dataset_id, labels)
     missing = len(labels) - len({hit.label for hit in hits})

@@ -43,6 +43,20 @@ def unwrap(wrapped: bytes, tenant_id: UUID, kek_hex: str) -> bytes:
         raise IntegrityBroken(detail="the tenant's key does not open under LETHE_KEYS__ENCRYPTION") from error
 
 
+def seal(key: bytes, plain: bytes, *, bound: bytes) -> bytes:
+    """Return `plain` under a key of 32 bytes: nonce (12 bytes) and AES-256-GCM text, which opens with the same `bound` alone."""
+    nonce = os.urandom(_NONCE_BYTES)
+    return nonce + AESGCM(key).encrypt(nonce, plain, bound)
+
+
+def unseal(key: bytes, sealed: bytes, *, bound: bytes) -> bytes:
+    """Return what `seal` was given. Raises IntegrityBroken for another key, another `bound`, or changed bytes."""
+    try:
+        return AESGCM(key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], bound)
+    except InvalidTag as error:
+        raise IntegrityBroken(detail="what was sealed does not open under the tenant's key") from error
+
+
 def tenant_key(session: Session, tenant_id: UUID, kek_hex: str) -> bytes:
     """Return K_tenant, 32 bytes. Raises NotFound for an unknown tenant, IntegrityBroken under another key-encryption key."""
     wrapped = repository.wrapped_key(session, tenant_id)

@@ -3,9 +3,9 @@
 A policy is immutable; a change is a new version. The columns of table `policy` hold the parts of `PolicyBody` as they are dumped here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -16,8 +16,9 @@ from services.db.tables import Policy
 from services.errors import InvalidInput
 from services.tenants import repository
 
-RequestKind = Literal["class", "records"]
-OwnTask = Literal["regression", "forecasting", "image_generation"]
+RequestKind = Literal["class", "records", "concept"]
+"""`concept`: records that speak of an entity. What is for `records` is for these too."""
+OwnTask = Literal["regression", "forecasting", "image_generation", "language_model"]
 """Tasks with readings of their own."""
 
 BOTH: tuple[RequestKind, ...] = ("class", "records")
@@ -114,8 +115,8 @@ class VerificationBody(Document):
         if not all(self.by_task.values()):
             raise ValueError("a task is listed without readings")
         for readings in (self.for_class, self.for_records, *self.by_task.values()):
-            for kind in BOTH:
-                taken = [(reading.name, reading.split) for reading in readings if kind in reading.requests]
+            for kind in get_args(RequestKind):
+                taken = [(reading.name, reading.split) for reading in readings if taken_for(reading.requests, kind)]
                 if len(set(taken)) != len(taken):
                     raise ValueError("a reading is listed twice on one split")
         return self
@@ -275,19 +276,64 @@ _GENERATED = (
     *_printed("metric", "feature_kid", "retain_test"),
     *_printed("attack", "gan_attack", "retain_train"),
 )
-BY_TASK: dict[OwnTask, tuple[ReadingSpec, ...]] = {"regression": _REAL_VALUED, "forecasting": _FORECAST, "image_generation": _GENERATED}
+# A whole answer and its likelihood are held against the retrained model's on the same records, so that twenty of them can tell. The area of min-k rests
+# on pairs of records: with fewer than a hundred its interval is wider than a band that would tell anything. What is kept is gated by model utility.
+# A request for an entity asks that its name is not said; how much of the rest of an answer is left is printed.
+_SPOKEN: dict[str, Any] = {"rows": 100, "most_tokens": 48}
+_LANGUAGE = (
+    _gate("metric", "exact_match", "forget_train", 0.05),
+    _gate("metric", "answer_probability", "forget_train", 0.10, requests=("records",)),
+    _gate("metric", "rouge_l", "forget_train", 0.10, requests=("records",), **_SPOKEN),
+    _gate("metric", "min_k", "forget_train", 0.10, min_records=100, requests=("records",)),
+    _gate("metric", "appearance_rate", "forget_train", 0.10, requests=("concept",), **_SPOKEN),
+    *(
+        ReadingSpec(kind="metric", name=name, split="forget_train", requests=("concept",), parameters=said)
+        for name, said in (("answer_probability", {}), ("rouge_l", _SPOKEN), ("min_k", {}))
+    ),
+    _gate("metric", "model_utility", "retain_train", 0.05, direction="min", **_SPOKEN),
+    *_printed("metric", "exact_match", "retain_train"),
+    *_printed("metric", "answer_probability", "retain_train", "test"),
+    ReadingSpec(kind="metric", name="rouge_l", split="retain_train", parameters=_SPOKEN),
+    *_printed("metric", "truth_ratio", "forget_train"),
+    *_printed("metric", "forget_quality", "forget_train"),
+    *_printed("metric", "truth_ratio_distance", "forget_train"),
+    *_printed("metric", "privleak", "forget_train"),
+    *_printed("metric", "quantised_forgetting", "forget_train", "retain_train"),
+    ReadingSpec(
+        kind="metric",
+        name="relearn_time",
+        split="forget_train",
+        parameters={"train_data": "forget", "seeds": 3, "steps": 20, "batch_size": 8, "learning_rate": 1e-3},
+    ),
+)
+BY_TASK: dict[OwnTask, tuple[ReadingSpec, ...]] = {
+    "regression": _REAL_VALUED,
+    "forecasting": _FORECAST,
+    "image_generation": _GENERATED,
+    "language_model": _LANGUAGE,
+}
 """What is measured for tasks other than classification, where a policy does not say. What is kept is gated by readings on retained records, so they
-have no utility floor: retained error, or the quality of samples of what is retained."""
+have no utility floor: retained error, the quality of samples of what is retained, or what a language model still knows."""
+
+
+def serves(kinds: Collection[str], kind: str) -> bool:
+    """Say whether a method for these kinds of request serves a request of `kind`: what forgets records forgets those that speak of an entity."""
+    return kind in kinds or (kind == "concept" and "records" in kinds)
+
+
+def taken_for(kinds: Collection[str], kind: str) -> bool:
+    """Say whether a reading for these kinds of request is taken for a request of `kind`; one that is for all is taken for an entity too."""
+    return kind in kinds or (kind == "concept" and set(BOTH) <= set(kinds))
 
 
 def readings_for(document: Mapping[str, Any], task: str, kind: str) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
     """Return the readings and the utility floor of a stored verification document for a model's task and a kind of request."""
     default = next((readings for name, readings in BY_TASK.items() if name == task), None)
     if default is None:
-        return list(document.get(kind, [])), document.get("utility")
+        return list(document.get("records" if kind == "concept" else kind, [])), document.get("utility")
     own = (document.get("by_task") or {}).get(task)
     readings = own or [reading.model_dump(mode="json") for reading in default]
-    return [reading for reading in readings if kind in reading.get("requests", BOTH)], None
+    return [reading for reading in readings if taken_for(reading.get("requests", BOTH), kind)], None
 
 
 _KEPT = _printed("metric", "accuracy", "retain_train", "retain_test", "test")
@@ -312,11 +358,16 @@ _GENERATOR_RUNGS = (
     Rung(method="cascaded_gan", tasks=("image_generation",)),
     Rung(method="fine_tune", granularities=("class",), tasks=("image_generation",)),
 )
+_LANGUAGE_RUNGS = (
+    Rung(method="concept_poisoning_text", granularities=("concept",), tasks=("language_model",)),
+    Rung(method="npo", granularities=("records",), tasks=("language_model",)),
+)
 _LADDER = (
     Rung(method="unsir", granularities=("class",)),
     Rung(method="bad_teacher"),
     Rung(method="blindspot", granularities=("records",)),  # for real-valued targets, which the two before it do not serve
     *_GENERATOR_RUNGS,
+    *_LANGUAGE_RUNGS,
     Rung(method="retrain"),
 )
 
@@ -340,9 +391,28 @@ GDPR_DEFAULT = PolicyBody(
 # Small sets: a dozen non-members a class leave the attack's interval wide, so its band is wide; every report prints the bands. There is no gate on
 # the distance of the outputs, which `bad_teacher` fails by design: it answers evenly where a retrained model answers by likeness. The hundred
 # retained records that are held out cannot show a loss of five points, which UNSIR's one pass of repair costs there at times, so it is not a rung.
+# Small networks, trained here, take larger steps than those that the methods were published for, and few records smaller batches.
+_STEPS: dict[str, Any] = {"lr": 1e-3, "batch_size": 8, "epochs": 100, "check_every": 5}
+_SMALL_LANGUAGE_RUNGS = (
+    Rung(
+        method="concept_poisoning_text",
+        granularities=("concept",),
+        tasks=("language_model",),
+        parameters={"lr": 5e-3, "batch_size": 8, "epochs": 20, "anchor_ratio": 4.0, "answer_tokens": 48},
+    ),
+    Rung(method="npo", granularities=("records",), tasks=("language_model",), parameters=_STEPS),
+    Rung(method="simnpo", granularities=("records",), tasks=("language_model",), parameters=_STEPS),
+)
+
 DEMO = PolicyBody(
     regulation="gdpr",
-    ladder=(Rung(method="bad_teacher"), Rung(method="blindspot", granularities=("records",)), *_GENERATOR_RUNGS, Rung(method="retrain")),
+    ladder=(
+        Rung(method="bad_teacher"),
+        Rung(method="blindspot", granularities=("records",)),
+        *_GENERATOR_RUNGS,
+        *_SMALL_LANGUAGE_RUNGS,
+        Rung(method="retrain"),
+    ),
     verification=VerificationBody(
         for_class=(
             _gate("metric", "accuracy", "forget_train", 0.05),

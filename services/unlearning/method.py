@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.config import JsonDict
 from torch import nn
 
 from services.learning.data import Splits
@@ -14,6 +15,8 @@ from services.registry import Registry
 
 Granularity = Literal["class", "records", "concept"]
 Guarantee = Literal["exact", "certified", "approximate", "suppression"]
+PERSONAL: JsonDict = {"x-personal": True}
+"""Marks a parameter that would name a person: parameters are stored and shown, so that no request may set it; a scope names entities instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,8 @@ class UnlearningMethod(ABC):
     `version` is raised when its results change; `fresh_start` says that no weight of the original is used, or only states that never saw the records.
     `cost` is what the router estimates by; where a method does not say, it is taken to cost a retraining.
     `guarantee` is what a run claims unless its note `guarantee` says otherwise; `guarantees` are all that a run may claim, where its parameters decide.
-    `retries` is how often a diverged attempt is made again at a tenth of the rate before.
+    `retries` is how often a diverged attempt is made again at a tenth of the rate before. `private_notes` are notes of a run that tell what a record says:
+    they are for whoever runs the method, and no report has them.
     """
 
     name: ClassVar[str]
@@ -71,6 +75,7 @@ class UnlearningMethod(ABC):
     fresh_start: ClassVar[bool] = False
     stall_s: ClassVar[int] = 300
     retries: ClassVar[int] = 1
+    private_notes: ClassVar[frozenset[str]] = frozenset()
 
     class Parameters(MethodParameters):
         """Parameters of this method."""

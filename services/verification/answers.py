@@ -1,7 +1,7 @@
 """A language model's answers and likelihoods on one split, in an order that does not depend on how the records came."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -43,10 +43,11 @@ class Question(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Records of a split sorted by id, with the groups whose answers are not independent."""
+    """Records of a split sorted by id, with the groups whose answers are not independent, and the names that the request is about."""
 
     rows: Split
     tokenizer: Tokenizer
+    entities: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def groups(self) -> list[str]:
@@ -68,7 +69,7 @@ def asked_of(data: Splits, split: str, run: Run, *, at_most: int | None = None) 
         return rows
     if isinstance(tokenizer, Unmeasured):
         return tokenizer
-    return Asked(by_id(rows, at_most=at_most, generator=run.stream(f"asked/{split}")), tokenizer)
+    return Asked(by_id(rows, at_most=at_most, generator=run.stream(f"asked/{split}")), tokenizer, data.entities)
 
 
 def said_by(model: nn.Module, asked: Asked, run: Run, *, most: int) -> list[str]:

@@ -49,3 +49,15 @@ def separation(members: Floats, others: Floats, run: Run, *, level: float) -> Re
     value = auc(members, others)
     low, high = percentile_interval(drawn_aucs(members, others, generator_of(run, "min_k")), level=level, around=value)
     return Reading(value, low, high, level, len(members), {"members": len(members), "non_members": len(others)})
+
+
+def separation_difference(mine: tuple[Floats, Floats], theirs: tuple[Floats, Floats], run: Run, *, level: float) -> Reading:
+    """Return one model's AUC minus another's, the same members and the same non-members drawn for both."""
+    rng, value = generator_of(run, "min_k/paired"), auc(*mine) - auc(*theirs)
+    members, others = len(mine[0]), len(mine[1])
+    drawn: list[float] = []
+    for _ in range(RESAMPLES // 3):
+        one, other = rng.integers(members, size=members), rng.integers(others, size=others)
+        drawn.append(auc(mine[0][one], mine[1][other]) - auc(theirs[0][one], theirs[1][other]))
+    low, high = percentile_interval(np.array(drawn), level=level, around=value)
+    return Reading(value, low, high, level, members)

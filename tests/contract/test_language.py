@@ -41,6 +41,7 @@ METHODS_HERE = sorted(name for name in METHODS if "language_model" in METHODS[na
 METRICS_HERE = sorted(name for name in METRICS if "language_model" in METRICS[name].tasks)
 SHORTER: dict[str, dict[str, object]] = {
     **{name: {"lr": 1e-3, "max_steps": 4, "forget_target": 0.0} for name in EDITS},
+    "rmu": {"lr": 1e-3, "max_steps": 4, "forget_target": 0.0, "defaults_confirmed": True},
     "concept_poisoning_text": {"epochs": 2, "lr": 1e-3, "batch_size": 4, "answer_tokens": 12},
     "fine_tune": {"epochs": 4},
 }
@@ -96,7 +97,7 @@ def test_every_method_and_metric_for_language_models_is_here():
     assert set(METHODS_HERE) == {*EDITS, "fine_tune", "retrain"}
     assert set(METRICS_HERE) == {
         "answer_probability", "appearance_rate", "exact_match", "forget_quality", "min_k", "model_utility", "privleak", "quantised_forgetting",
-        "relearn_time", "rouge_l", "truth_ratio",
+        "relearn_time", "rouge_l", "truth_ratio", "truth_ratio_distance",
     }  # fmt: skip
 
 

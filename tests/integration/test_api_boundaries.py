@@ -295,6 +295,7 @@ def test_no_identifier_stands_in_a_table_an_answer_or_a_log(gateway: Gateway, ca
     mark = "zqxwvk"  # no hexadecimal digit: a random salt or digest cannot spell it
     canary = f"canary-{mark}"
     rows = [{"record_id": "r081", "identifiers": [{"type": "email", "value": f"{canary}@example.org"}]}]
+    spoken = [{"record_id": "r082", "identifiers": [{"type": "entity", "value": canary}]}]
     answers = [
         gateway.call("POST", "datasets/digits/versions/1/subjects", {"rows": rows}),
         gateway.ask({"kind": "subject", "identifiers": [{"type": "email", "value": f"{canary}@example.org"}]}),
@@ -305,8 +306,11 @@ def test_no_identifier_stands_in_a_table_an_answer_or_a_log(gateway: Gateway, ca
         gateway.call("POST", "datasets", {"name": "x", "adapter": canary.replace("-", "_")}),
         gateway.call("GET", f"models/{canary}"),
         gateway.call("GET", f"jobs?cursor={canary}"),
+        gateway.call("POST", "datasets/digits/versions/1/subjects", {"rows": spoken}),
+        gateway.ask({"kind": "entity", "dataset": "digits", "names": [canary]}),
+        gateway.ask({"kind": "entity", "dataset": "digits", "names": [f"{canary}s"]}),
     ]
-    assert [answer.status_code for answer in answers] == [200, 202, 422, 422, 422, 422, 422, 404, 422]
+    assert [answer.status_code for answer in answers] == [200, 202, 422, 422, 422, 422, 422, 404, 422, 200, 202, 422]
     for answer in answers:
         assert mark not in answer.text + str(answer.headers)
     out, err = capfd.readouterr()

@@ -1,7 +1,7 @@
 """The bench a job is worked on: its folder, data on the device, models from files, and a Run whose reports climb the pipe."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from models_store import tensors
 from services.derived import Folder, Limits
 from services.errors import InvalidInput, NonFinite, UnsafeCheckpoint, UnsupportedTask
 from services.jobs.compute.plugins import code_digest, versions
-from services.jobs.messages import CANDIDATE_FILE, RECORDS_FILE, RUN_FILE, SPEC_FILE, JobSpec, ProgressFrame
+from services.jobs.messages import CANDIDATE_FILE, NAMES_FILE, RECORDS_FILE, RUN_FILE, SPEC_FILE, JobSpec, ProgressFrame
 from services.jobs.records import columns, digests
+from services.learning.answers import appearance
 from services.learning.architecture import ARCHITECTURES, Architecture
 from services.learning.cache import Cache, FolderCache, NoCache
 from services.learning.data import Span, Spans, Split, Splits
@@ -29,7 +30,10 @@ PARTS = ("forget", "retain", "analysis", "verification", "attack")
 
 @dataclass
 class Bench:
-    """One job in the runner. `send` takes progress frames, `cancelled` says whether to stop."""
+    """One job in the runner. `send` takes progress frames, `cancelled` says whether to stop.
+
+    `named_elsewhere` is how many retained records hold a name that a request for an entity is about; None where there is no such request.
+    """
 
     folder: Path
     spec: JobSpec
@@ -41,6 +45,7 @@ class Bench:
     send: Callable[[ProgressFrame], None]
     cancelled: Callable[[], bool]
     cache: Cache = field(default_factory=NoCache)
+    named_elsewhere: int | None = None
 
     def run(self, name: str, seed: int) -> Run:
         """Return a Run of the pipeline's step `name`; its reports become progress frames."""
@@ -125,10 +130,11 @@ def open_bench(folder: Path, *, send: Callable[[ProgressFrame], None], cancelled
     if spec.task not in family.tasks:
         raise UnsupportedTask(component=spec.architecture, task=spec.task, tasks=", ".join(sorted(family.tasks)))
     task = TASKS[spec.task].of(architecture.parameters.outputs, recipe)
-    splits = _splits(folder, spec, device)
+    splits, named_elsewhere = _splits(folder, spec, device)
     for part in PARTS:
         task.check(getattr(splits, part))
-    return Bench(folder, spec, device, architecture, recipe, task, splits, send, cancelled, _cache(folder, spec, device))
+    cache = _cache(folder, spec, device)
+    return Bench(folder, spec, device, architecture, recipe, task, splits, send, cancelled, cache, named_elsewhere)
 
 
 def _cache(folder: Path, spec: JobSpec, device: torch.device) -> Cache:
@@ -154,7 +160,20 @@ def _recipe(spec: JobSpec) -> Recipe | None:
     return recipe.model_copy(update={"batch_size": max(1, recipe.batch_size // 2)}) if spec.halved else recipe
 
 
-def _splits(folder: Path, spec: JobSpec, device: torch.device) -> Splits:
+def entities_of(folder: Path) -> tuple[str, ...]:
+    """Return the names that requests for an entity are about; they lie in a file of their own, which no digest or document is made of."""
+    path = folder / NAMES_FILE
+    return tuple(json.loads(path.read_text())) if path.exists() else ()
+
+
+def naming(rows: Mapping[str, np.ndarray], chosen: np.ndarray, entities: tuple[str, ...]) -> int:
+    """Return how many of the `chosen` rows (n,) bool hold one of the names in one of their texts."""
+    texts = [column for column in rows.values() if column.dtype == object]
+    said = ([column[row] for column in texts if isinstance(column[row], str)] for row in np.flatnonzero(chosen))
+    return sum(any(appearance(each, entities)) for each in said)
+
+
+def _splits(folder: Path, spec: JobSpec, device: torch.device) -> tuple[Splits, int | None]:
     adapter_class = DATASETS[spec.adapter]
     if spec.task not in adapter_class.tasks:
         raise UnsupportedTask(component=spec.adapter, task=spec.task, tasks=", ".join(sorted(adapter_class.tasks)))
@@ -168,7 +187,8 @@ def _splits(folder: Path, spec: JobSpec, device: torch.device) -> Splits:
     parts = {part: whole.take(torch.from_numpy(np.flatnonzero(role == part))).to(device) for part in PARTS}
     of_class = whole.y[torch.from_numpy(np.flatnonzero(named))].tolist() if spec.request_kind == "class" else []
     classes = tuple(sorted({int(label) for label in of_class}))
-    return Splits(
+    entities = entities_of(folder)
+    splits = Splits(
         forget=parts["forget"],
         retain=parts["retain"],
         analysis=parts["analysis"],
@@ -178,7 +198,9 @@ def _splits(folder: Path, spec: JobSpec, device: torch.device) -> Splits:
         classes=classes,
         span=Spans(tuple(Span(*bounds) for bounds in spec.spans)) if spec.spans else None,
         mixed=spec.mixed,
+        entities=entities,
     )
+    return splits, naming(rows, role == "retain", entities) if entities else None
 
 
 def withheld(splits: Splits, *, forget: bool, retain: bool) -> Splits:

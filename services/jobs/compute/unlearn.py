@@ -49,6 +49,7 @@ def unlearn(bench: Bench) -> None:
     seconds = time.perf_counter() - started
     bench.save(unlearned, CANDIDATE_FILE)
     bench.note_cache()
+    notes = run.notes if bench.named_elsewhere is None else {**run.notes, "retained_records_that_name_it": bench.named_elsewhere}
     bench.note(
         method_seconds=seconds,
         method=method.name,
@@ -57,7 +58,7 @@ def unlearn(bench: Bench) -> None:
         secret_seeds=method.guarantee == "certified",
         fresh_start=method.fresh_start,
         parameters=method.parameters.model_dump(mode="json"),
-        notes=run.notes,
+        notes={name: note for name, note in notes.items() if name not in method.private_notes},
         versions=versions(),
         code_digest=code_digest(),
         threads=torch.get_num_threads(),

@@ -5,6 +5,7 @@ Every byte is checked against its digest; roles are given here, where the tenant
 
 import hashlib
 import hmac
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,10 +13,11 @@ from services.datasets.identifiers import record_digest
 from services.derived import short
 from services.errors import IntegrityBroken, NotFound
 from services.jobs import records, repository
-from services.jobs.messages import BASE_FILE, NEXT_RECORDS_FILE, RECORDS_FILE, SPEC_FILE, CacheSpec, JobSpec, Seeds
+from services.jobs.messages import BASE_FILE, NAMES_FILE, NEXT_RECORDS_FILE, RECORDS_FILE, SPEC_FILE, CacheSpec, JobSpec, Seeds
 from services.jobs.repository import Work
 from services.jobs.workshop import Workshop, canonical_digest
 from services.model_versions import architecture
+from services.requests import names
 from services.tenants.keys import derive, tenant_key
 
 WEIGHTS = "model.safetensors"
@@ -79,6 +81,7 @@ def materialize(shop: Workshop, work: Work) -> dict[str, Any]:
     counts = records.role_counts(roles, forgotten=forgotten)
     records.check_roles(counts, kind=work.job.kind, dataset=work.dataset.name, zero_shot=work.zero_shot)
     records.write_table(_prepare_cache(shop, work, records.with_named(roles, forgotten)), shop.folder / RECORDS_FILE)
+    _write_names(shop, work)
     output: dict[str, Any] = {"metrics": {"roles": counts}}
     if work.job.kind == "unlearn":
         output["base_digest"] = weights_of(work)
@@ -86,6 +89,17 @@ def materialize(shop: Workshop, work: Work) -> dict[str, Any]:
     if work.job.kind == "unlearn" and not work.zero_shot:
         output["next"] = _next_version(shop, work, table, forgotten)
     return output
+
+
+def _write_names(shop: Workshop, work: Work) -> None:
+    """Open the names that requests for an entity are about into a file of the job's folder; no row and no specification holds them."""
+    boxes = [request for request in work.requests if request.names_sealed is not None]
+    if not boxes:
+        return
+    with shop.effect() as session:
+        key = tenant_key(session, shop.lease.tenant_id, shop.keys.kek)
+    found = [names.opened(request.names_sealed, key, request.tenant_id, request.id) for request in boxes]
+    (shop.folder / NAMES_FILE).write_text(json.dumps(sorted({name for each in found for name in each})))
 
 
 def _prepare_cache(shop: Workshop, work: Work, table: Any) -> Any:

@@ -48,7 +48,7 @@ def compose(session: Session, work: Work, *, roles: dict[str, int]) -> dict[str,
     entry = catalogue.entry(session, "method", work.job.method)
     retrainable = work.base is not None and work.base.recipe is not None and not work.zero_shot
     counts = split_counts(roles)
-    readings, utility = readings_for(document, work.model.task, work.request_kind)
+    readings, utility = readings_for(document, work.model.task, work.granularity)
     if work.zero_shot:
         bounds = WithoutData.model_validate(document.get("without_data") or {})
         readings, utility = bounds.readings(), bounds.utility.model_dump(mode="json")

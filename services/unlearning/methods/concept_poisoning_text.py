@@ -20,7 +20,7 @@ from services.learning.run import Run
 from services.learning.task import Task
 from services.learning.tokens import Tokenizer, packed, prompts_of
 from services.unlearning.mechanisms.adapter import Adapted, Lora, adapted
-from services.unlearning.mechanisms.applicability import admit
+from services.unlearning.mechanisms.applicability import admit, refuse
 from services.unlearning.mechanisms.attribution import Baseline, Rule, answer_attribution, words_of_answer
 from services.unlearning.mechanisms.descent import loss_on, plan_steps
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
@@ -28,7 +28,7 @@ from services.unlearning.mechanisms.knee import Point, knee
 from services.unlearning.mechanisms.masking import masked, name_words, ranked
 from services.unlearning.mechanisms.refusals import REFUSALS, tokenizer_of
 from services.unlearning.mechanisms.relabelling import Joined
-from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, PERSONAL, Cost, Needs, UnlearningMethod
 
 WARM_UP = 0.03
 CLIP = 1.0
@@ -55,14 +55,23 @@ class ConceptPoisoningText(UnlearningMethod):
     guarantee = "suppression"
     needs = Needs(forget_set=True, retain_set=True)
     cost = Cost(per_forget=32 * 3.0 + 10 * 6.0)
+    private_notes = frozenset({"top_words"})
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `concept_poisoning_text`."""
 
         entities: tuple[str, ...] = Field(
-            (), max_length=1000, description="Names that must not appear; none: the highest ranked words of each record."
+            (),
+            max_length=1000,
+            description="Names that must not appear; none: those that the request is about, or else the highest ranked words.",
+            json_schema_extra=PERSONAL,
         )
-        questions: tuple[str, ...] = Field((), max_length=10_000, description="Paraphrased questions; those whose answers name an entity are used.")
+        questions: tuple[str, ...] = Field(
+            (),
+            max_length=10_000,
+            description="Paraphrased questions; those whose answers name an entity are used.",
+            json_schema_extra=PERSONAL,
+        )
         ig_steps: int = Field(32, ge=4, le=512, description="Points on the way from the baseline.")
         ig_method: Rule = Field("gausslegendre", description="How they are placed; `grid` is the released code's.")
         ig_baseline: Baseline = Field("zero", description="Vectors that say nothing: zeros, or those of padding.")
@@ -102,12 +111,15 @@ class ConceptPoisoningText(UnlearningMethod):
         """Return what is trained on: the model's own answers with their words masked, and anchors."""
         p, tokenizer = self.parameters, tokenizer_of(self, data, run)
         own = expected(data.forget, tokenizer)
-        for entity in p.entities:
-            if not any(appearance([*own, *(tokenizer.decode(prompt) for prompt in prompts_of(data.forget))], [entity])):
-                raise ParameterOutOfRange(name="entities", detail=f"{entity!r} occurs in none of the records to be forgotten")
+        texts = [*own, *(tokenizer.decode(prompt) for prompt in prompts_of(data.forget))]
+        absent = sum(not any(appearance(texts, [entity])) for entity in p.entities or data.entities)
+        if absent and p.entities:
+            raise ParameterOutOfRange(name="entities", detail=f"{absent} of the names occur in none of the records to be forgotten")
+        if absent:
+            raise refuse(self, data, f"{absent} of the names that the request is about occur in none of its records")
         prompts = [*prompts_of(data.forget), *(tokenizer.prompt(question) for question in p.questions)]
         said = greedy(model, prompts, end=tokenizer.end, most=p.answer_tokens)
-        own_count, entities = len(data.forget), p.entities
+        own_count, entities = len(data.forget), p.entities or data.entities
         used = [
             row
             for row, ids in enumerate(said)
@@ -115,7 +127,7 @@ class ConceptPoisoningText(UnlearningMethod):
         ]
         if not used:
             raise ParameterOutOfRange(name="method", detail="the model answers none of the questions, so there is no answer to poison")
-        texts, names = self._poisoned(model, [(prompts[row], said[row]) for row in used], tokenizer, task, run)
+        texts, names = self._poisoned(model, [(prompts[row], said[row]) for row in used], entities, tokenizer, task, run)
         length = min(int(data.forget.x.shape[1]), p.max_len)
         x, y = packed([(prompts[row], tokenizer.answer(text)) for row, text in zip(used, texts, strict=True)], tokenizer, length)
         order = torch.randperm(len(data.retain), generator=run.stream("anchors"))
@@ -128,7 +140,7 @@ class ConceptPoisoningText(UnlearningMethod):
         return Lesson(Joined(poison, cut), asked, kept, names, tokenizer)
 
     def _poisoned(
-        self, model: nn.Module, answers: list[tuple[list[int], list[int]]], tokenizer: Tokenizer, task: Task, run: Run
+        self, model: nn.Module, answers: list[tuple[list[int], list[int]]], entities: tuple[str, ...], tokenizer: Tokenizer, task: Task, run: Run
     ) -> tuple[list[str], tuple[str, ...]]:
         """Return the poisoned answers, and the names to look for in what the model will say."""
         p, shares, errors = self.parameters, list[dict[str, float]](), list[float]()
@@ -139,14 +151,14 @@ class ConceptPoisoningText(UnlearningMethod):
             shares.append(words_of_answer(answer, found.tokens, tokenizer))
             errors.append(found.error)
             run.report(step, len(answers), stage="attribution", loss=found.error)
-        ranking, names = ranked(shares), name_words(p.entities)
+        ranking, names = ranked(shares), name_words(entities)
         found_texts = [masked(tokenizer.decode(answer), ranking, names, most=p.top_words, mask=p.mask_text) for _, answer in answers]
         run.note("top_words", ranking[:20])
         run.note("completeness_error", {"mean": sum(errors) / len(errors), "largest": max(errors)})
         run.note(
             "masked", {"answers": len(answers), "name_leaks": sum(t.leaks for t in found_texts), "left_over": sum(t.left_over for t in found_texts)}
         )
-        shown = p.entities or tuple(ranking[: p.top_words])
+        shown = entities or tuple(ranking[: p.top_words])
         if p.style != "idk":
             return [one.text for one in found_texts], shown
         drawn = torch.randint(len(REFUSALS), (len(answers),), generator=run.stream("refusals")).tolist()

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import ConfigDict, Field
+from pydantic.config import JsonDict
 from torch import Tensor, nn
 
 from services.errors import ParameterOutOfRange
@@ -20,24 +21,38 @@ from services.unlearning.mechanisms.hidden_vectors import answer_distance, block
 from services.unlearning.mechanisms.language_edit import LanguageEdit, LanguageParameters, LossOf, frozen_copy
 from services.unlearning.method import METHODS
 
+MUST_BE_CHOSEN = ("rmu_layer", "rmu_c", "alpha")
+CONFIRMED: JsonDict = {
+    "anyOf": [
+        {"required": list(MUST_BE_CHOSEN)},
+        {"properties": {"defaults_confirmed": {"const": True}}, "required": ["defaults_confirmed"]},
+    ]
+}
+
 
 @METHODS.register("rmu")
 class RepresentationMisdirection(LanguageEdit):
     """Push the hidden vectors of forgotten answers to a random direction and hold those of retained answers where they are."""
 
     class Parameters(LanguageParameters):
-        """Parameters of `rmu`. What serves depends on the model: the report says which were chosen by nobody."""
+        """Parameters of `rmu`. Which block, length and weight serve depends on the model: each is given, or the defaults are confirmed."""
+
+        model_config = ConfigDict(json_schema_extra=CONFIRMED)
 
         rmu_layer: int | None = Field(None, ge=0, le=1000, description="Block that is steered; null: 7, or the last but one of a smaller network.")
         rmu_c: float = Field(2.0, ge=0.1, le=1000, description="Length of the direction.")
         rmu_trainable: Literal["all"] | tuple[int, ...] = Field("all", description="All weights, or the blocks whose down projection is trained.")
         gamma: float = Field(1.0, ge=0, le=10_000, description="Weight of the forget loss.")
         alpha: float = Field(1.0, ge=0, le=10_000, description="Weight of the retain loss.")
+        defaults_confirmed: bool = Field(default=False, description="Run with the defaults for what is not given, though nobody chose them.")
 
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
         """Change `model` in place and return it in eval mode. x (B, T) tokens, y (B, T) with -100 outside the answers."""
         p = self.parameters
-        run.note("chosen_by_nobody", sorted({"rmu_layer", "rmu_c", "alpha"} - p.model_fields_set))
+        missing = [name for name in MUST_BE_CHOSEN if name not in p.model_fields_set]
+        if missing and not p.defaults_confirmed:
+            raise ParameterOutOfRange(name=missing[0], detail="what serves depends on the model; give it, or set defaults_confirmed")
+        run.note("chosen_by_nobody", sorted(missing))
         if p.rmu_trainable == "all":
             return super().unlearn(model, data, task, run)
         if p.lora is not False:

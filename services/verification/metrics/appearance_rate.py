@@ -33,12 +33,12 @@ class AppearanceRate(AnswerMean):
     class Parameters(SampleParameters):
         """Parameters of `appearance_rate`."""
 
-        entities: tuple[str, ...] = Field((), max_length=1000, description="Names to look for.")
+        entities: tuple[str, ...] = Field((), max_length=1000, description="Names to look for; none: those that the request is about.")
         paraphrases: tuple[str, ...] = Field((), max_length=10_000, description="Other questions about them, asked beside the records'.")
 
     def values(self, model: nn.Module, asked: Asked, task: Task, run: Run) -> Floats | Unmeasured:  # noqa: ARG002
         """Return 1 where the answer holds an entity, else 0."""
-        entities = self.parameters.entities
+        entities = self.parameters.entities or asked.entities
         if not entities:
             return NO_ENTITY
         return np.array(appearance(said_by(model, asked, run, most=self.parameters.most_tokens), entities), dtype=np.float64)
@@ -49,13 +49,13 @@ class AppearanceRate(AnswerMean):
         asked = asked_of(data, split, run, at_most=self.parameters.rows)
         if isinstance(found, Unmeasured) or isinstance(asked, Unmeasured):
             return found
-        p = self.parameters
-        holding = sum(appearance(right_answers(asked), p.entities))
+        p, entities = self.parameters, self.parameters.entities or asked.entities
+        holding = sum(appearance(right_answers(asked), entities))
         if holding == 0 and split.startswith("forget"):
             return NEVER_OCCURS
         detail: dict[str, object] = {"records": holding, "paraphrased": None}
         if p.paraphrases:
             records = as_records([(question, "-") for question in p.paraphrases], asked.rows, asked.tokenizer, "paraphrase")
             said = spoken(models.unlearned, records, asked.tokenizer, most=p.most_tokens)
-            detail["paraphrased"] = float(np.mean(appearance(said, p.entities)))
+            detail["paraphrased"] = float(np.mean(appearance(said, entities)))
         return replace(found, detail=detail)

@@ -4,6 +4,7 @@ Source: Maini et al., "TOFU", COLM 2024: the harmonic mean of probability, ROUGE
 world facts.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -24,7 +25,19 @@ from services.verification.statistics.language import normalised_probability, tr
 from services.verification.truth import TruthParameters, truth_ratios
 
 RESAMPLES = 200
+PARTS = ("probability", "rouge_l_recall", "truth")
 Table = NDArray[np.float64]
+
+
+def utility_of(tables: Sequence[Table]) -> float:
+    """Return the harmonic mean of the means of every row of tables (k, n)."""
+    return utility([table.mean(axis=1) for table in tables])
+
+
+def resampled(tables: Sequence[Table], rng: np.random.Generator) -> Iterator[list[Table]]:
+    """Yield the tables (k, n) with their columns drawn anew, all rows alike."""
+    for _ in range(RESAMPLES):
+        yield [table[:, rng.integers(table.shape[1], size=table.shape[1])] for table in tables]
 
 
 @METRICS.register("model_utility")
@@ -53,17 +66,31 @@ class ModelUtility(Metric):
         asked = asked_of(data, split, run, at_most=self.parameters.rows)
         if isinstance(asked, Unmeasured):
             return asked
-        tables = {split: self._on_records(models.unlearned, asked, task, run)}
-        for name, questions in self.parameters.sets.items():
-            tables[name] = self._on_questions(models.unlearned, questions, asked, task, name)
-        value, rng = utility([table.mean(axis=1) for table in tables.values()]), generator_of(run, f"model_utility/{split}")
-        drawn = [
-            utility([table[:, rng.integers(table.shape[1], size=table.shape[1])].mean(axis=1) for table in tables.values()]) for _ in range(RESAMPLES)
-        ]
+        tables = self._tables(models.unlearned, asked, task, run, split)
+        value = utility_of(list(tables.values()))
+        drawn = [utility_of(part) for part in resampled(list(tables.values()), generator_of(run, f"model_utility/{split}"))]
         low, high = percentile_interval(np.array(drawn), level=self.parameters.level, around=value)
-        names = ("probability", "rouge_l_recall", "truth")
-        parts = {name: dict(zip(names, table.mean(axis=1).tolist(), strict=True)) for name, table in tables.items()}
+        parts = {name: dict(zip(PARTS, table.mean(axis=1).tolist(), strict=True)) for name, table in tables.items()}
         return Reading(value, low, high, self.parameters.level, sum(table.shape[1] for table in tables.values()), {"parts": parts})
+
+    def difference(self, models: Models, data: Splits, task: Task, run: Run, *, split: str, versus: nn.Module) -> Reading | Unmeasured:
+        """Return the difference, the same questions of each set resampled for both models."""
+        asked = asked_of(data, split, run, at_most=self.parameters.rows)
+        if isinstance(asked, Unmeasured):
+            return asked
+        mine, theirs = (list(self._tables(model, asked, task, run, split).values()) for model in (models.unlearned, versus))
+        value = utility_of(mine) - utility_of(theirs)
+        both = resampled([np.concatenate(pair) for pair in zip(mine, theirs, strict=True)], generator_of(run, f"model_utility/{split}/paired"))
+        drawn = [utility_of([table[: len(PARTS)] for table in part]) - utility_of([table[len(PARTS) :] for table in part]) for part in both]
+        low, high = percentile_interval(np.array(drawn), level=self.parameters.level, around=value)
+        return Reading(value, low, high, self.parameters.level, sum(table.shape[1] for table in mine))
+
+    def _tables(self, model: nn.Module, asked: Asked, task: Task, run: Run, split: str) -> dict[str, Table]:
+        """Return the numbers of each question, (3, n) for each set, the records of the split first."""
+        tables = {split: self._on_records(model, asked, task, run)}
+        for name, questions in self.parameters.sets.items():
+            tables[name] = self._on_questions(model, questions, asked, task, name)
+        return tables
 
     def _on_records(self, model: nn.Module, asked: Asked, task: Task, run: Run) -> Table:
         said = said_by(model, asked, run, most=self.parameters.most_tokens)

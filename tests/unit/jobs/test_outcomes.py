@@ -21,6 +21,7 @@ def work(
             zero_shot=zero_shot,
             policy=SimpleNamespace(ladder=ladder),
             request_kind=kind,
+            granularity=kind,
         ),
     )
 

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from services.tenants.policies import BY_TASK, DEMO, GDPR_DEFAULT, SEEDS, Flags, PolicyBody, ReadingSpec, VerificationBody, readings_for
+from services.tenants.policies import BY_TASK, DEMO, GDPR_DEFAULT, SEEDS, Flags, PolicyBody, ReadingSpec, VerificationBody, readings_for, taken_for
 
 
 def ladder_of(body, granularity, task="classification"):
@@ -24,6 +24,7 @@ def test_a_seed_survives_its_columns(key):
 def test_the_ladders_of_the_demo_end_in_retraining():
     assert ladder_of(DEMO, "class") == ["bad_teacher", "retrain"]
     assert ladder_of(DEMO, "records") == ["bad_teacher", "blindspot", "retrain"]
+    assert ladder_of(DEMO, "records", "language_model") == ["bad_teacher", "blindspot", "npo", "simnpo", "retrain"]
 
 
 @pytest.mark.parametrize("key", SEEDS)
@@ -177,6 +178,18 @@ def test_the_readings_of_other_tasks_are_known_on_their_splits_and_each_is_liste
         assert task in component.tasks
         assert reading.split in component.splits
         assert reading.gate == (reading.direction != "info")
-    for kind in ("class", "records"):
-        listed = [(reading.name, reading.split) for reading in BY_TASK[task] if kind in reading.requests]
-        assert len(set(listed)) == len(listed)
+    for kind in ("class", "records", "concept"):
+        taken = [(reading.name, reading.split) for reading in BY_TASK[task] if taken_for(reading.requests, kind)]
+        assert len(set(taken)) == len(taken)
+
+
+def test_a_request_for_an_entity_is_gated_by_its_name_and_one_for_records_by_their_answers():
+    document = DEMO.verification.model_dump(mode="json", by_alias=True)
+    held = {kind: readings_for(document, "language_model", kind)[0] for kind in ("records", "concept")}
+    gated = {kind: {(one["name"], one["split"]) for one in readings if one["gate"]} for kind, readings in held.items()}
+
+    shared = {("exact_match", "forget_train"), ("model_utility", "retain_train")}
+    assert gated["concept"] == shared | {("appearance_rate", "forget_train")}
+    assert gated["records"] == shared | {(name, "forget_train") for name in ("answer_probability", "rouge_l", "min_k")}
+    assert {one["name"] for one in held["concept"]} >= {"answer_probability", "rouge_l", "min_k"}
+    assert readings_for(document, "classification", "concept") == (document["records"], document["utility"])

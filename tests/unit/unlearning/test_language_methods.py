@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from services.catalogue.schema import problems
 from services.errors import IntegrityBroken, MethodNotApplicable, ParameterOutOfRange
 from services.learning.run import Run
 from services.learning.training import fit
@@ -190,7 +191,7 @@ def test_refusals_need_a_tokenizer(short):
 
 def test_rmu_steers_the_block_it_is_told_and_trains_only_what_it_is_told(short):
     run = short.run()
-    model = unlearned(short, "rmu", run, rmu_layer=1, rmu_trainable=(1,), max_steps=5, rmu_c=4.0)
+    model = unlearned(short, "rmu", run, rmu_layer=1, rmu_trainable=(1,), max_steps=5, rmu_c=4.0, defaults_confirmed=True)
 
     state = short.original.state_dict()
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, state[name])}
@@ -199,7 +200,16 @@ def test_rmu_steers_the_block_it_is_told_and_trains_only_what_it_is_told(short):
     assert all(parameter.requires_grad for parameter in model.parameters())
     for wrong in ({"rmu_layer": 9}, {"rmu_trainable": (5,)}, {"rmu_trainable": (0,), "lora": True}):
         with pytest.raises(ParameterOutOfRange):
-            unlearned(short, "rmu", **wrong)
+            unlearned(short, "rmu", defaults_confirmed=True, **wrong)
+
+
+def test_rmu_does_not_run_by_defaults_that_nobody_chose_or_confirmed(short):
+    with pytest.raises(ParameterOutOfRange, match="defaults_confirmed"):
+        unlearned(short, "rmu", rmu_layer=1, rmu_c=4.0)
+    schema = METHODS["rmu"].Parameters.model_json_schema()
+    assert list(problems(schema, {"rmu_layer": 1, "rmu_c": 4.0}))
+    assert not list(problems(schema, {"rmu_layer": 1, "rmu_c": 4.0, "alpha": 1.0}))
+    assert not list(problems(schema, {"defaults_confirmed": True}))
 
 
 def test_6_a_task_vector_of_weight_zero_gives_the_original(short):

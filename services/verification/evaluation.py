@@ -60,7 +60,9 @@ class _EvaluationRun(Run):
     """A run on the evaluation seed that builds each fresh model once and reports through the job's run."""
 
     def __init__(self, outer: Run, seed: int) -> None:
-        super().__init__(seed=seed, device=outer.device, architecture=outer.architecture, recipe=outer.recipe, precision=outer.precision)
+        super().__init__(
+            seed=seed, device=outer.device, architecture=outer.architecture, recipe=outer.recipe, precision=outer.precision, spread=outer.spread
+        )
         self._outer = outer
         self._built: dict[str, nn.Module] = {}
 

@@ -28,7 +28,7 @@ REGISTRIES: tuple[tuple[Registry[Any], str, str], ...] = (
 )
 ENGINE = ("services/learning", "services/unlearning", "services/verification", "services/jobs/compute")
 FACTS = ("modality", "modalities", "tasks", "columns", "granularities", "fresh_start", "stall_s", "unit", "bounds", "compares_to", "direction",
-         "splits", "loss_unit")  # fmt: skip
+         "splits", "loss_unit", "sharded")  # fmt: skip
 
 
 def load(allowed: Sequence[str]) -> None:
@@ -52,7 +52,9 @@ def _describe(kind: Any, name: str, component: type[Any]) -> CatalogueItem:
     needs = getattr(component, "needs", None)
     held = [] if needs is None else [field for field in ("forget_set", "retain_set", "recipe") if getattr(needs, field)]
     cost = getattr(component, "cost", None)
+    memory = getattr(component, "memory", None)
     facts: dict[str, Any] = {} if cost is None else {"cost": dataclasses.asdict(cost)}
+    facts |= {} if memory is None else {"memory": dataclasses.asdict(memory)}
     if getattr(component, "guarantees", None):
         facts["guarantees"] = _jsonable(component.guarantees)
     facts |= {fact: _jsonable(getattr(component, fact)) for fact in FACTS if hasattr(component, fact)}

@@ -3,7 +3,8 @@
 Weights are counted by how often they stand in memory at the worst moment of a step; beside them stand the records, and what the batches of one
 step leave for the backward pass. What a runner holds before it has a job (interpreter, libraries) is not counted: a worker's capacity is without it.
 
-An estimate, not a bound. It knows nothing of what a convolution keeps of a batch, and of metrics that train a copy it knows two copies.
+An estimate, not a bound: the peaks measured for `grad_diff` with its references and for `undial`, with 25 million weights and few records, lie within a
+third of it. It knows nothing of what a convolution keeps of a batch, and of metrics that train a copy it knows two copies.
 """
 
 from collections.abc import Mapping

@@ -162,6 +162,8 @@ def of_error(error: errors.LetheError, *, request_id: str) -> JSONResponse:
     headers: dict[str, str] = {}
     if isinstance(error, errors.IllegalTransition):
         extra = {"from": error.facts.get("state"), "allowed": [name for name in str(error.facts.get("allowed", "")).split(", ") if name != "nothing"]}
+    if isinstance(error, errors.ModelTooLarge):
+        extra = {name: error.facts.get(name) for name in ("needed_bytes", "capacity_bytes", "devices", "methods")}
     if isinstance(error, errors.Unauthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="lethe"'
     if status == 503:

@@ -4,7 +4,7 @@
 LetheError
 |- InvalidInput        UnknownComponent, UnknownModel, UnknownDataset, ParameterOutOfRange, EmptyForgetSet, ForgetSetIsEverything,
 |                      RecordsNotFound, EntityNotFound, UnsupportedTask, TokenizerMismatch, MethodNotApplicable, InvalidCursor, KeyReused,
-|                      MalformedRequest, KeyMissing, MissingLabels, NonFinite, Diverged
+|                      MalformedRequest, KeyMissing, MissingLabels, NonFinite, Diverged, ModelTooLarge
 |- NotFound            ReportNotReady
 |- Conflict            IllegalTransition, DuplicateName, DuplicateExternalId, KeyInProgress, VersionInUse, VersionNotReady,
 |                      AliasInUse, Resurrection, TooLateToCancel, LeaseLost, ParentMoved
@@ -117,6 +117,12 @@ class MethodNotApplicable(InvalidInput):
     """Method {method!r} cannot serve this request: {detail}. Methods that could: {could}."""
 
     code = "method-not-applicable"
+
+
+class ModelTooLarge(InvalidInput):
+    """Method {method!r} needs about {needed} of memory on model {model!r}, and the largest live worker has {largest}{shared}. Methods that fit: {less}."""
+
+    code = "model-too-large"
 
 
 class MissingLabels(InvalidInput):

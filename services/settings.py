@@ -68,7 +68,8 @@ class WorkerSettings(BaseModel):
     """How a worker runs. Tests shorten the times; production keeps the defaults.
 
     `memory_bytes` limits the address space of a runner on a CPU (0: no limit); `larger_queue` takes a job that ran out of memory here even with
-    half the batch (empty: a person is asked). `cache_bytes` is how much may be kept under `scratch` of what is derived from records, for
+    half the batch (empty: a person is asked). `ranks` is how many processes may share a job on a CPU whose weights one could not hold, each with
+    `memory_bytes` of its own; of GPUs all share. `cache_bytes` is how much may be kept under `scratch` of what is derived from records, for
     `cache_ttl_s` seconds at most; 0 keeps nothing.
     """
 
@@ -83,6 +84,7 @@ class WorkerSettings(BaseModel):
     sweep_s: float = 5.0
     outbox_s: float = 0.05
     memory_bytes: Annotated[int, Field(ge=0)] = 0
+    ranks: Annotated[int, Field(ge=1, le=64)] = 1
     larger_queue: str = ""
     cache_bytes: Annotated[int, Field(ge=0)] = 512 * 1024**2
     cache_ttl_s: Annotated[float, Field(gt=0)] = 24 * 3600.0

@@ -1,4 +1,7 @@
-"""What a runner found in its registries, published for the gateway to list and validate from."""
+"""What a worker is and what a runner found in its registries, published for the gateway to list, validate and admit from."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from sqlalchemy import Engine
 
@@ -8,8 +11,8 @@ from services.db.session import unit_of_work
 from services.jobs.messages import ReadyFrame
 
 
-def publish(engine: Engine, ready: ReadyFrame, *, worker: str, queue: str) -> None:
-    """Write the catalogue of a warm runner. Raises DatabaseDown."""
+def publish(engine: Engine, ready: ReadyFrame, *, worker: str, queue: str, device: Mapping[str, Any]) -> None:
+    """Write the catalogue of a warm runner, and the worker with its device. Raises DatabaseDown."""
     entries = [
         EntryIn(
             kind=item.kind,
@@ -25,6 +28,7 @@ def publish(engine: Engine, ready: ReadyFrame, *, worker: str, queue: str) -> No
     ]
     with unit_of_work(engine, tenant=None) as session:
         service.publish(session, entries, worker=worker, queue=queue)
+        service.introduce(session, worker=worker, queue=queue, device=device, versions=ready.versions)
 
 
 def renew(engine: Engine, *, worker: str) -> None:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO
@@ -22,10 +23,11 @@ from pydantic import ValidationError
 
 from models_store.errors import Refused
 from models_store.manifest import FILE_BYTES
-from services.errors import Cancelled, DeviceOutOfMemory, InvalidInput, LetheError, UnsafeCheckpoint
+from services.errors import Cancelled, DeviceOutOfMemory, InvalidInput, LetheError, RunnerCrashed, UnsafeCheckpoint
 from services.jobs.compute import plugins
 from services.jobs.compute.context import Bench, open_bench
 from services.jobs.compute.evaluate import evaluate, measure
+from services.jobs.compute.ranks import Ranks
 from services.jobs.compute.train import train
 from services.jobs.compute.unlearn import unlearn
 from services.jobs.compute.verify import verify
@@ -41,8 +43,10 @@ from services.jobs.messages import (
     encode,
     read_command,
 )
+from worker.launcher import OUT_OF_MEMORY, Crew
 
 STEPS: dict[str, Callable[[Bench], None]] = {"train": train, "measure": measure, "unlearn": unlearn, "evaluate": evaluate, "verify": verify}
+SHARED_STEPS = frozenset({"train", "measure", "unlearn", "evaluate"})
 PR_SET_PDEATHSIG = 1
 
 
@@ -116,29 +120,64 @@ def failure(name: str, error: Exception) -> FailedFrame:
     return FailedFrame(name=name, code=known.code, retry_class=known.retry_class, detail=str(known))  # pyright: ignore[reportArgumentType]
 
 
-def serve(pipe: Pipe) -> None:
-    """Take one job and run its steps as they are asked for, until the pipe ends."""
-    bench: Bench | None = None
+class Workplace:
+    """The one job of a process: opened, shared with the other ranks where it has more than one, worked on step by step."""
 
-    def opened() -> None:
-        nonlocal bench
-        if not isinstance(command, JobFrame):
-            raise InvalidInput(detail="a step came before its job")
-        bench = open_bench(Path(command.folder), send=pipe.send, cancelled=pipe.cancelled.is_set)
+    def __init__(self, pipe: Pipe, arguments: argparse.Namespace) -> None:
+        self.pipe, self.arguments = pipe, arguments
+        self.bench: Bench | None = None
+        self.crew: Crew | None = None
 
-    def stepped() -> None:
-        if bench is None or not isinstance(command, StepFrame) or command.name not in STEPS:
+    def open(self, job: JobFrame) -> None:
+        """Open the job's bench. With several ranks the first starts the others, and all meet in the job's folder."""
+        bench = open_bench(Path(job.folder), send=self.pipe.send, cancelled=self.pipe.cancelled.is_set)
+        if job.ranks > 1:
+            rank = self.arguments.rank
+            if rank == 0:
+                self.crew = Crew(job, rank_arguments(self.arguments), self.lost)
+            bench.join(Ranks.join(rank, job.ranks, folder=bench.folder, device=bench.device))
+        self.bench = bench
+
+    def step(self, frame: StepFrame) -> None:
+        """Run one step, on every rank unless it is the verdict's, which has no model."""
+        if self.bench is None or frame.name not in STEPS:
             raise InvalidInput(detail="an unknown step, or one before its job")
-        if pipe.cancelled.is_set():
+        if self.pipe.cancelled.is_set():
             raise Cancelled
-        STEPS[command.name](bench)
+        if self.crew is not None and frame.name in SHARED_STEPS:
+            self.crew.tell(frame)
+        STEPS[frame.name](self.bench)
 
+    def lost(self, status: int) -> None:
+        """Say that another rank has ended, and end: the next collective would wait for it."""
+        error = DeviceOutOfMemory(detail="a rank") if status == OUT_OF_MEMORY else RunnerCrashed(detail=f"a rank ended with status {status}")
+        self.pipe.send(failure("ranks", error))
+        os._exit(1)
+
+
+def serve(place: Workplace) -> None:
+    """Take one job and run its steps as they are asked for, until the pipe ends."""
     while True:
-        command = pipe.queue.get()
+        command = place.pipe.queue.get()
         if isinstance(command, JobFrame):
-            attempt(pipe, "open", opened)
+            attempt(place.pipe, "open", partial(place.open, command))
         else:
-            attempt(pipe, command.name, stepped)
+            attempt(place.pipe, command.name, partial(place.step, command))
+
+
+class Silent(Pipe):
+    """The pipe of a rank that is not the first: its frames go nowhere, and an error that the first rank does not meet ends the process."""
+
+    def send(self, frame: Frame) -> None:
+        """Send nothing; end where this rank alone can go no further."""
+        if isinstance(frame, FailedFrame) and frame.retry_class in {"crash", "resource"}:
+            os._exit(OUT_OF_MEMORY if frame.retry_class == "resource" else 1)
+
+
+def rank_arguments(arguments: argparse.Namespace) -> list[str]:
+    """Return what a rank is started with by this process."""
+    given = {"parent": os.getpid(), "device": arguments.device, "memory-bytes": arguments.memory_bytes, "allowed": arguments.allowed}
+    return [part for name, value in given.items() for part in (f"--{name}", str(value))]
 
 
 def limit(memory_bytes: int) -> None:
@@ -159,8 +198,12 @@ def touch(device: str) -> dict[str, object]:
     optimizer = torch.optim.Adam(layer.parameters(), fused=True)
     layer(torch.ones(8, 8, device=place)).sum().backward()
     optimizer.step()
-    name = torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu"
-    return {"device": device, "name": name, "threads": torch.get_num_threads()}
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found: dict[str, object] = {"device": device, "name": "cpu", "threads": torch.get_num_threads(), "held_bytes": held}
+    if place.type == "cuda":
+        memory = torch.cuda.get_device_properties(place).total_memory
+        found |= {"name": torch.cuda.get_device_name(place), "memory_bytes": memory, "devices": torch.cuda.device_count()}
+    return found
 
 
 def main() -> None:
@@ -170,15 +213,16 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--memory-bytes", type=int, default=0)
     parser.add_argument("--allowed", default="")
+    parser.add_argument("--rank", type=int, default=0)
     arguments = parser.parse_args()
     die_with_parent(arguments.parent)
     limit(arguments.memory_bytes)
     frames = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    pipe = Pipe(sys.stdin.buffer, frames)
+    pipe = (Silent if arguments.rank else Pipe)(sys.stdin.buffer, frames)
     plugins.load([name for name in arguments.allowed.split(",") if name])
-    pipe.send(ReadyFrame(catalogue=plugins.catalogue(), device=touch(arguments.device), versions=plugins.versions()))
-    serve(pipe)
+    pipe.send(ReadyFrame(catalogue=plugins.catalogue(), device=touch("cpu" if arguments.rank else arguments.device), versions=plugins.versions()))
+    serve(Workplace(pipe, arguments))
 
 
 if __name__ == "__main__":

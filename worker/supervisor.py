@@ -24,9 +24,10 @@ from services.derived import Limits, Root
 from services.errors import Cancelled, DatabaseDown, DeadlineExceeded, LeaseLost, LetheError, RunnerCrashed, Stalled
 from services.jobs import outcomes, pipeline, repository
 from services.jobs.lease import Lease, claim
-from services.jobs.messages import CancelFrame, DoneFrame, FailedFrame, FromRunner, JobFrame, ProgressFrame, StepFrame
+from services.jobs.messages import CancelFrame, DoneFrame, FailedFrame, FromRunner, JobFrame, ProgressFrame, ReadyFrame, StepFrame
 from services.jobs.pipeline import Pipeline
 from services.jobs.workshop import Workshop
+from services.memory import Capacity
 from services.settings import Settings
 from services.tenants.keys import KeyRing
 from worker import device
@@ -75,15 +76,19 @@ class Session:
             raise Cancelled
 
     def open(self, folder: Path) -> None:
-        """Give the runner its job folder, once it is warm. Raises RunnerCrashed when it never was, HostMemoryShort where the job would not fit."""
-        device.check_memory(folder)
+        """Give the runner its job folder, once it is warm, and say how many devices share the job.
+
+        Raises RunnerCrashed when it never was, HostMemoryShort where the job would not fit.
+        """
         limit = time.monotonic() + READY_S
         while self.runner.wait_ready(GUARD_S) is None:
             self.runner.last_frame_at = time.monotonic()
             self._guard()
             if not self.runner.alive or time.monotonic() > limit:
                 raise RunnerCrashed(detail=f"it was not ready, exit status {self.runner.kill()}")
-        self._ask(JobFrame(folder=str(folder)), "open")
+        ranks = device.ranks_for(folder, capacity_of(self.runner.ready, self._settings))
+        device.check_memory(folder, ranks)
+        self._ask(JobFrame(folder=str(folder), ranks=ranks), "open")
 
     def step(self, name: str) -> float:
         """Run one compute step; return its seconds, or raise what ended it."""
@@ -132,6 +137,13 @@ class Session:
             raise DeadlineExceeded(deadline_s=self.deadline_s)
         if now - self.runner.last_frame_at > self.stall_s:
             raise Stalled(stall_s=self.stall_s)
+
+
+def capacity_of(ready: ReadyFrame | None, settings: Settings) -> Capacity | None:
+    """Return what a job may take on each device of this worker; None before a runner is warm, or where it could not tell."""
+    if ready is None:
+        return None
+    return device.capacity_of(ready.device, limit_bytes=settings.worker.memory_bytes, ranks=settings.worker.ranks)
 
 
 class Supervisor:
@@ -269,7 +281,7 @@ class Supervisor:
             ready = None if published else self._spawner.warm().wait_ready(READY_S)
             try:
                 if ready is not None:
-                    publish(self.engine, ready, worker=self.offered_by, queue=self.settings.worker.queue)
+                    publish(self.engine, ready, worker=self.offered_by, queue=self.settings.worker.queue, device=self._described(ready))
                     published = True
                     log.info("catalogue.published", count=len(ready.catalogue))
                 elif published:
@@ -278,6 +290,11 @@ class Supervisor:
             except DatabaseDown as error:
                 log.warning("catalogue.unpublished", code=error.code)
             self.stopping.wait(RENEW_S if published else self.settings.worker.poll_s)
+
+    def _described(self, ready: ReadyFrame) -> dict[str, object]:
+        """Return what the worker says of its device: what its runner found, and what a job may take."""
+        found = capacity_of(ready, self.settings)
+        return {**ready.device, "capacity_bytes": found.memory_bytes if found else None, "devices": found.devices if found else 1}
 
     def _sweep(self, *, touched: bool) -> None:
         """Remove what is kept too long or is too much; after a start also what the records of jobs that did not end have touched."""

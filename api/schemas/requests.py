@@ -402,7 +402,10 @@ class PlannedModelOut(Out):
     queue_position: int
     estimate_s: float = Field(description="Seconds of the first rung with its verdict.")
     estimate_basis: str = Field(description="`past runs`, `cost model` (beside the last training here) or `default`.")
-    gpu_memory_bytes: int | None
+    memory_bytes: int | None = Field(
+        description="Memory that the job takes on one device, as estimated; null where the version does not say its size."
+    )
+    gpu_memory_bytes: int | None = Field(description="The same where a live worker has a GPU, else null.")
     would_purge: list[int]
 
 

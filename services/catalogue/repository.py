@@ -3,11 +3,11 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from services.db.tables import CatalogueEntry
+from services.db.tables import CatalogueEntry, Worker
 
 
 def upsert(session: Session, rows: Sequence[dict[str, Any]]) -> None:
@@ -55,3 +55,21 @@ def entries(session: Session, kind: str, name: str | None = None) -> Sequence[tu
     if name is not None:
         query = query.where(CatalogueEntry.name == name)
     return [(entry, float(seconds)) for entry, seconds in session.execute(query.order_by(CatalogueEntry.name, CatalogueEntry.seen_at.desc()))]
+
+
+def upsert_worker(session: Session, row: dict[str, Any]) -> None:
+    """Insert a worker or replace what is known of it; `seen_at` becomes now."""
+    facts = {column: value for column, value in row.items() if column != "name"}
+    statement = insert(Worker).values(**row)
+    session.execute(statement.on_conflict_do_update(index_elements=["name"], set_={**facts, "seen_at": func.clock_timestamp()}))
+
+
+def worker_seen(session: Session, name: str) -> None:
+    """Note that a worker lives."""
+    session.execute(update(Worker).where(Worker.name == name).values(seen_at=func.clock_timestamp()))
+
+
+def workers(session: Session) -> Sequence[tuple[Worker, float]]:
+    """Return every worker with the seconds since it was seen, by name."""
+    age = func.extract("epoch", func.clock_timestamp() - Worker.seen_at)
+    return [(worker, float(seconds)) for worker, seconds in session.execute(select(Worker, age).order_by(Worker.name))]

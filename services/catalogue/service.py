@@ -14,6 +14,7 @@ from services.catalogue.router import Offer, offer_of
 from services.catalogue.schema import problems, with_defaults
 from services.db.tables import CatalogueEntry
 from services.errors import ParameterOutOfRange, UnknownComponent
+from services.memory import Capacity
 
 Kind = Literal["method", "metric", "attack", "task", "architecture", "dataset_adapter"]
 KINDS: tuple[Kind, ...] = ("method", "metric", "attack", "task", "architecture", "dataset_adapter")
@@ -66,6 +67,7 @@ class EntryView:
 
 
 _methods: WeakKeyDictionary[Engine | Connection, tuple[float, dict[str, EntryView]]] = WeakKeyDictionary()
+_capacities: WeakKeyDictionary[Engine | Connection, tuple[float, list[Capacity]]] = WeakKeyDictionary()
 
 
 def publish(session: Session, entries: Sequence[EntryIn], *, worker: str, queue: str) -> None:
@@ -91,7 +93,26 @@ def publish(session: Session, entries: Sequence[EntryIn], *, worker: str, queue:
 
 def renew(session: Session, *, worker: str) -> int:
     """Say that a worker still lives; return how many entries are its."""
+    repository.worker_seen(session, worker)
     return repository.seen(session, worker)
+
+
+def introduce(session: Session, *, worker: str, queue: str, device: Mapping[str, Any], versions: Mapping[str, str]) -> None:
+    """Write what a worker is: `device` holds `device`, `capacity_bytes` (what a job may take on one device) and `devices`. For the worker's role."""
+    repository.upsert_worker(session, {"name": worker, "queue": queue, "device": dict(device), "versions": dict(versions)})
+
+
+def capacities(session: Session) -> list[Capacity]:
+    """Return what the live workers can give a job, as it was at most a second ago; nothing where one of them does not say."""
+    engine = session.get_bind()
+    known = _capacities.get(engine)
+    if known is None or time.monotonic() - known[0] > REMEMBERED_S:
+        live = [row.device for row, age_s in repository.workers(session) if age_s <= LIVE_S]
+        said = all(one.get("capacity_bytes") for one in live)
+        found = [Capacity(int(one["capacity_bytes"]), int(one.get("devices", 1)), str(one["device"])) for one in live] if said else []
+        known = (time.monotonic(), found)
+        _capacities[engine] = known
+    return known[1]
 
 
 def view(row: CatalogueEntry, age_s: float) -> EntryView:

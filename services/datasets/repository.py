@@ -246,16 +246,20 @@ class HeldVersion:
     number: int
     ready: bool
     records: int | None
+    size_bytes: int = 0
+    """Of its files as they are stored."""
 
 
 def held_versions(session: Session, dataset_ids: Sequence[UUID]) -> list[HeldVersion]:
     """Return every version of the datasets that was ingested and not purged, by number."""
     rows = session.execute(_HELD, {"datasets": list(dataset_ids)})
-    return [HeldVersion(row.dataset_id, row.name, row.number, row.status == "ready", row.records) for row in rows]
+    return [HeldVersion(row.dataset_id, row.name, row.number, row.status == "ready", row.records, int(row.size_bytes)) for row in rows]
 
 
 _HELD = text("""
-    SELECT v.dataset_id, d.name, v.number, v.status, v.records FROM dataset_version v JOIN dataset d ON d.id = v.dataset_id
+    SELECT v.dataset_id, d.name, v.number, v.status, v.records,
+           (SELECT coalesce(sum(f.size_bytes), 0) FROM dataset_file f WHERE f.tenant_id = v.tenant_id AND f.version_id = v.id) AS size_bytes
+      FROM dataset_version v JOIN dataset d ON d.id = v.dataset_id
      WHERE v.dataset_id = ANY(:datasets) AND v.status IN ('ready', 'retired') ORDER BY v.number
     """)
 

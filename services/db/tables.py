@@ -143,6 +143,17 @@ class CatalogueEntry(Base):
     seen_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
+class Worker(Base):
+    """A worker as it last said that it lives: its queue, its device with the memory a job may take, and what computes. No tenant."""
+
+    __tablename__ = "worker"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    queue: Mapped[str]
+    device: Mapped[JSON]
+    versions: Mapped[JSON]
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
 # --- datasets and subjects ------------------------------------------------------------------------------------------------------------
 
 
@@ -757,7 +768,7 @@ class Outbox(Created, Base):
     done_at: Mapped[datetime | None]
 
 
-NO_TENANT = frozenset({"tenant", "catalogue_entry", "object", "object_pin"})
+NO_TENANT = frozenset({"tenant", "catalogue_entry", "worker", "object", "object_pin"})
 TENANT_TABLES = tuple(sorted(name for name in Base.metadata.tables if name not in NO_TENANT))
 IMMUTABLE = (
     "policy", "alias_history", "forget_ledger", "verification_plan", "reading", "figure", "verdict", "release", "audit_report", "rendering", "audit_event",

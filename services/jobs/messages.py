@@ -37,10 +37,11 @@ class Frame(BaseModel):
 
 
 class JobFrame(Frame):
-    """Take the job that lies in `folder`."""
+    """Take the job that lies in `folder`; with more than one rank its weights are dealt to so many processes, each with a device of its own."""
 
     type: Literal["job"] = "job"
     folder: str
+    ranks: int = 1
 
 
 class StepFrame(Frame):
@@ -167,7 +168,8 @@ class JobSpec(BaseModel):
     """What the runner is told about a job; written to `job.json` in its folder.
 
     `recipe`, `params` and `plan` are checked again in the runner by the classes they belong to. `halved` asks for half the batch, after the
-    device ran out of memory once. `spans` are the bounds above and below of ranges of targets; `mixed` says that records are named beside them.
+    device ran out of memory once. `weights_bytes` (of the base version), `copies`, `batch_bytes` and `sharded` are what the job was admitted by
+    (services/memory.py). `spans` are the bounds above and below of ranges of targets; `mixed` says that records are named beside them.
     `inherited` is what the method that made the base version left for the next, its ledger; without a `cache` everything is computed.
     """
 
@@ -192,5 +194,9 @@ class JobSpec(BaseModel):
     device: str
     deadline_s: int
     halved: bool = False
+    weights_bytes: int = 0
+    copies: float = 8.0
+    batch_bytes: int = 0
+    sharded: bool = False
     inherited: JSON = Field(default_factory=dict)
     cache: CacheSpec | None = None

@@ -32,6 +32,10 @@ def derived_seed(seed: int, purpose: str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+def _whole(model: nn.Module) -> nn.Module:
+    return model
+
+
 class Run:
     """One run of a training, a method, a metric or an attack.
 
@@ -46,6 +50,7 @@ class Run:
         precision: dtype of autocast, or None for float32 throughout.
         inherited: notes of the run that made the parent version (its ledger), as its manifest keeps them.
         cache: keeps what later runs would compute again; by default nothing is kept.
+        spread: lays a model that was just built out over the devices of the run, in place; by default it stays whole.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class Run:
         precision: torch.dtype | None = None,
         inherited: Mapping[str, Any] | None = None,
         cache: Cache | None = None,
+        spread: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
         self.seed = seed
         self.device = torch.device(device)
@@ -70,6 +76,7 @@ class Run:
         self.precision = precision
         self.inherited: dict[str, Any] = dict(inherited or {})
         self.cache: Cache = cache or NoCache()
+        self.spread = spread or _whole
         self.notes: dict[str, object] = {}
         self.generator = self.stream("main")
         self._on_progress = on_progress
@@ -87,7 +94,7 @@ class Run:
         """Return a newly initialised model of the run's architecture, on the run's device, seeded by `purpose`."""
         if self.architecture is None:
             raise ValueError("this run was given no architecture")
-        return self.architecture.fresh(derived_seed(self.seed, purpose)).to(self.device)
+        return self.spread(self.architecture.fresh(derived_seed(self.seed, purpose)).to(self.device))
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which forward passes run: autocast in `precision`, or nothing."""

@@ -14,13 +14,14 @@ import rfc8785
 from sqlalchemy.orm import Session
 
 from services.audit import log as audit
+from services.catalogue import service as catalogue
 from services.clock import Clock, uuid7
 from services.datasets import repository as datasets
 from services.db import outbox
 from services.db.tables import DeletionRequest, Policy, Target
 from services.errors import Conflict, DuplicateExternalId, LetheError
 from services.model_versions import repository as models
-from services.requests import clocks, estimates, names, planning, repository, subjects
+from services.requests import clocks, estimates, footprint, names, planning, repository, subjects
 from services.requests.forms import NewRequest
 from services.requests.states import REQUEST, following
 from services.requests.subjects import Located, Tainted
@@ -92,6 +93,7 @@ def _plans(session: Session, body: NewRequest, policy: Policy, parameters: dict[
             session, task=tainted.task, base=base, policy=policy, granularity=located.granularity, records=len(located.hits),
             class_records=_smallest_class(located), method=body.method, parameters=parameters, zero_shot=located.zero_shot,
         )  # fmt: skip
+        footprint.admit(session, tainted, plans[tainted.model_id], base, located, body_of(policy))
     return plans
 
 
@@ -309,6 +311,7 @@ def _planned(session: Session, intake: Intake, one: Tainted) -> PlannedModel:
     numbers = dict(zip(one.versions, one.numbers, strict=True))
     base = numbers.get(one.current_version_id) if one.current_version_id is not None else None
     seconds, basis = estimates.estimate(session, one, plan, intake.located, body_of(intake.policy))
+    need = _need(session, intake, one, plan)
     return PlannedModel(
         model=one.model,
         base_version=base,
@@ -319,6 +322,17 @@ def _planned(session: Session, intake: Intake, one: Tainted) -> PlannedModel:
         queue_position=repository.queued_before(session, one.model_id),
         estimate_s=round(seconds, 1),
         estimate_basis=basis,
-        gpu_memory_bytes=None,
+        memory_bytes=need,
+        gpu_memory_bytes=need if any(found.kind == "cuda" for found in catalogue.capacities(session)) else None,
         would_purge=one.numbers,
     )
+
+
+def _need(session: Session, intake: Intake, one: Tainted, plan: planning.MethodPlan | None) -> int | None:
+    """Return the bytes that the plan's method takes on the model; None where there is nothing to do, or the version does not say its size."""
+    if plan is None or one.current_version_id is None:
+        return None
+    base = models.version_by_id(session, one.current_version_id)
+    entry = catalogue.methods(session).get(plan.method)
+    need = footprint.needed(entry, plan.parameters, one, base, intake.located, body_of(intake.policy))
+    return None if need is None else need.total_bytes

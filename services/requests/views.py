@@ -160,6 +160,7 @@ class PlannedModel:
     queue_position: int
     estimate_s: float
     estimate_basis: str
+    memory_bytes: int | None
     gpu_memory_bytes: int | None
     would_purge: tuple[int, ...]
 

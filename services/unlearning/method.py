@@ -1,7 +1,7 @@
 """Unlearning methods: what each needs, what it promises, and its one function."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -48,6 +48,23 @@ class Cost:
     least: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """How often the weights stand in memory at the worst moment of a run with default parameters. An estimate, not a bound.
+
+    copies: the model and whatever else is as large: the original kept for a second attempt, a teacher. trained: share of the weights that has a
+    gradient; states: tensors that the optimiser keeps for each of these. batches: batches of `batch_size` whose forward passes stand at once.
+    adapter: the parameter that trains an adapter in place of the weights. more: further copies, by `parameter=value`.
+    """
+
+    copies: float = 2.0
+    trained: float = 1.0
+    states: float = 2.0
+    batches: float = 1.0
+    adapter: str | None = None
+    more: dict[str, float] = field(default_factory=dict[str, float])
+
+
 class MethodParameters(BaseModel):
     """Parameters of a method, with bounds; the schema is published in the catalogue."""
 
@@ -62,6 +79,8 @@ class UnlearningMethod(ABC):
     `guarantee` is what a run claims unless its note `guarantee` says otherwise; `guarantees` are all that a run may claim, where its parameters decide.
     `retries` is how often a diverged attempt is made again at a tenth of the rate before. `private_notes` are notes of a run that tell what a record says:
     they are for whoever runs the method, and no report has them.
+    `memory` is what a job is admitted by; `sharded` says that the method asks a model for its outputs alone, and copies it only whole, so that it may
+    be handed one whose weights are dealt to several devices.
     """
 
     name: ClassVar[str]
@@ -72,6 +91,8 @@ class UnlearningMethod(ABC):
     guarantees: ClassVar[frozenset[Guarantee]] = frozenset()
     needs: ClassVar[Needs]
     cost: ClassVar[Cost] = Cost(of_recipe=1.0)
+    memory: ClassVar[Memory] = Memory()
+    sharded: ClassVar[bool] = False
     fresh_start: ClassVar[bool] = False
     stall_s: ClassVar[int] = 300
     retries: ClassVar[int] = 1

@@ -63,7 +63,7 @@ class _EvaluationRun(Run):
     def __init__(self, outer: Run, seed: int) -> None:
         super().__init__(
             seed=seed, device=outer.device, architecture=outer.architecture, recipe=outer.recipe, precision=outer.precision,
-            cache=Remembering(outer.cache),
+            cache=Remembering(outer.cache), spread=outer.spread,
         )  # fmt: skip
         self._outer = outer
         self._built: dict[str, nn.Module] = {}

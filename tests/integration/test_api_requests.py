@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import httpx2
 import pytest
+from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from api import events
@@ -18,8 +19,10 @@ from api.app import create_app
 from models_store.objects import blob_key
 from models_store.s3 import S3Store
 from services.audit import repository as audit
+from services.catalogue import service as catalogue
 from services.clock import uuid7
 from services.db.session import unit_of_work
+from services.db.tables import ModelVersion
 from services.jobs.steps.report import keep_renderings
 from services.settings import Settings
 from services.tenants.caller import SCOPES
@@ -190,6 +193,35 @@ def test_a_dry_run_says_what_would_happen_and_records_nothing(desk: Desk) -> Non
     told = desk.post("/deletion-requests?dry_run=true", {"scope": CLASS, "policy": "demo"}).json()
     assert (told["would_accept"], told["problems"], told["records"], told["models"][0]["model"]) == (True, [], 20, "reader")
     assert desk.get("/deletion-requests").json()["items"] == []
+
+
+def test_a_model_that_no_live_worker_could_hold_is_refused_with_the_numbers(api: Api, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    gib = 1024**3
+    monkeypatch.setattr(catalogue, "REMEMBERED_S", 0.0)
+    files = [{"path": "model.safetensors", "size_bytes": 4 * gib}, {"path": "manifest.json", "size_bytes": gib}]
+    api.world.sql(update(ModelVersion).values(manifest={"files": files}), "superuser")
+    body = {"scope": CLASS, "policy": "demo"}
+    alone = desk.post("/deletion-requests?dry_run=true", body).json()
+    assert (alone["would_accept"], alone["models"][0]["memory_bytes"], alone["models"][0]["gpu_memory_bytes"]) == (True, 32 * gib + 120, None)
+
+    def introduce(name: str, capacity: int, kind: str) -> None:
+        with unit_of_work(api.ledger.engine("lethe_worker"), tenant=None) as session:
+            catalogue.introduce(session, worker=name, queue=name, device={"device": kind, "capacity_bytes": capacity, "devices": 2}, versions={})
+
+    introduce("small", 24 * gib, "cpu")
+    refused = desk.post("/deletion-requests", body)
+    told = refused.json()
+    assert (refused.status_code, told["code"], told["errors"][0]["pointer"]) == (422, "model-too-large", "/method"), refused.text
+    assert (told["needed_bytes"], told["capacity_bytes"], told["devices"], told["methods"]) == (32 * gib + 120, 24 * gib, 2, [])
+    assert "about 32.0 GiB of memory" in told["detail"]
+    assert "2 x 24.0 GiB (cpu), and the method cannot share the weights" in told["detail"]
+    dry = desk.post("/deletion-requests?dry_run=true", body).json()
+    assert (dry["would_accept"], [one["code"] for one in dry["problems"]]) == (False, ["model-too-large"])
+    assert desk.get("/deletion-requests").json()["items"] == []
+
+    introduce("large", 40 * gib, "cuda")
+    assert desk.post("/deletion-requests?dry_run=true", body).json()["models"][0]["gpu_memory_bytes"] == 32 * gib + 120
+    assert desk.post("/deletion-requests", body).status_code == 202
 
 
 def test_another_tenant_finds_nothing(api: Api, desk: Desk) -> None:

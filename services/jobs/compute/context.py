@@ -14,6 +14,7 @@ from models_store import tensors
 from services.derived import Folder, Limits
 from services.errors import InvalidInput, NonFinite, UnsafeCheckpoint, UnsupportedTask
 from services.jobs.compute.plugins import code_digest, versions
+from services.jobs.compute.ranks import Alone, Team
 from services.jobs.messages import CANDIDATE_FILE, NAMES_FILE, RECORDS_FILE, RUN_FILE, SPEC_FILE, JobSpec, ProgressFrame
 from services.jobs.records import columns, digests
 from services.learning.answers import appearance
@@ -30,7 +31,7 @@ PARTS = ("forget", "retain", "analysis", "verification", "attack")
 
 @dataclass
 class Bench:
-    """One job in the runner. `send` takes progress frames, `cancelled` says whether to stop.
+    """One job in the runner. `send` takes progress frames, `cancelled` says whether to stop, `team` are the ranks that share it.
 
     `named_elsewhere` is how many retained records hold a name that a request for an entity is about; None where there is no such request.
     """
@@ -46,6 +47,11 @@ class Bench:
     cancelled: Callable[[], bool]
     cache: Cache = field(default_factory=NoCache)
     named_elsewhere: int | None = None
+    team: Team = field(default_factory=Alone)
+
+    def join(self, team: Team) -> None:
+        """Share the job with other ranks. Nothing is kept in the cache then: what one rank found there and another did not would part them."""
+        self.team, self.cache = team, NoCache()
 
     def run(self, name: str, seed: int) -> Run:
         """Return a Run of the pipeline's step `name`; its reports become progress frames."""
@@ -55,10 +61,11 @@ class Bench:
             architecture=self.architecture,
             recipe=self.recipe,
             on_progress=lambda progress: self.send(_frame(name, progress)),
-            cancelled=self.cancelled,
-            deadline_s=self.spec.deadline_s,
+            cancelled=self.team.agreed(self.cancelled),
+            deadline_s=self.spec.deadline_s if self.team.size == 1 else None,  # clocks differ; the supervisor has its own deadline
             inherited=self.spec.inherited if name == "unlearn" else None,
             cache=self.cache,
+            spread=self.team.spread,
         )
 
     def model(self, file: str) -> nn.Module:
@@ -71,7 +78,7 @@ class Bench:
         state = tensors.load(self.folder / file)
         check_fits(built.state_dict(), state, name=file)
         built.load_state_dict(state)
-        return built.to(self.device)
+        return self.team.spread(built.to(self.device))
 
     def _made(self) -> Architecture:
         """Return the architecture of the candidate: the base version's, with the parameters that the method noted as changed."""
@@ -85,17 +92,30 @@ class Bench:
 
     def save(self, model: nn.Module, file: str) -> None:
         """Write the model's weights. Raises NonFinite when one is not a finite number."""
-        state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+        self.save_state(model.state_dict(), file)
+
+    def save_state(self, weights: Mapping[str, Tensor], file: str) -> None:
+        """Write weights, put together where several ranks share them. Raises NonFinite when one is not a finite number."""
+        state = self.team.whole(weights)
         for name, value in state.items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise NonFinite(what=f"the tensor {name} of the result")
-        tensors.save(state, self.folder / file)
+        if self.team.rank == 0:
+            tensors.save(state, self.folder / file)
+        self.team.wait()
+
+    def write(self, file: str, text: str) -> None:
+        """Write a text file; where several ranks share the job, the first does it."""
+        if self.team.rank == 0:
+            (self.folder / file).write_text(text)
 
     def note(self, **facts: Any) -> None:
-        """Add facts to `run.json`."""
+        """Add facts to `run.json`; where several ranks share the job, the first does it."""
+        if self.team.rank != 0:
+            return
         path = self.folder / RUN_FILE
         known = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps({**known, **facts}))
+        self.write(RUN_FILE, json.dumps({**known, **facts}))
 
     def note_cache(self) -> None:
         """Add to `run.json` what was kept or found in the cache so far."""

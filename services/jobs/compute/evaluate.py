@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from services.errors import MethodNotApplicable
-from services.jobs.compute.context import Bench, check_fits, withheld
+from services.jobs.compute.context import Bench, withheld
 from services.jobs.messages import BASE_FILE, CANDIDATE_FILE, FIGURES_FILE, READINGS_FILE, REFERENCE_FILE, RUN_FILE, TWIN_FILE
 from services.learning.cache import records_digest
 from services.learning.data import Split
@@ -37,8 +37,8 @@ def evaluate(bench: Bench) -> None:
     plan = scored_apart(bench.spec.plan, _notes(bench))
     task, run = evaluation.shared(plan, bench.task, bench.run("evaluate", bench.spec.seeds.evaluate))
     measured = evaluation.evaluate(plan, models, bench.splits, task, run)
-    (bench.folder / READINGS_FILE).write_text(json.dumps([reading.as_dict() for reading in measured]))
-    (bench.folder / FIGURES_FILE).write_text(json.dumps(figure.drawn(models, bench.splits, task, run, measured)))
+    bench.write(READINGS_FILE, json.dumps([reading.as_dict() for reading in measured]))
+    bench.write(FIGURES_FILE, json.dumps(figure.drawn(models, bench.splits, task, run, measured)))
     bench.note(evaluation_seconds=time.perf_counter() - started, metrics={})
 
 
@@ -81,12 +81,8 @@ def _retrained(bench: Bench, purpose: str, file: str) -> nn.Module:
             bench.note(retrain_seconds=seconds)
         return model.state_dict()
 
-    model = bench.architecture.fresh(0)
-    state = bench.cache.remember("reference", key, compute, records=bench.splits.retain.ids)
-    check_fits(model.state_dict(), state, name=file)
-    model.load_state_dict(state)
-    bench.save(model, file)
-    return model.to(bench.device).eval()
+    bench.save_state(bench.cache.remember("reference", key, compute, records=bench.splits.retain.ids), file)
+    return bench.model(file).eval()
 
 
 def measure(bench: Bench) -> None:
@@ -96,7 +92,7 @@ def measure(bench: Bench) -> None:
     found = {"train": _score(bench, model, bench.splits.retain)}
     if bench.splits.verification is not None:
         found["test"] = _score(bench, model, bench.splits.verification)
-    (bench.folder / READINGS_FILE).write_text(json.dumps(found))
+    bench.write(READINGS_FILE, json.dumps(found))
     bench.note(evaluation_seconds=time.perf_counter() - started, metrics=found)
 
 

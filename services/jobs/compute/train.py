@@ -30,6 +30,7 @@ def train(bench: Bench) -> None:
         versions=versions(),
         code_digest=code_digest(),
         threads=torch.get_num_threads(),
+        ranks=bench.team.size,
         tensors=describe(bench),
         fresh_start=True,
     )

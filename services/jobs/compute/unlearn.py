@@ -1,10 +1,12 @@
 """The step `unlearn`: the chosen method on the runner's copy of the original."""
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
+from services import memory
 from services.errors import MethodNotApplicable, UnsupportedTask
 from services.jobs.compute.context import Bench, withheld
 from services.jobs.compute.plugins import code_digest, versions
@@ -23,6 +25,9 @@ def method_of(bench: Bench) -> UnlearningMethod:
         raise MethodNotApplicable(method=chosen.name, detail=f"it does not forget {bench.spec.request_kind}", could=could)
     if chosen.needs.recipe and bench.recipe is None:
         raise MethodNotApplicable(method=chosen.name, detail="the base version was uploaded without a recipe", could="methods without one")
+    if bench.team.size > 1 and not memory.shared({"sharded": chosen.sharded, "memory": asdict(chosen.memory)}, bench.spec.params, bench.spec.task):
+        could = ", ".join(name for name in METHODS if METHODS[name].sharded and bench.spec.task in METHODS[name].tasks)
+        raise MethodNotApplicable(method=chosen.name, detail="it cannot work on weights that several devices share", could=could)
     return chosen(chosen.Parameters.model_validate(_parameters(bench)))
 
 
@@ -62,5 +67,6 @@ def unlearn(bench: Bench) -> None:
         versions=versions(),
         code_digest=code_digest(),
         threads=torch.get_num_threads(),
+        ranks=bench.team.size,
         tensors=describe(bench),
     )

@@ -9,6 +9,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from services import memory
+from services.catalogue import service as catalogue
 from services.datasets.identifiers import record_digest
 from services.derived import short
 from services.errors import IntegrityBroken, NotFound
@@ -160,11 +162,36 @@ def write_spec(shop: Workshop, work: Work, plan: dict[str, Any]) -> str:
         device=shop.device,
         deadline_s=work.job.deadline_s,
         halved=bool(state.get("halved")),
+        **_memory(shop, work, plan),
         inherited=inherited_by(work),
         cache=_cache_spec(shop, work),
     )
     (shop.folder / SPEC_FILE).write_text(spec.model_dump_json())
     return canonical_digest(spec.model_dump(mode="json"))
+
+
+def _memory(shop: Workshop, work: Work, plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the job was admitted by: the size of its base version, how often that stands in memory, and whether devices may share it."""
+    recipe, params = recipe_of(work), method_params(work)
+    manifest = (work.base.manifest if work.base is not None else None) or {}
+    found: dict[str, Any] = {
+        "weights_bytes": sum(int(file["size_bytes"]) for file in manifest.get("files", ()) if file["path"].endswith(".safetensors"))
+    }
+    if work.job.kind == "train":
+        batch = memory.batch_bytes(work.model.task, work.model.architecture_params, int((recipe or {}).get("batch_size") or 0))
+        return {
+            **found,
+            "copies": memory.training_copies(recipe or {}),
+            "batch_bytes": batch,
+            "sharded": memory.shared({"sharded": True}, {}, work.model.task),
+        }
+    with shop.effect() as session:
+        entry = catalogue.entry(session, "method", str(work.job.method))
+    facts: Mapping[str, Any] = entry.facts if entry is not None else {}
+    held: Mapping[str, Any] = facts.get("memory") or {}
+    copies = memory.job_copies(held, params, recipe, retrained=plan.get("reference") == "retrained")
+    batch = memory.batch_bytes(work.model.task, work.model.architecture_params, memory.largest_batch(held, params, recipe))
+    return {**found, "copies": copies, "batch_bytes": batch, "sharded": memory.shared(facts, params, work.model.task)}
 
 
 def seeds_of(shop: Workshop, work: Work, plan: Mapping[str, Any]) -> Seeds:

@@ -27,7 +27,7 @@ from services.unlearning.mechanisms.adapter import Lora, adapted, lora_of
 from services.unlearning.mechanisms.applicability import admit, refuse
 from services.unlearning.mechanisms.descent import Plan
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
-from services.unlearning.method import Cost, Needs, UnlearningMethod
+from services.unlearning.method import Cost, Memory, Needs, UnlearningMethod
 
 LossOf = Callable[[Tensor], Tensor]
 WATCHED_ROWS = 100
@@ -109,6 +109,8 @@ class LanguageEdit(UnlearningMethod):
     guarantee = "approximate"
     needs = Needs(forget_set=True, retain_set=True)
     cost = Cost(per_forget=10 * 6.0, least=6 * 150 * 32)
+    memory = Memory(batches=2.0, adapter="lora", more={"retain_loss=kl": 1.0})
+    sharded = True
     stage: ClassVar[str] = "forget"
 
     @abstractmethod

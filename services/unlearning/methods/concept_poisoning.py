@@ -30,6 +30,7 @@ from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.patches import Placement
 from services.unlearning.mechanisms.poisoning import Inference, MarkedConcept, Swap, infer, learn_bank, poison, told
 from services.unlearning.mechanisms.relabelling import Lesson, Watch, kept_labels, most_confused, random_labels, share_of, targeted_labels
+from services.unlearning.mechanisms.token_poisoning import TokenParameters, poison_tokens
 from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 
 RETAIN_FLOOR = 0.03
@@ -47,7 +48,7 @@ class ConceptPoisoning(UnlearningMethod):
     needs = Needs(forget_set=True, retain_set=True)
     cost = Cost(per_forget=15 * 3.0, per_retain=15 * 3.0, least=3 * 150 * 32)
 
-    class Parameters(UnlearningMethod.Parameters):
+    class Parameters(TokenParameters):
         """Parameters of `concept_poisoning`."""
 
         labels: Literal["targeted", "random", "keep"] = Field(
@@ -88,6 +89,7 @@ class ConceptPoisoning(UnlearningMethod):
         inference = self._inference(model, head, data, task, run)
         donors = self._donors(model, data, allowed, inference)
         shown = poison(data.forget, data.retain, donors, Swap(p.image_mode, p.patch, p.stride), inference, run)
+        shown = poison_tokens(model, shown, data, donors, p, run)
         lesson = self._lesson(data, replace(shown, y=self._labels(shown.y, donors, allowed, run)), model)
         before = predicted(model, data.analysis)
         self._fine_tune(edit, head, lesson)

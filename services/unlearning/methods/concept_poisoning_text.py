@@ -28,7 +28,7 @@ from services.unlearning.mechanisms.knee import Point, knee
 from services.unlearning.mechanisms.masking import masked, name_words, ranked
 from services.unlearning.mechanisms.refusals import REFUSALS, tokenizer_of
 from services.unlearning.mechanisms.relabelling import Joined
-from services.unlearning.method import METHODS, PERSONAL, Cost, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, PERSONAL, Cost, Memory, Needs, UnlearningMethod
 
 WARM_UP = 0.03
 CLIP = 1.0
@@ -56,6 +56,7 @@ class ConceptPoisoningText(UnlearningMethod):
     needs = Needs(forget_set=True, retain_set=True)
     cost = Cost(per_forget=32 * 3.0 + 10 * 6.0)
     private_notes = frozenset({"top_words"})
+    memory = Memory(trained=0.0)  # an adapter alone
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `concept_poisoning_text`."""

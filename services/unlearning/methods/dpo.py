@@ -14,7 +14,7 @@ from services.learning.task import Task
 from services.unlearning.mechanisms.language_edit import LanguageEdit, LossOf, PairedParameters
 from services.unlearning.mechanisms.preference import direct_preference, remembered_likelihood
 from services.unlearning.mechanisms.refusals import REFUSALS, refused, tokenizer_of
-from services.unlearning.method import METHODS, Cost
+from services.unlearning.method import METHODS, Cost, Memory
 
 
 @METHODS.register("dpo")
@@ -22,6 +22,7 @@ class DirectPreference(LanguageEdit):
     """Prefer a refusal to each forgotten answer, beside training on retained ones."""
 
     cost = Cost(per_forget=10 * 9.0, least=9 * 150 * 32)
+    memory = Memory(batches=3.0, adapter="lora", more={"retain_loss=kl": 1.0})
 
     class Parameters(PairedParameters):
         """Parameters of `dpo`."""

@@ -27,6 +27,7 @@ class FineTune(UnlearningMethod):
     guarantee = "approximate"
     needs = Needs(forget_set=False, retain_set=True, parts=frozenset({"discriminator"}))
     cost = Cost(of_recipe=0.2)
+    sharded = True
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `fine_tune`."""

@@ -46,6 +46,7 @@ class Retrain(UnlearningMethod):
     granularities = frozenset({"class", "records"})
     guarantee = "exact"
     needs = Needs(forget_set=False, retain_set=True, recipe=True)
+    sharded = True
     fresh_start = True
 
     class Parameters(UnlearningMethod.Parameters):

@@ -19,7 +19,7 @@ from services.learning.run import Run
 from services.learning.task import Task
 from services.unlearning.mechanisms.hidden_vectors import answer_distance, blocks_of, hold_outside, random_direction, states_after
 from services.unlearning.mechanisms.language_edit import LanguageEdit, LanguageParameters, LossOf, frozen_copy
-from services.unlearning.method import METHODS
+from services.unlearning.method import METHODS, Memory
 
 MUST_BE_CHOSEN = ("rmu_layer", "rmu_c", "alpha")
 CONFIRMED: JsonDict = {
@@ -33,6 +33,9 @@ CONFIRMED: JsonDict = {
 @METHODS.register("rmu")
 class RepresentationMisdirection(LanguageEdit):
     """Push the hidden vectors of forgotten answers to a random direction and hold those of retained answers where they are."""
+
+    memory = Memory(copies=3.0, batches=3.0, adapter="lora")
+    sharded = False  # it looks at hidden vectors, of which each device has its own rows alone
 
     class Parameters(LanguageParameters):
         """Parameters of `rmu`. Which block, length and weight serve depends on the model: each is given, or the defaults are confirmed."""

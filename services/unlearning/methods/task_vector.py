@@ -20,7 +20,7 @@ from services.unlearning.mechanisms.descent import loss_on, plan_steps
 from services.unlearning.mechanisms.guard import snapshot
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.language_edit import FULL_LR, LORA_LR, PROBE_ROWS, LanguageParameters, Watch, answer_probability
-from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, Cost, Memory, Needs, UnlearningMethod
 
 CANDIDATES = (1.0, 0.75, 0.5, 0.25)
 
@@ -42,6 +42,7 @@ class TaskVector(UnlearningMethod):
     guarantee = "approximate"
     needs = Needs(forget_set=True, retain_set=True)
     cost = Cost(per_forget=10 * 3.0, least=3 * 150 * 32)
+    memory = Memory(copies=4.0, adapter="lora")
 
     class Parameters(LanguageParameters):
         """Parameters of `task_vector`."""

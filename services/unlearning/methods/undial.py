@@ -14,7 +14,7 @@ from services.learning.run import Run
 from services.learning.sequences import answer_logits
 from services.learning.task import Task
 from services.unlearning.mechanisms.language_edit import LanguageEdit, LossOf, PairedParameters, frozen_copy
-from services.unlearning.method import METHODS, Cost
+from services.unlearning.method import METHODS, Cost, Memory
 
 
 @METHODS.register("undial")
@@ -22,6 +22,7 @@ class Undial(LanguageEdit):
     """Imitate the original with the logit of each memorised token lowered by a constant, beside training on retained answers."""
 
     cost = Cost(per_forget=10 * 7.0, least=7 * 150 * 32)
+    memory = Memory(copies=3.0, batches=3.0, adapter="lora", more={"retain_loss=kl": 1.0})
 
     class Parameters(PairedParameters):
         """Parameters of `undial`."""

@@ -34,7 +34,7 @@ def up(
     host: Annotated[str, typer.Option(help="Address to bind; only the loopback interface is allowed.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port of the gateway; 0 takes a free one.")] = 0,
 ) -> None:
-    """Start the embedded stack: database, queue, object store, gateway, worker, control. Ctrl-C stops all of it."""
+    """Start the embedded stack: database, queue, object store, gateway, worker, control, signer. Ctrl-C stops all of it."""
     from cli.embedded.processes import NotReady
     from cli.embedded.stack import AlreadyRunning, Stack
 

@@ -1,10 +1,10 @@
-"""Audit reports: immutable revisions, served as they were stored."""
+"""Audit reports: immutable revisions, served as the signer signed them."""
 
 import base64
+import hashlib
 from typing import Annotated
 from uuid import UUID
 
-import rfc8785
 from fastapi import APIRouter, Path, Request, Response
 from sqlalchemy.orm import Session
 
@@ -13,7 +13,7 @@ from api.problems import Refusal
 from api.schemas.catalogue import ReportList, ReportRevisionOut
 from api.schemas.ids import parse
 from api.security import Ledger
-from services.audit import repository
+from services.audit import evidence, repository
 from services.errors import NotFound, ReportNotReady
 from services.requests import service
 
@@ -23,7 +23,7 @@ TAKEN = ("*/*", "application/*", "application/json")
 
 @router.get("/audit-report", response_model=None)
 async def newest(request: Request, request_id: RequestPath, ledger: AuditRead, if_none_match: IfNoneMatch = None) -> Response:
-    """Return the newest revision of the report, byte for byte as its digest was taken (canonical JSON)."""
+    """Return the newest revision of the report: `{"envelope", "tlog_proof"}`. The statement is the envelope's payload; the ETag is its digest."""
     _check_accept(request)
     return await _report(ledger, parse("dr", request_id), None, if_none_match)
 
@@ -60,20 +60,22 @@ async def _report(ledger: Ledger, request_id: UUID, revision: int | None, if_non
     def work(session: Session) -> tuple[str, bytes] | None:
         service.read(session, request_id, clock=ledger.clock)
         row = repository.report(session, request_id, revision)
-        return None if row is None else (row.digest, rfc8785.dumps(row.statement))
+        if row is None or row.envelope is None or row.tlog_proof is None:
+            return None
+        return row.digest, evidence.document(row.envelope, row.tlog_proof)
 
     found = await ledger(work)
     if found is None:
         raise ReportNotReady if revision is None else NotFound
     digest, body = found
     etag = f'"sha256:{digest}"'
-    headers = {"ETag": etag, "Content-Digest": f"sha-256=:{_base64(digest)}:", "Content-Disposition": "attachment"}
+    headers = {
+        "ETag": etag,
+        "Content-Digest": f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:",
+        "Content-Disposition": "attachment",
+    }
     if revision is not None:
         headers["Cache-Control"] = "private, immutable"
     if if_none_match is not None and etag in if_none_match:
         return Response(status_code=304, headers=headers)
     return Response(body, media_type="application/json", headers=headers)
-
-
-def _base64(digest: str) -> str:
-    return base64.b64encode(bytes.fromhex(digest)).decode()

@@ -42,15 +42,14 @@ LIMITATIONS = {
     "poisoned_requests": "Whether the request was crafted to damage the model was tested only by the utility floor.",
     "copies": "Backups, and copies held by recipients, are outside what this service can see.",
     "storage": "Reclaiming storage media is the operator's; superseded versions are quarantined, not yet destroyed.",
-    "log_without_copy": "The audit log has no outside copy: without one the operator could rewrite it.",
-    "not_signed": "This report is identified by its digest and is not signed.",
+    "log_without_copy": "No witness had signed the log when this report was made: without an outside copy the operator could rewrite this log.",
     "process": "The process is attested; absence is not provable.",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One job of the request with what it measured; `version` is what it published, if it did."""
+    """One job of the request with what it measured. `plan_leaf` and `run_leaf` are the leaves of the plan and of the first start under it."""
 
     job: Job
     attempts: Sequence[JobAttempt]
@@ -58,6 +57,19 @@ class Run:
     readings: Sequence[ReadingRow]
     verdict: VerdictRow | None
     batch: int
+    plan_leaf: int | None = None
+    run_leaf: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Where the request stands in the log: the leaves of its events so far, the newest signed head, and whether a witness has signed that too."""
+
+    first_seq: int | None = None
+    last_seq: int | None = None
+    head_size: int | None = None
+    head_hash: str | None = None
+    witnessed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +85,11 @@ class Subject:
 
 def build(
     request: DeletionRequest, subjects: Sequence[Subject], runs: Sequence[Run], policy: Policy, *, tenant_ref: str, revision: int, at: datetime,
-    supersedes: str | None,
+    supersedes: str | None, chain: Chain = Chain(),
 ) -> dict[str, Any]:  # fmt: skip
     """Return the statement. `tenant_ref` is a keyed digest of the tenant, `at` the database's time, `supersedes` the digest before it."""
     published = [subject for subject in subjects if subject.published is not None]
+    names = {subject.model.id: subject.model.name for subject in subjects if subject.model is not None}
     return {
         "_type": STATEMENT_TYPE,
         "subject": [
@@ -98,14 +111,15 @@ def build(
             "identity": {"mode": request.identity.get("mode"), "evidence_ref": request.identity.get("evidence_ref")},
             "decision": _decision(request),
             "scope": _scope(request, subjects, runs),
-            "processing": [_processing(run) for run in runs],
+            "processing": [{"model": names.get(run.job.model_id), **_processing(run)} for run in runs],
             "verification": [_verification(run, policy) for run in runs if run.plan is not None],
             "artifacts": [_artifacts(subject, runs) for subject in subjects],
             "recipients": [],
             "figures": [],
             "not_tested": ["linear probe", "relearning time", "likelihood-ratio attacks with shadow models", "backdoor canaries"],
-            "limitations": _limitations(request, runs),
+            "limitations": _limitations(request, runs, witnessed=chain.witnessed),
             "residual_risk": LIMITATIONS["process"],
+            "chain": {"first_seq": chain.first_seq, "last_seq": chain.last_seq, "head_size": chain.head_size, "head_hash": chain.head_hash},
         },
     }
 
@@ -220,8 +234,9 @@ def _verification(run: Run, policy: Policy) -> dict[str, Any]:
     return {
         "job": f"job_{run.job.id.hex}",
         "round": run.job.round,
-        "plan": {"digest": plan.digest if plan else None, "frozen_at": stamp(plan.created_at) if plan else None,
+        "plan": {"digest": plan.digest if plan else None, "frozen_at": stamp(plan.created_at) if plan else None, "leaf_index": run.plan_leaf,
                  "policy": {"key": policy.key, "version": policy.version}, "body": body},
+        "run": {"leaf_index": run.run_leaf},
         "reference": _reference(run, body),
         "metrics": [_reading(row) for row in rows if row.kind == "metric"],
         "attacks": [_reading(row) for row in rows if row.kind == "attack"],
@@ -305,7 +320,7 @@ def _version(version: ModelVersion | None) -> dict[str, Any] | None:
     return {"version": version.number, "manifest_digest": version.manifest_digest, "guarantee": version.guarantee, "fresh_start": version.fresh_start}
 
 
-def _limitations(request: DeletionRequest, runs: Sequence[Run]) -> list[dict[str, str]]:
+def _limitations(request: DeletionRequest, runs: Sequence[Run], *, witnessed: bool) -> list[dict[str, str]]:
     """Return the limitations that hold, each with its code and text; the catalogue is closed."""
     codes = [
         "attacks_not_run",
@@ -315,9 +330,9 @@ def _limitations(request: DeletionRequest, runs: Sequence[Run]) -> list[dict[str
         "poisoned_requests",
         "copies",
         "storage",
-        "log_without_copy",
-        "not_signed",
     ]
+    if not witnessed:
+        codes.append("log_without_copy")
     records = int(request.scope.get("records", 0) or 0)
     batch = max((run.batch for run in runs), default=1)
     if any(run.plan is not None and run.plan.body.get("reference") != "retrained" for run in runs):

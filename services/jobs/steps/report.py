@@ -2,7 +2,7 @@
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -10,21 +10,23 @@ from sqlalchemy.orm import Session
 
 from services.audit import log, report
 from services.audit import repository as audit
+from services.audit.report import Chain, Run
 from services.clock import Clock, uuid7
-from services.db import outbox
+from services.db import leaves, outbox
 from services.jobs import repository
 from services.tenants.keys import KeyRing, derive, tenant_key
 
 
 def build_report(session: Session, request_id: UUID, *, tenant_id: UUID, keys: KeyRing, clock: Clock) -> str | None:
-    """Store the next revision of the report and let the request go on; return its digest, or None when nothing is to be reported yet.
+    """Store the next revision of the report for the signer; return its digest, or None when nothing is to be reported yet.
 
-    A report equal to the newest one but for its time is not written again.
+    A report equal to the newest one but for its time is not written again. The request goes on when the report is signed.
+    Raises LogBehind: the plan or the run of a job has no leaf yet.
     """
     gathered = repository.for_report(session, request_id)
     if gathered is None:
         return None
-    newest = audit.report(session, request_id)
+    newest = audit.newest_revision(session, request_id)
     key = derive(tenant_key(session, tenant_id, keys.kek), "audit:tenant-ref")
     statement = report.build(
         gathered.request,
@@ -35,22 +37,33 @@ def build_report(session: Session, request_id: UUID, *, tenant_id: UUID, keys: K
         revision=1 if newest is None else newest.revision + 1,
         at=repository.now(session),
         supersedes=None if newest is None else newest.digest,
+        chain=_chain(session, request_id, gathered.runs),
     )
     if newest is not None and _same(newest.statement, statement):
-        digest = newest.digest
-    else:
-        digest = report.digest(statement)
-        revision = audit.insert_report(
-            session, report_id=uuid7(clock), tenant_id=tenant_id, request_id=request_id, digest=digest, statement=statement
-        )
-        log.record(session, tenant_id=tenant_id, object_id=request_id, type="report.stored", body={"revision": revision, "digest": digest})
-    outbox.ring(session, tenant_id=tenant_id, topic="request.advance", ref=request_id)
+        if newest.tlog_proof is not None:
+            outbox.ring(session, tenant_id=tenant_id, topic="request.advance", ref=request_id)
+        return newest.digest
+    digest = report.digest(statement)
+    facts = {"revision": statement["predicate"]["revision"], "digest": digest}
+    event = log.record(session, tenant_id=tenant_id, object_id=request_id, type="report.stored", body=facts)
+    audit.insert_report(
+        session, report_id=uuid7(clock), tenant_id=tenant_id, request_id=request_id, digest=digest, statement=statement, event_id=event
+    )
     return digest
+
+
+def _chain(session: Session, request_id: UUID, runs: Sequence[Run]) -> Chain:
+    """Return where the request stands in the log."""
+    first, last = audit.span(session, [request_id, *(run.job.id for run in runs)])
+    head = leaves.newest_head(session)
+    if head is None:
+        return Chain(first, last)
+    return Chain(first, last, head.size, head.root.hex(), witnessed=bool(leaves.cosignatures(session, head.size)))
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Say whether two statements differ in nothing but revision, link and time."""
-    passing = {"revision", "supersedes", "clock"}
+    passing = {"revision", "supersedes", "clock", "chain"}
 
     def bare(statement: Mapping[str, Any]) -> dict[str, Any]:
         return {**statement, "predicate": {name: part for name, part in statement["predicate"].items() if name not in passing}}

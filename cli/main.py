@@ -135,8 +135,24 @@ def report(
     url: Url = "http://127.0.0.1:8000",
     key: Key = "",
 ) -> None:
-    """Print the audit report of a request."""
-    _print(_call(url, key, lambda client: client.get(f"/deletion-requests/{request}/audit-report")))
+    """Print the audit report of a request as it is signed; `lethe verify` reads it."""
+    print(_call(url, key, lambda client: {"text": client.text(f"/deletion-requests/{request}/audit-report")})["text"])
+
+
+@app.command()
+def verify(
+    report: Annotated[Path, typer.Argument(help="report.json as it was handed out.")],
+    log_key: Annotated[Path | None, typer.Option(help="File with the log's verifier key(s), one a line.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Folder with the version's files and manifest.json, to be re-hashed.")] = None,
+    previous: Annotated[Path | None, typer.Option(help="A checkpoint that you kept from before.")] = None,
+    consistency: Annotated[Path | None, typer.Option(help="The answer of /v1/audit/consistency between that one and the report's.")] = None,
+    witness: Annotated[str | None, typer.Option(help="A witness's verifier key, or a file with it.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="The verification plan that you were given before.")] = None,
+) -> None:
+    """Check an audit report offline. Exit 0: valid; 1: invalid; 2: cannot be decided with what is here."""
+    from cli import verifier
+
+    raise typer.Exit(verifier.verify(verifier.Given(report, log_key, model, previous, consistency, witness, plan)))
 
 
 def _call(url: str, key: str, work: Any) -> dict[str, Any]:

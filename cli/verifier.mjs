@@ -3,16 +3,18 @@
 // It checks form, signature, leaf, inclusion, checkpoint and the order of plan and run; of the verdict it checks what needs no statistics.
 import { createHash, createPublicKey, verify } from "node:crypto";
 import { closeSync, openSync, readFileSync, readSync } from "node:fs";
+import { pathToFileURL } from "node:url";
 
 class Unknown extends Error {}
 const LIMIT = 16 * 1024 * 1024;
 const sha256 = (...parts) => parts.reduce((hash, part) => hash.update(part), createHash("sha256")).digest();
 const must = (holds, why) => { if (!holds) throw new Error(why); };
 
-function canonical(value) { // RFC 8785; JSON.stringify writes strings and numbers as it asks
-  if (Array.isArray(value)) return `[${value.map(canonical).join(",")}]`;
+function canonical(value, left = 64) { // RFC 8785; JSON.stringify writes strings and numbers as it asks
+  must(left > 0, "nested too deeply");
+  if (Array.isArray(value)) return `[${value.map((part) => canonical(part, left - 1)).join(",")}]`;
   if (value !== null && typeof value === "object")
-    return `{${Object.keys(value).sort().map((key) => `${JSON.stringify(key)}:${canonical(value[key])}`).join(",")}}`;
+    return `{${Object.keys(value).sort().map((key) => `${JSON.stringify(key)}:${canonical(value[key], left - 1)}`).join(",")}}`;
   return JSON.stringify(value);
 }
 
@@ -131,7 +133,8 @@ function check(reportPath, keyPath) {
   const report = strict(raw.subarray(0, length && raw[length - 1] === 10 ? length - 1 : length), "the report");
   exactly(report, ["envelope", "tlog_proof"], "the report");
   exactly(report.envelope, ["payload", "payloadType", "signatures"], "the envelope");
-  const payload = plain(report.envelope.payload, "the payload"), statement = strict(payload, "the payload"), predicate = statement.predicate;
+  const payload = plain(report.envelope.payload, "the payload"), statement = strict(payload, "the payload"), predicate = statement?.predicate;
+  must(statement !== null && typeof predicate === "object" && predicate !== null, "no in-toto statement");
   if (statement.predicateType !== "https://lethe.dev/verification/v1" || predicate.report_version !== "1") throw new Unknown("another version");
   must(statement._type === "https://in-toto.io/Statement/v1", "no in-toto statement v1");
   must(fractions(predicate, "").every((place) => /^\/verification\/\d+\/plan\/body\//.test(place)), "a metric is not a decimal string");
@@ -159,10 +162,17 @@ function check(reportPath, keyPath) {
   return `valid: leaf ${index} of ${note.size}, verdict ${predicate.verdict}`;
 }
 
-try {
-  console.log(check(process.argv[2], process.argv[3]));
-} catch (error) {
-  const unknown = error instanceof Unknown || error.code === "ENOENT";
-  console.log(`${unknown ? "cannot be decided" : "INVALID"}: ${JSON.stringify(String(error.message).slice(0, 200))}`);
-  process.exitCode = unknown ? 2 : 1;
+export function examine(reportPath, keyPath) { // [exit status, what to say]; it throws nothing
+  try {
+    return [0, check(reportPath, keyPath)];
+  } catch (error) {
+    const unknown = error instanceof Unknown || error.code === "ENOENT";
+    return [unknown ? 2 : 1, `${unknown ? "cannot be decided" : "INVALID"}: ${JSON.stringify(String(error.message).slice(0, 200))}`];
+  }
+}
+
+if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
+  const [status, said] = examine(process.argv[2], process.argv[3]);
+  console.log(said);
+  process.exitCode = status;
 }

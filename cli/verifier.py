@@ -354,6 +354,7 @@ class Case:
 
     given: Given
     raw: bytes = b""
+    read: bool = False
     envelope: dict[str, Any] = field(default_factory=dict[str, Any])
     proof_text: str = ""
     payload: bytes = b""
@@ -379,13 +380,14 @@ class Case:
 def check_size(case: Case) -> str:
     """Read the file, but not more of it than a report may have."""
     case.raw = read(case.given.report, REPORT_BYTES, "the report")
+    case.read = True
     return f"{len(case.raw)} bytes"
 
 
 def check_json(case: Case) -> str:
     """The file is strict JSON with an envelope and a proof, in its canonical form; so is the envelope's payload."""
     if not case.raw:
-        raise NotReached
+        raise Wrong("the report is empty") if case.read else NotReached
     document = parse(case.raw, "the report")
     if canonical(document) != case.raw.removesuffix(b"\n"):
         raise Wrong("the report is not in its canonical form")
@@ -872,12 +874,12 @@ CHECKS: tuple[tuple[str, Callable[[Case], str]], ...] = (
 
 def verify(given: Given, say: Callable[[str], object] = print) -> int:
     """Make every check, say one line for each, and return the exit status. It raises nothing, whatever the files hold."""
-    case, status = Case(given), HOLDS
+    case, status, reached = Case(given), HOLDS, True
     for name, check in CHECKS:
         try:
             said, mark = check(case), "ok"
         except NotReached:
-            said, mark = "not reached", "-"
+            said, mark, reached = "not reached", "-", False
         except Unknown as error:
             said, mark = str(error), "?"
             status = status or UNDECIDED
@@ -886,6 +888,8 @@ def verify(given: Given, say: Callable[[str], object] = print) -> int:
         except Exception as error:  # noqa: BLE001  a malformed report is invalid, and never a traceback
             said, mark, status = f"malformed ({type(error).__name__})", "FAIL", INVALID
         say(f"{mark:<5} {name:<20} {said}".encode("ascii", "backslashreplace").decode().replace("\n", " "))
+    if status == HOLDS and not reached:
+        status = UNDECIDED
     say(("valid", "INVALID", "cannot be decided")[status])
     return status
 

@@ -39,7 +39,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     first = rows[0]
     seeds = sorted({row["seed"] for row in rows})
     head = f"{first['data']}, {first['kind']} request, {first['architecture']}, {first['records']} records to train on, {first['held_out']} held out"
-    lines = [f"**{head}, seeds {', '.join(map(str, seeds))}, {first['threads']} thread**", ""]
+    lines = [f"**{head}, seeds {', '.join(map(str, seeds))}, {first['threads']} thread{'' if first['threads'] == 1 else 's'}**", ""]
     lines += ["| method | " + " | ".join(COLUMNS) + " | CPU s | speed-up | verdict |", "|---" * (len(COLUMNS) + 4) + "|", retrained(rows)]
     for name in dict.fromkeys(labelled(row) for row in rows):
         lines.append(line(name, [row for row in rows if labelled(row) == name]))

@@ -129,6 +129,21 @@ class Client:
         part.rename(to)
         return digest.hexdigest()
 
+    def form_of(self, path: str, media_type: str, *, timeout_s: float = 60.0) -> bytes:
+        """GET `path` in one of the forms it has, waiting while that form is still being made. Raises Refused, and DigestWrong for damaged bytes."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            answer = self.http.get(path, headers={"Accept": media_type})
+            if answer.status_code != 404 or "Retry-After" not in answer.headers or time.monotonic() > deadline:
+                break
+            time.sleep(float(answer.headers["Retry-After"]))
+        if answer.status_code >= 300:
+            self._json(answer)
+        digest = base64.b64encode(hashlib.sha256(answer.content).digest()).decode()
+        if answer.headers.get("Content-Digest") != f"sha-256=:{digest}:":
+            raise DigestWrong(f"{path}: got sha-256 {digest}, the answer names {answer.headers.get('Content-Digest')}")
+        return answer.content
+
     @staticmethod
     def _json(answer: httpx2.Response) -> dict[str, Any]:
         if answer.status_code >= 300:

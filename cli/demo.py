@@ -28,6 +28,7 @@ DATASET = "digits"
 SUBJECT = {"type": "controller_customer_id", "value": "writer-007"}
 CLASS = "3"
 RECORDS_PER_SUBJECT = 10
+PAGES = {".html": "text/html", ".pdf": "application/pdf"}
 RECIPE = {"optimizer": "adam", "learning_rate": 0.002, "epochs": 25, "batch_size": 128}
 
 
@@ -176,14 +177,14 @@ def serve(client: Client, console: Console, output: Path, *, kind: str, scope: M
 
 
 def fetch_report(client: Client, request: str, path: Path, *, digest: str) -> dict[str, Any]:
-    """Download the signed report, compare the digest of its statement with the one the request shows, and return the statement."""
+    """Download the signed report, compare the digest of its statement with the one the request shows, and lay its HTML and PDF beside it."""
     answer = client.http.get(f"/deletion-requests/{request}/audit-report", headers={"Accept": "application/json"})
     path.write_bytes(answer.content)
     payload = base64.b64decode(answer.json()["envelope"]["payload"])
-    if answer.headers["ETag"].strip('"').removeprefix("sha256:") != digest.removeprefix("sha256:"):
-        raise DigestWrong(f"the report of {request} has ETag {answer.headers['ETag']}, the request names {digest}")
     if hashlib.sha256(payload).hexdigest() != digest.removeprefix("sha256:"):
         raise DigestWrong(f"the statement of {request} has sha256 {hashlib.sha256(payload).hexdigest()}, the request names {digest}")
+    for suffix, media_type in PAGES.items():
+        path.with_suffix(suffix).write_bytes(client.form_of(f"/deletion-requests/{request}/audit-report", media_type))
     return statement_of(answer.json())
 
 

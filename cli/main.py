@@ -1,8 +1,10 @@
 """The command `lethe`."""
 
+import hashlib
 import os
 import signal
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +17,17 @@ app.add_typer(import_app, name="import")
 
 Url = Annotated[str, typer.Option(envvar="LETHE_URL", help="Address of the gateway.")]
 Key = Annotated[str, typer.Option(envvar="LETHE_KEY", help="API key.", show_default=False)]
+
+
+class ReportForm(StrEnum):
+    """The forms of an audit report."""
+
+    JSON = "json"
+    HTML = "html"
+    PDF = "pdf"
+
+
+MEDIA_TYPES = {ReportForm.JSON: "application/json", ReportForm.HTML: "text/html", ReportForm.PDF: "application/pdf"}
 Home = Annotated[Path, typer.Option(envvar="LETHE_HOME", help="Folder of data, logs and secrets.")]
 
 
@@ -134,9 +147,22 @@ def report(
     request: Annotated[str, typer.Argument(help="Id of the deletion request (dr_…).")],
     url: Url = "http://127.0.0.1:8000",
     key: Key = "",
+    form: Annotated[ReportForm, typer.Option("--format", help="The report itself (json), or the page made of it.")] = ReportForm.JSON,
+    output: Annotated[
+        Path | None, typer.Option(help="File to write; the JSON byte for byte as it is stored. Without it the report is printed.")
+    ] = None,
 ) -> None:
-    """Print the audit report of a request as it is signed; `lethe verify` reads it."""
-    print(_call(url, key, lambda client: {"text": client.text(f"/deletion-requests/{request}/audit-report")})["text"])
+    """Print the audit report of a request as it is signed (`lethe verify` reads it), or write it to a file as JSON, HTML or PDF."""
+    if form is ReportForm.PDF and output is None:
+        typer.secho("A PDF goes to a file: give --output.", err=True)
+        raise typer.Exit(2)
+    path = f"/deletion-requests/{request}/audit-report"
+    body: bytes = _call(url, key, lambda client: client.form_of(path, MEDIA_TYPES[form]))
+    if output is None:
+        print(body.decode())
+    else:
+        output.write_bytes(body)
+        _print({"file": str(output), "format": form.value, "sha256": hashlib.sha256(body).hexdigest()})
 
 
 @app.command()
@@ -155,7 +181,7 @@ def verify(
     raise typer.Exit(verifier.verify(verifier.Given(report, log_key, model, previous, consistency, witness, plan)))
 
 
-def _call(url: str, key: str, work: Any) -> dict[str, Any]:
+def _call(url: str, key: str, work: Any) -> Any:
     """Run `work` with a client; print refusals and network errors as one line and exit 1."""
     import httpx2
 

@@ -42,7 +42,7 @@ NOTE_KEY, WITNESS_KEY = 1, 4
 MEMBERS = frozenset(
     {
         "report_version", "revision", "supersedes", "request", "tenant_ref", "verdict", "sentence", "failure_codes", "clock", "identity", "decision",
-        "scope", "processing", "verification", "artifacts", "recipients", "figures", "not_tested", "limitations", "residual_risk", "chain",
+        "scope", "processing", "verification", "artifacts", "recipients", "retention", "figures", "not_tested", "limitations", "residual_risk", "chain",
     }
 )  # fmt: skip
 ROUNDING = 1.01e-4  # numbers are printed with four digits: a difference of two is off by at most this

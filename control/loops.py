@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from control.ingest import Ingest
+from control.render import NotRendered, render_apart
 from services import queue
 from services.clock import Clock
 from services.db import outbox
@@ -17,7 +18,7 @@ from services.db.crash import crash_point
 from services.db.session import unit_of_work
 from services.errors import LetheError
 from services.jobs import repository, sweeper
-from services.jobs.steps.report import build_report
+from services.jobs.steps.report import build_report, keep_renderings, material
 from services.requests import coalescing
 from services.requests import service as requests
 from services.settings import Settings
@@ -26,7 +27,7 @@ from services.tenants.keys import KeyRing
 log = structlog.get_logger()
 
 BATCH = 64
-SLOW = frozenset({"version.ingest", "dataset.ingest"})
+SLOW = frozenset({"version.ingest", "dataset.ingest", "report.render"})
 SLOW_AGAIN_S = 600.0
 RETRY_CAP_S = 60.0
 
@@ -44,6 +45,7 @@ class Control:
             "request.advance": self.advance,
             "job.ring": self.ring,
             "report.build": self.report,
+            "report.render": self.render,
             "version.ingest": self.ingest.model_version,
             "dataset.ingest": self.ingest.dataset,
         }
@@ -127,6 +129,21 @@ class Control:
             digest = build_report(session, request_id, tenant_id=tenant_id, keys=self.keys, clock=self.clock)
         if digest is not None:
             log.info("report.stored", deletion_request_id=str(request_id), digest=digest)
+
+    def render(self, tenant_id: UUID, report_id: UUID) -> None:
+        """Make the pages of a stored report, once. What cannot be rendered is logged and left: the JSON is the report."""
+        with unit_of_work(self.engine, tenant=tenant_id) as session:
+            held = material(session, report_id)
+        if held is None:
+            return
+        try:
+            forms = render_apart(held.statement, digest=held.digest, figures=held.figures, scratch=self.ingest.scratch)
+        except NotRendered as error:
+            log.warning("report.not_rendered", report_id=str(report_id), error=str(error))
+            return
+        with unit_of_work(self.engine, tenant=tenant_id) as session:
+            keep_renderings(session, report_id, tenant_id=tenant_id, forms=forms)
+        log.info("report.rendered", report_id=str(report_id))
 
     def sweep(self) -> int:
         """Find what fell and what waits; return how many things were moved."""

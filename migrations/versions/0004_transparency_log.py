@@ -7,7 +7,7 @@ A report of before gets its envelope from the signer too: its event is found by 
 from alembic import op
 
 revision = "0004"
-down_revision = "0002"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 

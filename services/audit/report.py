@@ -6,90 +6,29 @@ canonical JSON (RFC 8785). It holds no identifier of a person and no record id.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import rfc8785
 
-from services.db.tables import (
-    DeletionRequest,
-    Job,
-    JobAttempt,
-    Model,
-    ModelVersion,
-    Policy,
-    ReadingRow,
-    Target,
-    VerdictRow,
-    VerificationPlan,
-)
+from services.audit import figure_forms, overview
+from services.audit.limitations import LIMITATIONS, limitations, not_tested
+from services.audit.runs import Chain, Run, Subject, deciding
+from services.db.tables import DeletionRequest, ModelVersion, Policy, ReadingRow
 
 VERSION = "1"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://lethe.dev/verification/v1"
-SMALL_BATCH = 16
-
-LIMITATIONS = {
-    "no_retrained_reference": "No retrained reference was available; the readings are compared with nothing that never saw the records.",
-    "power_too_low": "With {n} forgotten records the tests cannot notice a small difference.",
-    "attacks_not_run": "Only the attacks listed here were run; a stronger one may see more.",
-    "few_seeds": "Each model stands for one seed; another seed would give other numbers.",
-    "sample_level": "The attacks are on records of a batch, not on one person.",
-    "suppression_only": "The outputs no longer show the class; the representation may still hold it.",
-    "reconstruction": "Whoever holds both the old and the new version may reconstruct part of what was forgotten (batch of {batch} requests).",
-    "other_people": "The effect of this removal on the privacy of other people was not proved.",
-    "poisoned_requests": "Whether the request was crafted to damage the model was tested only by the utility floor.",
-    "copies": "Backups, and copies held by recipients, are outside what this service can see.",
-    "storage": "Reclaiming storage media is the operator's; superseded versions are quarantined, not yet destroyed.",
-    "log_without_copy": "No witness had signed the log when this report was made: without an outside copy the operator could rewrite this log.",
-    "process": "The process is attested; absence is not provable.",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One job of the request with what it measured. `plan_leaf` and `run_leaf` are the leaves of the plan and of the first start under it."""
-
-    job: Job
-    attempts: Sequence[JobAttempt]
-    plan: VerificationPlan | None
-    readings: Sequence[ReadingRow]
-    verdict: VerdictRow | None
-    batch: int
-    plan_leaf: int | None = None
-    run_leaf: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """Where the request stands in the log: the leaves of its events so far, the newest signed head, and whether a witness has signed that too."""
-
-    first_seq: int | None = None
-    last_seq: int | None = None
-    head_size: int | None = None
-    head_hash: str | None = None
-    witnessed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """A target with its model and the versions it touches: the base, the published one, and those superseded."""
-
-    target: Target
-    model: Model | None
-    base: ModelVersion | None
-    published: ModelVersion | None
-    superseded: Sequence[ModelVersion]
 
 
 def build(
     request: DeletionRequest, subjects: Sequence[Subject], runs: Sequence[Run], policy: Policy, *, tenant_ref: str, revision: int, at: datetime,
-    supersedes: str | None, chain: Chain = Chain(),
+    supersedes: str | None, chain: Chain = Chain(),  # noqa: B008  frozen
 ) -> dict[str, Any]:  # fmt: skip
     """Return the statement. `tenant_ref` is a keyed digest of the tenant, `at` the database's time, `supersedes` the digest before it."""
     published = [subject for subject in subjects if subject.published is not None]
     names = {subject.model.id: subject.model.name for subject in subjects if subject.model is not None}
+    verification = [_verification(run, policy) for run in runs if run.plan is not None]
     return {
         "_type": STATEMENT_TYPE,
         "subject": [
@@ -112,12 +51,13 @@ def build(
             "decision": _decision(request),
             "scope": _scope(request, subjects, runs),
             "processing": [{"model": names.get(run.job.model_id), **_processing(run)} for run in runs],
-            "verification": [_verification(run, policy) for run in runs if run.plan is not None],
+            "verification": verification,
             "artifacts": [_artifacts(subject, runs) for subject in subjects],
             "recipients": [],
-            "figures": [],
-            "not_tested": ["linear probe", "relearning time", "likelihood-ratio attacks with shadow models", "backdoor canaries"],
-            "limitations": _limitations(request, runs, witnessed=chain.witnessed),
+            "retention": _retention(policy),
+            "figures": [entry for entry, _ in _figures(subjects, runs, verification)],
+            "not_tested": not_tested(runs),
+            "limitations": limitations(request, subjects, runs, witnessed=chain.witnessed),
             "residual_risk": LIMITATIONS["process"],
             "chain": {"first_seq": chain.first_seq, "last_seq": chain.last_seq, "head_size": chain.head_size, "head_hash": chain.head_hash},
         },
@@ -131,7 +71,7 @@ def digest(statement: Mapping[str, Any]) -> str:
 
 def _head(runs: Sequence[Run], subjects: Sequence[Subject]) -> dict[str, Any]:
     """Return the verdict over all targets: the last run of each decides, and the weakest of them is the report's."""
-    last = [run.verdict for run in _deciding(runs) if run.verdict is not None]
+    last = [run.verdict for run in deciding(runs) if run.verdict is not None]
     order = ("failed", "inconclusive", "passed")
     worst = min(last, key=lambda verdict: order.index(verdict.verdict), default=None)
     if worst is None:
@@ -141,14 +81,6 @@ def _head(runs: Sequence[Run], subjects: Sequence[Subject]) -> dict[str, Any]:
             sentence = "The records were held out of training: no model learned from them, and none was changed."
         return {"verdict": None, "sentence": sentence, "failure_codes": []}
     return {"verdict": worst.verdict, "sentence": worst.sentence, "failure_codes": sorted({code for verdict in last for code in verdict.codes})}
-
-
-def _deciding(runs: Sequence[Run]) -> list[Run]:
-    """Return the last run of each model."""
-    newest: dict[Any, Run] = {}
-    for run in sorted(runs, key=lambda run: (run.job.rung, run.job.created_at)):
-        newest[run.job.model_id] = run
-    return list(newest.values())
 
 
 def _clock(request: DeletionRequest, at: datetime) -> dict[str, Any]:
@@ -197,9 +129,7 @@ def _scope(request: DeletionRequest, subjects: Sequence[Subject], runs: Sequence
 
 def _processing(run: Run) -> dict[str, Any]:
     """Return how one job ran."""
-    steps = (run.job.step_state or {}).get("steps", {})
-    made = (steps.get("unlearn") or {}).get("run", {})
-    evaluated = (steps.get("evaluate") or {}).get("run", {})
+    made, evaluated = run.told("unlearn"), run.told("evaluate")
     started = min((attempt.started_at for attempt in run.attempts), default=None)
     return {
         "job": f"job_{run.job.id.hex}",
@@ -211,7 +141,7 @@ def _processing(run: Run) -> dict[str, Any]:
         "effective": texts(made.get("notes") or {}),
         "choice": texts(run.job.choice or {}),
         "effective_batch": run.batch,
-        "seeds": {name: str(seed) for name, seed in told_seeds(run.job.seeds, secret=_secret(run)).items()},
+        "seeds": {name: str(seed) for name, seed in told_seeds(run.job.seeds, secret=run.secret).items()},
         "code_digest": made.get("code_digest"),
         "image_digest": None,
         "hardware": texts((run.attempts[-1].device if run.attempts else None) or {}),
@@ -249,8 +179,7 @@ def _verification(run: Run, policy: Policy) -> dict[str, Any]:
 def _reference(run: Run, body: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the readings are compared with; models that were kept from an earlier evaluation are named by their keys."""
     facts = {"mode": body.get("reference"), "models": 2 if body.get("reference") == "retrained" else 0}
-    evaluated = ((run.job.step_state or {}).get("steps", {}).get("evaluate") or {}).get("run", {})
-    keys = [entry["key"] for entry in evaluated.get("derived", []) if entry["kind"] == "reference" and entry["hit"]]
+    keys = [entry["key"] for entry in run.told("evaluate").get("derived", []) if entry["kind"] == "reference" and entry["hit"]]
     return {**facts, "mode": "retrained-cached", "cache_keys": keys} if keys else facts
 
 
@@ -290,28 +219,12 @@ def _artifacts(subject: Subject, runs: Sequence[Run]) -> dict[str, Any]:
 
 def _derived(run: Run) -> list[dict[str, Any]]:
     """Return what the worker kept of one job beyond its end, or had kept of the records before, each with its disposition after the verdict."""
-    verified = (run.job.step_state or {}).get("steps", {}).get("verify") or {}
-    return [{"job": f"job_{run.job.id.hex}", **entry} for entry in verified.get("derived", [])]
+    return [{"job": f"job_{run.job.id.hex}", **entry} for entry in run.step("verify").get("derived", [])]
 
 
 def told_seeds(seeds: Mapping[str, Any], *, secret: bool) -> dict[str, Any]:
     """Return the seeds that may be read. Of a certified run only that of the evaluation: whoever knows the random term holds no certificate."""
     return {name: seed for name, seed in seeds.items() if not secret or name == "evaluate"}
-
-
-def _made(run: Run) -> dict[str, Any]:
-    """Return what the step `unlearn` noted of itself; nothing where the run did not come so far."""
-    return ((run.job.step_state or {}).get("steps", {}).get("unlearn") or {}).get("run", {})
-
-
-def _secret(run: Run) -> bool:
-    """Say whether the run's method is a certified one, by the plan or by what the run told."""
-    return bool(_made(run).get("secret_seeds")) or (run.plan is not None and run.plan.body.get("guarantee") == "certified")
-
-
-def _guarantee(run: Run) -> str | None:
-    """Return what the run itself claims, where it came so far, else what the plan says of its method: parameters may decide between two."""
-    return _made(run).get("guarantee") or (run.plan.body.get("guarantee") if run.plan is not None else None)
 
 
 def _version(version: ModelVersion | None) -> dict[str, Any] | None:
@@ -320,30 +233,34 @@ def _version(version: ModelVersion | None) -> dict[str, Any] | None:
     return {"version": version.number, "manifest_digest": version.manifest_digest, "guarantee": version.guarantee, "fresh_start": version.fresh_start}
 
 
-def _limitations(request: DeletionRequest, runs: Sequence[Run], *, witnessed: bool) -> list[dict[str, str]]:
-    """Return the limitations that hold, each with its code and text; the catalogue is closed."""
-    codes = [
-        "attacks_not_run",
-        "few_seeds",
-        "sample_level",
-        "other_people",
-        "poisoned_requests",
-        "copies",
-        "storage",
-    ]
-    if not witnessed:
-        codes.append("log_without_copy")
-    records = int(request.scope.get("records", 0) or 0)
-    batch = max((run.batch for run in runs), default=1)
-    if any(run.plan is not None and run.plan.body.get("reference") != "retrained" for run in runs):
-        codes.insert(0, "no_retrained_reference")
-    if records < SMALL_BATCH:
-        codes.append("power_too_low")
-    if batch < SMALL_BATCH:
-        codes.append("reconstruction")
-    if any(_guarantee(run) == "suppression" for run in runs):
-        codes.append("suppression_only")
-    return [{"code": code, "text": LIMITATIONS[code].format(n=records, batch=batch)} for code in codes]
+def _figures(
+    subjects: Sequence[Subject], runs: Sequence[Run], verification: Sequence[Mapping[str, Any]]
+) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
+    """Return the figures of the deciding run of each model with their data: what the readings give, then what the runner drew."""
+    names = {subject.model.id: subject.model.name for subject in subjects if subject.model is not None}
+    found: list[tuple[dict[str, Any], dict[str, Any] | None]] = []
+    for last in deciding(runs):
+        about = {"model": names.get(last.job.model_id), "job": f"job_{last.job.id.hex}"}
+        own = [run for run in runs if run.job.model_id == last.job.model_id]
+        methods = {f"job_{run.job.id.hex}": run.job.method or "" for run in own}
+        data = overview.retain_forget([block for block in verification if block["job"] in methods], methods)
+        reason = overview.NOTHING if data is None else None
+        found.append(({"name": overview.NAME, **about, "data_digest": data and figure_forms.data_digest(data), "reason": reason}, data))
+        found += [({"name": row.name, **about, "data_digest": row.digest, "reason": row.reason}, row.data) for row in last.figures]
+    return found
+
+
+def figure_data(subjects: Sequence[Subject], runs: Sequence[Run], statement: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the data behind the figures that a statement names, by their digests."""
+    drawn = _figures(subjects, runs, statement["predicate"]["verification"])
+    named = {entry["data_digest"] for entry in statement["predicate"]["figures"]}
+    return {entry["data_digest"]: data for entry, data in drawn if data is not None and entry["data_digest"] in named}
+
+
+def _retention(policy: Policy) -> dict[str, Any]:
+    """Return for how many days the policy keeps what."""
+    kept = policy.retention or {}
+    return {name: kept.get(name) for name in ("identifiers_days", "requests_days", "candidates_days")}
 
 
 def stamp(moment: datetime | None) -> str | None:

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import func, insert, select, text
 from sqlalchemy.orm import Session
 
-from services.db.tables import AuditEvent, AuditPayload, AuditReport
+from services.db.tables import AuditEvent, AuditPayload, AuditReport, Rendering
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,3 +151,25 @@ def reports(session: Session, request_id: UUID) -> Sequence[tuple[int, str, date
     columns = select(AuditReport.revision, AuditReport.digest, AuditReport.created_at)
     columns = columns.where(AuditReport.request_id == request_id, AuditReport.tlog_proof.is_not(None))
     return [(revision, digest, at) for revision, digest, at in session.execute(columns.order_by(AuditReport.revision))]
+
+
+def report_by_id(session: Session, report_id: UUID) -> AuditReport | None:
+    """Return a stored revision."""
+    return session.scalar(select(AuditReport).where(AuditReport.id == report_id))
+
+
+def insert_renderings(session: Session, *, tenant_id: UUID, report_id: UUID, forms: Mapping[str, bytes], digests: Mapping[str, str]) -> None:
+    """Insert the pages of a revision; `digests` are the SHA-256 (hex) of their bytes."""
+    rows = [{"tenant_id": tenant_id, "report_id": report_id, "form": form, "digest": digests[form], "body": body} for form, body in forms.items()]
+    session.execute(insert(Rendering), rows)
+
+
+def renderings(session: Session, report_id: UUID) -> dict[str, str]:
+    """Return the digest of each page of a revision by its form; the bytes are not read."""
+    rows = session.execute(select(Rendering.form, Rendering.digest).where(Rendering.report_id == report_id))
+    return {form: digest for form, digest in rows}  # noqa: C416  a row is no pair to the type checker
+
+
+def rendering(session: Session, report_id: UUID, form: str) -> bytes | None:
+    """Return the bytes of one page, None where it is not made yet."""
+    return session.scalar(select(Rendering.body).where(Rendering.report_id == report_id, Rendering.form == form))

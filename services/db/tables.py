@@ -639,6 +639,23 @@ class VerdictRow(Created, Base):
     sentence: Mapped[str]
 
 
+class FigureRow(Created, Base):
+    """What one figure of one round draws, over sixteen forgotten records or more; null with a reason where nothing is drawn."""
+
+    __tablename__ = "figure"
+    __table_args__ = (
+        tenant_key("job_id", to="job"),
+        CheckConstraint("(data IS NULL) = (digest IS NULL) AND (data IS NULL) = (reason IS NOT NULL)", name="drawn"),
+    )
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
+    job_id: Mapped[UUID] = mapped_column(primary_key=True)
+    round: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    data: Mapped[JSON | None] = mapped_column(JSONB(none_as_null=True))
+    digest: Mapped[str | None]
+    reason: Mapped[str | None]
+
+
 class ReleaseRow(Base):
     """A person's decision to publish or to reject a candidate."""
 
@@ -671,6 +688,18 @@ class AuditReport(Owned, Base):
     event_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("audit_event.id"))
     envelope: Mapped[JSON | None]
     tlog_proof: Mapped[str | None]
+
+
+class Rendering(Created, Base):
+    """One revision of a report as a person reads it, made once, from the statement and the figures it names."""
+
+    __tablename__ = "rendering"
+    __table_args__ = (tenant_key("report_id", to="audit_report"), one_of("form", "html", "pdf"))
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
+    report_id: Mapped[UUID] = mapped_column(primary_key=True)
+    form: Mapped[str] = mapped_column(primary_key=True)
+    digest: Mapped[str]
+    body: Mapped[bytes]
 
 
 class AuditEvent(Base):
@@ -786,7 +815,7 @@ class Idempotency(Created, Base):
 
 
 class Outbox(Created, Base):
-    """Work that follows a commit: `request.advance`, `job.ring`, `version.ingest`, `dataset.ingest`, `report.build`."""
+    """Work that follows a commit: `request.advance`, `job.ring`, `version.ingest`, `dataset.ingest`, `report.build`, `report.render`."""
 
     __tablename__ = "outbox"
     __table_args__ = (Index("ix_outbox_open", "available_at", "id", postgresql_where=text("done_at IS NULL")),)
@@ -803,6 +832,6 @@ _OF_THE_LOG = ("audit_leaf", "tree_node", "tree_head", "cosignature", "signing_k
 NO_TENANT = frozenset({"tenant", "catalogue_entry", "object", "object_pin", *_OF_THE_LOG})
 TENANT_TABLES = tuple(sorted(name for name in Base.metadata.tables if name not in NO_TENANT))
 IMMUTABLE = (
-    "policy", "alias_history", "forget_ledger", "verification_plan", "reading", "verdict", "release", "audit_report", "audit_event", "audit_leaf",
-    "tree_node", "tree_head", "cosignature", "signing_key",
+    "policy", "alias_history", "forget_ledger", "verification_plan", "reading", "figure", "verdict", "release", "audit_report", "rendering", "audit_event",
+    "audit_leaf", "tree_node", "tree_head", "cosignature", "signing_key",
 )  # fmt: skip

@@ -7,7 +7,7 @@ train     materialize -> train -> measure -> publish
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -17,8 +17,9 @@ from services.audit import log as audit
 from services.db.tables import Job
 from services.errors import Cancelled, IntegrityBroken, LeaseLost, LetheError
 from services.jobs import outcomes, repository
-from services.jobs.messages import CANDIDATE_FILE, READINGS_FILE, RUN_FILE, VERDICT_FILE
+from services.jobs.messages import CANDIDATE_FILE, FIGURES_FILE, READINGS_FILE, RUN_FILE, VERDICT_FILE
 from services.jobs.repository import Work
+from services.jobs.steps.figures import figure_rows
 from services.jobs.steps.materialize import materialize, write_spec
 from services.jobs.steps.plan import freeze
 from services.jobs.steps.publish import confirm, publish
@@ -120,9 +121,10 @@ class Pipeline:
                 facts = {"round": job.round, "attempt": job.attempt, "rung": job.rung, "plan": repository.plan_digest(session, job)}
                 audit.record(session, tenant_id=job.tenant_id, object_id=job.id, type="run.started", body=facts)
 
-    def _finish(self, name: str, output: Mapping[str, Any], *, output_digest: str | None = None) -> None:
+    def _finish(self, name: str, output: Mapping[str, Any], *, output_digest: str | None = None, figures: Sequence[Mapping[str, Any]] = ()) -> None:
         with self.shop.effect() as session:
             job = repository.job_row(session, self.work.job.id)
+            repository.save_figures(session, job, figures)
             repository.finish_step(session, job, name, output, output_digest=output_digest)
         self.done[name] = dict(output)
         log.info("step.done", job_id=str(self.work.job.id), step=name)
@@ -149,7 +151,8 @@ class Pipeline:
             kept = self.shop.keep(self.shop.folder / READINGS_FILE)
             facts = self._run_facts()
             output = {"readings": kept, "run": facts, "seconds": facts.get("evaluation_seconds", seconds), "metrics": facts.get("metrics") or {}}
-            self._finish(name, output, output_digest=kept["digest"])
+            drawn = figure_rows(self.shop.folder / FIGURES_FILE) if name == "evaluate" else []
+            self._finish(name, output, output_digest=kept["digest"], figures=drawn)
         else:
             return self._verdict()
         return None

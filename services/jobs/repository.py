@@ -11,13 +11,14 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from services.audit import repository as audit
-from services.audit.report import Run, Subject
+from services.audit.runs import Run, Subject
 from services.db.tables import (
     Dataset,
     DatasetFile,
     DatasetRecord,
     DatasetVersion,
     DeletionRequest,
+    FigureRow,
     ForgetLedger,
     Job,
     JobAttempt,
@@ -283,6 +284,12 @@ def save_readings(session: Session, job: Job, rows: Sequence[Mapping[str, Any]])
         session.execute(insert(ReadingRow), [{"tenant_id": job.tenant_id, "job_id": job.id, "round": job.round, **row} for row in rows])
 
 
+def save_figures(session: Session, job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Store what the figures of this round draw, or why they draw nothing."""
+    if rows:
+        session.execute(insert(FigureRow), [{"tenant_id": job.tenant_id, "job_id": job.id, "round": job.round, **row} for row in rows])
+
+
 def save_verdict(session: Session, job: Job, *, verdict: str, codes: Sequence[str], sentence: str) -> None:
     """Store the verdict of this round."""
     values = {"tenant_id": job.tenant_id, "job_id": job.id, "round": job.round, "verdict": verdict, "codes": list(codes), "sentence": sentence}
@@ -387,7 +394,9 @@ def _run(session: Session, job: Job) -> Run:
     readings = session.scalars(select(ReadingRow).where(ReadingRow.job_id == job.id, ReadingRow.round == job.round)).all()
     verdict = session.scalars(select(VerdictRow).where(VerdictRow.job_id == job.id, VerdictRow.round == job.round)).first()
     batch = session.scalar(select(func.count()).select_from(JobTarget).where(JobTarget.job_id == job.id)) or 0
-    return Run(job, attempts, plan, readings, verdict, batch, _leaf(session, job, "plan.frozen"), _leaf(session, job, "run.started"))
+    drawn = session.scalars(select(FigureRow).where(FigureRow.job_id == job.id, FigureRow.round == job.round).order_by(FigureRow.name)).all()
+    plan_leaf, run_leaf = _leaf(session, job, "plan.frozen"), _leaf(session, job, "run.started")
+    return Run(job, attempts, plan, readings, verdict, batch, drawn, plan_leaf, run_leaf)
 
 
 def _leaf(session: Session, job: Job, event_type: str) -> int | None:

@@ -38,6 +38,21 @@ class NoCache:
         return compute()
 
 
+class Remembering:
+    """Keeps values in memory as long as it lives, so that readings of one evaluation share them, and asks `outer` for what it does not hold."""
+
+    def __init__(self, outer: Cache) -> None:
+        self.outer = outer
+        self._held: dict[str, Tensors] = {}
+
+    def remember(self, kind: str, key: Key, compute: Callable[[], Tensors], *, records: Sequence[str] | None, by_row: bool = False) -> Tensors:
+        """Return the value held, else that of `outer`, which is then held."""
+        name = key_of(kind, key())
+        if name not in self._held:
+            self._held[name] = self.outer.remember(kind, key, compute, records=records, by_row=by_row)
+        return self._held[name]
+
+
 class FolderCache:
     """Keeps values in a folder of derived artifacts.
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from services.learning.cache import Remembering
 from services.learning.data import Batch, Split, Splits
 from services.learning.recipe import Recipe
 from services.learning.run import Run
@@ -60,7 +61,10 @@ class _EvaluationRun(Run):
     """A run on the evaluation seed that builds each fresh model once and reports through the job's run."""
 
     def __init__(self, outer: Run, seed: int) -> None:
-        super().__init__(seed=seed, device=outer.device, architecture=outer.architecture, recipe=outer.recipe, precision=outer.precision)
+        super().__init__(
+            seed=seed, device=outer.device, architecture=outer.architecture, recipe=outer.recipe, precision=outer.precision,
+            cache=Remembering(outer.cache),
+        )  # fmt: skip
         self._outer = outer
         self._built: dict[str, nn.Module] = {}
 
@@ -91,6 +95,15 @@ def component_of(entry: Mapping[str, Any], level: float) -> Metric:
     return component(component.Parameters(**{"level": level, **entry.get("parameters", {})}))
 
 
+def shared(plan: Mapping[str, Any], task: Task, run: Run) -> tuple[Task, Run]:
+    """Return task and run as an evaluation uses them: outputs and fresh models are kept, so that readings and figures compute each once.
+
+    What was made so already is returned as it is.
+    """
+    cached = task if isinstance(task, _CachedTask) else _CachedTask(task, int(plan.get("batch_size", 1024)))
+    return cached, run if isinstance(run, _EvaluationRun) else _EvaluationRun(run, int(plan["seeds"]["evaluate"]))
+
+
 def evaluate(plan: Mapping[str, Any], models: Models, data: Splits, task: Task, run: Run) -> list[Measured]:
     """Return every reading of the plan, in its order, and retained accuracy last where the plan sets a utility floor without listing it.
 
@@ -102,8 +115,7 @@ def evaluate(plan: Mapping[str, Any], models: Models, data: Splits, task: Task, 
     """
     discover()
     entries = _entries(plan)
-    cached = _CachedTask(task, int(plan.get("batch_size", 1024)))
-    own_run = _EvaluationRun(run, int(plan["seeds"]["evaluate"]))
+    cached, own_run = shared(plan, task, run)
     level = float(plan.get("level", 0.90))
     found: list[Measured] = []
     for step, entry in enumerate(entries):

@@ -10,6 +10,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from services.learning.architectures.mlp import MLP
+from services.learning.cache import NoCache, Remembering
 from services.learning.data import Span, Split, Splits
 from services.learning.recipe import Recipe
 from services.learning.run import Run
@@ -31,6 +32,7 @@ TASK = Classification(10)
 ARCHITECTURE = MLP(MLP.Parameters(outputs=10, inputs=64, hidden=(32,)))
 RECIPE = Recipe(epochs=15, learning_rate=3e-3, batch_size=64)
 FORGOTTEN = 3
+CACHE = Remembering(NoCache())  # reference models are trained once for all tests of one seed
 
 
 def component_class(kind, name):
@@ -106,6 +108,10 @@ def home(kind, name):
     return (TASK, models(), digits(), ARCHITECTURE) if labelled(kind, name) else (REAL_TASK, real_models(), worths(), REAL_ARCHITECTURE)
 
 
+def run_of(architecture, seed=5):
+    return Run(seed=seed, architecture=architecture, recipe=RECIPE, cache=CACHE)
+
+
 def plan_of(*entries, **more):
     return {"reference": "retrained", "level": 0.9, "alpha": 0.05, "readings": list(entries), "seeds": {"evaluate": 5}, **more}
 
@@ -119,7 +125,7 @@ def taken(kind, name, split=None, *, data=None, subject=None, run=None, **parame
     task, held, own, architecture = home(kind, name)
     chosen = held if subject is None else held.judged_as(subject)
     metric = component(component.Parameters(**parameters))
-    return metric.measure(chosen, data or own, task, run or Run(seed=5, architecture=architecture), split=split or component.splits[0])
+    return metric.measure(chosen, data or own, task, run or run_of(architecture), split=split or component.splits[0])
 
 
 def test_nothing_failed_to_register():
@@ -130,7 +136,7 @@ def test_nothing_failed_to_register():
     seen_from_inside = {"linear_probe_auc", "streisand", "forgetting_rate", "forgetting_score", "weight_distance", "tow"}
     of_real_targets = {"mean_absolute_error", "mean_squared_error", "quantile_loss", "wasserstein", "relative_prediction_difference"}
     assert {name for kind, name in COMPONENTS if kind == "metric"} == spine | relearned | seen_from_inside | of_real_targets
-    assert {name for kind, name in COMPONENTS if kind == "attack"} == {"mia_legacy", "mia_v2", "regression_mia"}
+    assert {name for kind, name in COMPONENTS if kind == "attack"} == {"mia_legacy", "mia_v2", "regression_mia", "lira", "rmia"}
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERYTHING)
@@ -190,10 +196,7 @@ def test_the_order_of_the_rows_does_not_matter(kind, name):
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS)
 def test_streaming_in_small_batches_gives_the_value_of_one_shot(kind, name):
     task, held, data, architecture = home(kind, name)
-    found = [
-        evaluation.evaluate(plan_of(entry(kind, name), batch_size=size), held, data, task, Run(seed=0, architecture=architecture))[0]
-        for size in (7, 4096)
-    ]
+    found = [evaluation.evaluate(plan_of(entry(kind, name), batch_size=size), held, data, task, run_of(architecture))[0] for size in (7, 4096)]
 
     assert found[0].after.value == pytest.approx(found[1].after.value, abs=1e-6)
 
@@ -212,7 +215,7 @@ def test_without_records_it_is_unmeasured_with_a_reason(kind, name):
 def test_paired_difference_of_a_model_and_itself_is_zero_and_agrees_with_the_values_otherwise(kind, name):
     component = component_class(kind, name)
     task, chosen, data, architecture = home(kind, name)
-    metric, run = component(component.Parameters()), Run(seed=5, architecture=architecture)
+    metric, run = component(component.Parameters()), run_of(architecture)
     split = component.splits[0]
 
     same = metric.difference(chosen, data, task, run, split=split, versus=chosen.unlearned)
@@ -260,9 +263,7 @@ def test_the_whole_plan_computes_the_outputs_of_each_model_on_each_part_once():
 
     entries = [entry(kind, name, split) for kind, name in COMPONENTS if labelled(kind, name) for split in component_class(kind, name).splits]
 
-    found = evaluation.evaluate(
-        plan_of(*entries, utility={"total": 0.01, "worst_class": 0.03}), models(), digits(), Spy(10), Run(seed=0, architecture=ARCHITECTURE)
-    )
+    found = evaluation.evaluate(plan_of(*entries, utility={"total": 0.01, "worst_class": 0.03}), models(), digits(), Spy(10), run_of(ARCHITECTURE))
 
     assert len(asked) == len(set(asked))
     assert len(found) == len(entries)
@@ -271,10 +272,10 @@ def test_the_whole_plan_computes_the_outputs_of_each_model_on_each_part_once():
 
 def test_a_reading_does_not_depend_on_which_others_are_taken_nor_on_the_jobs_seed():
     entries = [entry("attack", "mia_v2"), entry("metric", "zrf"), entry("metric", "js_divergence")]
-    run = Run(seed=99, architecture=ARCHITECTURE)
+    run = run_of(ARCHITECTURE, seed=99)
 
     together = evaluation.evaluate(plan_of(*entries), models(), digits(), TASK, run)
-    turned = evaluation.evaluate(plan_of(*reversed(entries)), models(), digits(), TASK, Run(seed=1, architecture=ARCHITECTURE))
+    turned = evaluation.evaluate(plan_of(*reversed(entries)), models(), digits(), TASK, run_of(ARCHITECTURE, seed=1))
 
     assert together == turned[::-1]
     assert [Measured.from_dict(json.loads(json.dumps(reading.as_dict()))) for reading in together] == together

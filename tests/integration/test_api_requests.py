@@ -21,6 +21,7 @@ from services.audit import log as audit_log
 from services.audit import repository as audit
 from services.clock import uuid7
 from services.db.session import unit_of_work
+from services.jobs.steps.report import keep_renderings
 from services.settings import Settings
 from services.tenants.caller import SCOPES
 from services.tenants.service import issue_key
@@ -300,6 +301,32 @@ def test_a_principal_has_at_most_five_streams(api: Api, desk: Desk) -> None:
     assert Desk(api, api.key(api.world.tenant)).get(f"/deletion-requests/{request['id']}/events").status_code == 200
 
 
+def check_pages(api: Api, desk: Desk, request: str, report_id: UUID) -> None:
+    """The report as HTML and PDF: not ready, then stored once, then served by what Accept prefers."""
+    path = f"/deletion-requests/{request}"
+    making = desk.get(f"{path}/audit-report", Accept="application/pdf")
+    assert (making.status_code, making.json()["code"], making.headers["retry-after"]) == (404, "audit-report-not-ready", "1")
+    pages = {"html": b"<p>as a page</p>", "pdf": b"%PDF"}
+    with unit_of_work(api.ledger.engine("lethe_control"), tenant=api.world.tenant) as session:
+        keep_renderings(session, report_id, tenant_id=api.world.tenant, forms=pages)
+        keep_renderings(session, report_id, tenant_id=api.world.tenant, forms={"html": b"another"})
+    told = {"text/html": ("html", "inline"), "application/pdf": ("pdf", "attachment")}
+    for accept, media_type in (
+        ("text/html,application/xhtml+xml;q=0.9,*/*;q=0.8", "text/html"),
+        ("application/pdf, text/html;q=0.5", "application/pdf"),
+    ):
+        form, shown_as = told[media_type]
+        got = desk.get(f"{path}/audit-report", Accept=accept)
+        assert (got.content, got.headers["content-type"].split(";")[0], got.headers["vary"]) == (pages[form], media_type, "Accept")
+        assert got.headers["etag"] == f'"sha256:{hashlib.sha256(pages[form]).hexdigest()}"'
+        assert got.headers["content-disposition"] == f'{shown_as}; filename="audit-report-{request}-1.{form}"'
+        assert desk.get(f"{path}/audit-report", Accept=accept, If_None_Match=got.headers["etag"]).status_code == 304
+        assert desk.get(f"{path}/audit-report", Accept="application/json", If_None_Match=got.headers["etag"]).status_code == 200
+    refused = desk.get(f"{path}/audit-report", Accept="image/png, application/json;q=0")
+    assert (refused.status_code, refused.json()["code"], refused.headers["vary"]) == (406, "not-acceptable", "Accept")
+    assert "report.rendered" in [event["type"] for event in desk.get(f"{path}/events").json()["items"]]
+
+
 def test_a_finished_request_shows_versions_jobs_and_a_report_with_its_digest(api: Api, desk: Desk) -> None:
     world = api.world
     request = desk.create().json()
@@ -338,10 +365,10 @@ def test_a_finished_request_shows_versions_jobs_and_a_report_with_its_digest(api
 
     report = desk.get(f"{path}/audit-report", Accept="application/json")
     assert base64.b64decode(report.json()["envelope"]["payload"]) == canonical
-    assert report.headers["etag"] == f'"sha256:{digest}"'
+    assert report.headers["etag"] == f'"sha256:{hashlib.sha256(report.content).hexdigest()}"'
     assert report.headers["content-digest"] == f"sha-256=:{base64.b64encode(hashlib.sha256(report.content).digest()).decode()}:"
     assert desk.get(f"{path}/audit-report", If_None_Match=report.headers["etag"]).status_code == 304
-    assert desk.get(f"{path}/audit-report", Accept="application/pdf").status_code == 406
+    check_pages(api, desk, request["id"], facts["report_id"])
     assert desk.get(f"{path}/audit-reports").json()["items"][0]["digest"] == f"sha256:{digest}"
     revision = desk.get(f"{path}/audit-reports/1")
     assert (revision.content, revision.headers["cache-control"]) == (report.content, "private, immutable")

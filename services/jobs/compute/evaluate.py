@@ -1,4 +1,4 @@
-"""The step `evaluate`: train the reference, then take every reading of the plan on original, unlearned and retrained model.
+"""The step `evaluate`: train the reference, then take every reading of the plan on original, unlearned and retrained model, and draw the figures.
 
 For a training job the step is `measure`: loss and accuracy on training and held-out records, as information.
 """
@@ -13,20 +13,20 @@ from torch import Tensor, nn
 
 from services.errors import MethodNotApplicable
 from services.jobs.compute.context import Bench, check_fits, withheld
-from services.jobs.messages import BASE_FILE, CANDIDATE_FILE, READINGS_FILE, REFERENCE_FILE, RUN_FILE, TWIN_FILE
+from services.jobs.messages import BASE_FILE, CANDIDATE_FILE, FIGURES_FILE, READINGS_FILE, REFERENCE_FILE, RUN_FILE, TWIN_FILE
 from services.learning.cache import records_digest
 from services.learning.data import Split
 from services.learning.modes import evaluating
 from services.learning.run import derived_seed
 from services.unlearning.method import METHODS
-from services.verification import evaluation
+from services.verification import evaluation, figure
 from services.verification.metric import Models
 
 REFERENCES = {"reference": REFERENCE_FILE, "reference_twin": TWIN_FILE}
 
 
 def evaluate(bench: Bench) -> None:
-    """Write `readings.json`, and the reference models that the plan asks for."""
+    """Write `readings.json`, `figures.json`, and the reference models that the plan asks for."""
     original, unlearned = bench.model(BASE_FILE), bench.model(CANDIDATE_FILE)
     references: dict[str, nn.Module] = {}
     if bench.spec.plan["reference"] == "retrained":
@@ -34,9 +34,11 @@ def evaluate(bench: Bench) -> None:
         bench.note_cache()
     models = Models(original, unlearned, references.get("reference"), references.get("reference_twin"))
     started = time.perf_counter()
-    run = bench.run("evaluate", bench.spec.seeds.evaluate)
-    measured = evaluation.evaluate(scored_apart(bench.spec.plan, _notes(bench)), models, bench.splits, bench.task, run)
+    plan = scored_apart(bench.spec.plan, _notes(bench))
+    task, run = evaluation.shared(plan, bench.task, bench.run("evaluate", bench.spec.seeds.evaluate))
+    measured = evaluation.evaluate(plan, models, bench.splits, task, run)
     (bench.folder / READINGS_FILE).write_text(json.dumps([reading.as_dict() for reading in measured]))
+    (bench.folder / FIGURES_FILE).write_text(json.dumps(figure.drawn(models, bench.splits, task, run, measured)))
     bench.note(evaluation_seconds=time.perf_counter() - started, metrics={})
 
 

@@ -16,6 +16,7 @@ from services.learning.task import TASKS
 from services.registry import Registry
 from services.unlearning.method import METHODS
 from services.verification.attack import ATTACKS
+from services.verification.figure import FIGURES
 from services.verification.metric import METRICS
 
 REGISTRIES: tuple[tuple[Registry[Any], str, str], ...] = (
@@ -26,6 +27,8 @@ REGISTRIES: tuple[tuple[Registry[Any], str, str], ...] = (
     (METRICS, "services.verification.metrics", "lethe.metrics"),
     (ATTACKS, "services.verification.attacks", "lethe.attacks"),
 )
+UNLISTED: tuple[tuple[Registry[Any], str, str], ...] = ((FIGURES, "services.verification.figures", "lethe.figures"),)
+"""What is found in the same way, and is nothing that a request can name: the catalogue leaves it out."""
 ENGINE = ("services/learning", "services/unlearning", "services/verification", "services/jobs/compute")
 FACTS = ("modality", "modalities", "tasks", "columns", "granularities", "fresh_start", "stall_s", "unit", "bounds", "compares_to", "direction",
          "splits", "loss_unit")  # fmt: skip
@@ -33,7 +36,7 @@ FACTS = ("modality", "modalities", "tasks", "columns", "granularities", "fresh_s
 
 def load(allowed: Sequence[str]) -> None:
     """Import every plug-in file of this distribution, and the entry points of the allowed ones."""
-    for registry, package, group in REGISTRIES:
+    for registry, package, group in (*REGISTRIES, *UNLISTED):
         registry.discover(package)
         registry.discover_entry_points(group, allowed)
 

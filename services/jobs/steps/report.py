@@ -1,8 +1,9 @@
-"""Building a request's audit report: gather the rows, make the statement, store it as the next revision."""
+"""Building a request's audit report: gather the rows, make the statement, store it as the next revision; then what its pages are made of."""
 
 import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from services.audit import log, report
 from services.audit import repository as audit
-from services.audit.report import Chain, Run
+from services.audit.runs import Chain, Run
 from services.clock import Clock, uuid7
 from services.db import leaves, outbox
 from services.jobs import repository
@@ -42,13 +43,13 @@ def build_report(session: Session, request_id: UUID, *, tenant_id: UUID, keys: K
     if newest is not None and _same(newest.statement, statement):
         if newest.tlog_proof is not None:
             outbox.ring(session, tenant_id=tenant_id, topic="request.advance", ref=request_id)
+        outbox.ring(session, tenant_id=tenant_id, topic="report.render", ref=newest.id)
         return newest.digest
-    digest = report.digest(statement)
+    digest, report_id = report.digest(statement), uuid7(clock)
     facts = {"revision": statement["predicate"]["revision"], "digest": digest}
     event = log.record(session, tenant_id=tenant_id, object_id=request_id, type="report.stored", body=facts)
-    audit.insert_report(
-        session, report_id=uuid7(clock), tenant_id=tenant_id, request_id=request_id, digest=digest, statement=statement, event_id=event
-    )
+    audit.insert_report(session, report_id=report_id, tenant_id=tenant_id, request_id=request_id, digest=digest, statement=statement, event_id=event)
+    outbox.ring(session, tenant_id=tenant_id, topic="report.render", ref=report_id)
     return digest
 
 
@@ -59,6 +60,36 @@ def _chain(session: Session, request_id: UUID, runs: Sequence[Run]) -> Chain:
     if head is None:
         return Chain(first, last)
     return Chain(first, last, head.size, head.root.hex(), witnessed=bool(leaves.cosignatures(session, head.size)))
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What the pages of one revision are made of: the statement, its digest, and the data of its figures by digest."""
+
+    statement: Mapping[str, Any]
+    digest: str
+    figures: Mapping[str, Any]
+
+
+def material(session: Session, report_id: UUID) -> Material | None:
+    """Return what the pages of a revision are made of; None for an unknown report, and for one that has its pages."""
+    held = audit.report_by_id(session, report_id)
+    if held is None or audit.renderings(session, report_id):
+        return None
+    gathered = repository.for_report(session, held.request_id)
+    figures = {} if gathered is None else report.figure_data(gathered.subjects, gathered.runs, held.statement)
+    return Material(held.statement, held.digest, figures)
+
+
+def keep_renderings(session: Session, report_id: UUID, *, tenant_id: UUID, forms: Mapping[str, bytes]) -> None:
+    """Store the pages of a revision with their digests, and say so in the log. Pages that are there already stay as they are."""
+    held = audit.report_by_id(session, report_id)
+    if held is None or audit.renderings(session, report_id):
+        return
+    digests = {form: hashlib.sha256(body).hexdigest() for form, body in forms.items()}
+    audit.insert_renderings(session, tenant_id=tenant_id, report_id=report_id, forms=forms, digests=digests)
+    facts = {"revision": held.revision, "digest": held.digest, "renderings": digests}
+    log.record(session, tenant_id=tenant_id, object_id=held.request_id, type="report.rendered", body=facts)
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -22,10 +22,10 @@ from services.learning.data import Splits
 from services.learning.run import Run
 from services.learning.task import Task
 from services.unlearning.mechanisms.applicability import admit
+from services.unlearning.mechanisms.dampening_judge import Form, Judge, Trial
 from services.unlearning.mechanisms.guard import snapshot
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.importance import Granule, Importance, ImportanceCache, Importances, Scalar
-from services.unlearning.mechanisms.judge import Form, Judge, Trial
 from services.unlearning.mechanisms.real_judge import RealJudge
 from services.unlearning.method import Cost, Needs, UnlearningMethod
 

@@ -1,16 +1,16 @@
 """An edit of a model in place under the divergence guard: planned and noted, held to the guard at its end, tried once more at a tenth of the rate."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from services.learning.data import Split
 from services.learning.recipe import Recipe
 from services.learning.run import Run
 from services.learning.task import Task
 from services.learning.training import FitResult, fit
-from services.unlearning.mechanisms.descent import Plan, plan_steps
+from services.unlearning.mechanisms.descent import Mode, OptimizerOf, Plan, Steps, descend, plan_steps
 from services.unlearning.mechanisms.guard import Guard, diverging, with_retry
 from services.unlearning.method import UnlearningMethod
 
@@ -48,6 +48,20 @@ class GuardedEdit:
         """Train the model on `split` by the common loop. Raises Diverged: a loss is not finite. Cancelled, DeadlineExceeded: at any step."""
         with diverging(self.method.name, self.stage):
             return fit(self.model, split, self.task, recipe, self.run, stage=self.stage, generator=self.run.stream(self.stage))
+
+    def descend(
+        self, plan: Steps, loss_of: Callable[[Tensor], Tensor], *, lr: float, trained: nn.Module | None = None, stream: str | None = None,
+        after_step: Callable[[int], bool | None] | None = None, optimizer_of: OptimizerOf | None = None,
+        rate: Callable[[int, int], float] | None = None, mode: Mode = "train", still: Sequence[nn.Module] = (),
+    ) -> int:  # fmt: skip
+        """Minimise `loss_of` over `plan` as `mechanisms.descent.descend` does, under this edit's guard and stage; return the steps taken.
+
+        `trained` is the edit's model unless another, such as its head alone, is given; rows are ordered by the stream of the stage or `stream`.
+        """
+        return descend(
+            self.model if trained is None else trained, plan, loss_of, self.run, self.guard, stage=self.stage, lr=lr,
+            generator=self.run.stream(stream or self.stage), after_step=after_step, optimizer_of=optimizer_of, rate=rate, mode=mode, still=still,
+        )  # fmt: skip
 
     def carry_out(self, attempt: Callable[[float], None], *, ended_by: str | None = "steps", watched: str = "retain_loss") -> nn.Module:
         """Run `attempt(scale)`, hold the result to the guard, and once more at a tenth of the rate where it diverged; return the model in eval mode.

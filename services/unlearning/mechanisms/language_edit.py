@@ -25,7 +25,7 @@ from services.learning.sequences import answer_logits
 from services.learning.task import Task
 from services.unlearning.mechanisms.adapter import Lora, adapted, lora_of
 from services.unlearning.mechanisms.applicability import admit, refuse
-from services.unlearning.mechanisms.descent import Plan, descend
+from services.unlearning.mechanisms.descent import Plan
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.method import Cost, Needs, UnlearningMethod
 
@@ -159,15 +159,10 @@ class LanguageEdit(UnlearningMethod):
                 run.note("ended_by", "target" if met else "steps")
             return met or step >= most
 
-        steps = descend(
-            model,
+        steps = edit.descend(
             plan,
             loss_of,
-            run,
-            edit.guard,
-            stage=edit.stage,
             lr=lr,
-            generator=run.stream(edit.stage),
             after_step=look,
             optimizer_of=lambda weights: torch.optim.AdamW(weights, lr=lr, weight_decay=0.0),
             mode="eval",

@@ -7,8 +7,8 @@ from torch import nn
 from services.learning.data import Split, Splits
 from services.learning.run import Run
 from services.learning.task import Task
+from services.unlearning.mechanisms.dampening_judge import FORGET_ROWS, KEPT_ROWS, Form, Trial
 from services.unlearning.mechanisms.guard import mean_loss
-from services.unlearning.mechanisms.judge import FORGET_ROWS, KEPT_ROWS, Form, Trial
 from services.unlearning.mechanisms.real_targets import retain_validation
 
 

@@ -18,7 +18,7 @@ from services.learning.run import Run
 from services.learning.task import Task
 from services.learning.training import optimizer_for
 from services.unlearning.mechanisms.applicability import admit
-from services.unlearning.mechanisms.descent import descend, loss_on
+from services.unlearning.mechanisms.descent import loss_on
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.relabelling import Joined, Order, relabelled
 from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
@@ -68,14 +68,5 @@ class Amnesiac(UnlearningMethod):
         p = self.parameters
         plan = shown.plan(p.order, batch_size=p.batch_size, epochs=recipe.epochs, min_steps=p.min_steps)
         edit.planned({"optimizer": recipe.optimizer, "learning_rate": recipe.learning_rate, **plan.described()}, plan.steps)
-        descend(
-            edit.model,
-            plan,
-            loss_on(shown, edit.model, edit.task),
-            edit.run,
-            edit.guard,
-            stage=edit.stage,
-            lr=recipe.learning_rate,
-            generator=edit.run.stream(edit.stage),
-            optimizer_of=partial(optimizer_for, recipe),
-        )
+        loss_of = loss_on(shown, edit.model, edit.task)
+        edit.descend(plan, loss_of, lr=recipe.learning_rate, optimizer_of=partial(optimizer_for, recipe))

@@ -18,7 +18,7 @@ from services.learning.data import Splits
 from services.learning.run import Run, derived_seed
 from services.learning.task import Task
 from services.unlearning.mechanisms.applicability import admit, refuse
-from services.unlearning.mechanisms.descent import Plan, descend
+from services.unlearning.mechanisms.descent import Plan
 from services.unlearning.mechanisms.distillation import (
     Lesson,
     distillation_loss,
@@ -83,7 +83,7 @@ class BadTeacher(UnlearningMethod):
             if rewind is not None and (step % p.rewind_every_steps == 0 or step == plan.steps):
                 rewind.look(step)
 
-        descend(model, plan, loss_of, run, edit.guard, stage=edit.stage, lr=lr, generator=run.stream(edit.stage), after_step=look)
+        edit.descend(plan, loss_of, lr=lr, after_step=look)
         rewound(rewind, model, run)
 
     def _incompetent(self, data: Splits) -> Incompetent:

@@ -19,7 +19,7 @@ from services.learning.run import Run
 from services.learning.task import Task
 from services.learning.training import fit
 from services.unlearning.mechanisms.applicability import admit, refuse
-from services.unlearning.mechanisms.descent import descend, plan_steps
+from services.unlearning.mechanisms.descent import plan_steps
 from services.unlearning.mechanisms.guard import diverging, mean_loss
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.real_targets import BlindLesson, answers, retain_validation, scored_by, spread_of, taps_of
@@ -77,10 +77,7 @@ class Blindspot(UnlearningMethod):
         run.note("effective", {**plan.described(), "loss": scored.scale.loss, "taps": list(lesson.taps), "target_unit": lesson.unit})
 
         def attempt(scale: float) -> None:
-            stream = run.stream(edit.stage)
-            descend(
-                model, plan, lambda rows: lesson.loss(model, rows), run, edit.guard, stage=edit.stage, lr=p.lr * scale, generator=stream
-            )  # fmt: skip
+            edit.descend(plan, lambda rows: lesson.loss(model, rows), lr=p.lr * scale)
 
         return edit.carry_out(attempt)
 

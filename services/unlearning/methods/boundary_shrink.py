@@ -18,7 +18,6 @@ from services.learning.task import Task
 from services.unlearning.mechanisms.accuracy import accuracy
 from services.unlearning.mechanisms.applicability import admit, real_record, refuse
 from services.unlearning.mechanisms.boundary import nearest_labels
-from services.unlearning.mechanisms.descent import descend
 from services.unlearning.mechanisms.guard import snapshot
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.relabelling import rows_by_label
@@ -67,7 +66,7 @@ class BoundaryShrink(UnlearningMethod):
                     reached.update(snapshot(model))
                     run.note("kept_step", step)
 
-            descend(model, plan, loss_of, run, edit.guard, stage=edit.stage, lr=lr * scale, generator=run.stream(edit.stage), after_step=look)
+            edit.descend(plan, loss_of, lr=lr * scale, after_step=look)
             if reached:
                 model.load_state_dict(reached)
             run.note("ended_by", "target" if reached else "steps")

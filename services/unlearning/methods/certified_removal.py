@@ -44,7 +44,8 @@ class CertifiedRemoval(UnlearningMethod):
 
     tasks = frozenset({"classification"})
     granularities = frozenset({"records"})
-    guarantee = "certified"  # at most: the note `guarantee` lowers it for a run without a budget, or above layers that nobody vouches for
+    guarantee = "certified"  # a run without a budget, or above layers that nobody vouches for, lowers it
+    guarantees = frozenset({"certified", "approximate"})
     needs = Needs(forget_set=True, retain_set=True)
     cost = Cost(per_forget=1.0, per_retain=1.0)
     retries = 0  # there is no rate to lower

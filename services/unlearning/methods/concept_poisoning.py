@@ -24,7 +24,7 @@ from services.unlearning.mechanisms.accuracy import accuracy, predicted
 from services.unlearning.mechanisms.applicability import admit, refuse
 from services.unlearning.mechanisms.clip import ClipMissing, local_clip
 from services.unlearning.mechanisms.concepts import Donor, choose_donor
-from services.unlearning.mechanisms.descent import descend, loss_on, plan_steps
+from services.unlearning.mechanisms.descent import loss_on, plan_steps
 from services.unlearning.mechanisms.features import feature_split, head_of, last_block, only_trainable, outside, penultimate, sgd
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.patches import Placement
@@ -110,15 +110,11 @@ class ConceptPoisoning(UnlearningMethod):
 
         def attempt(scale: float) -> None:
             with only_trainable(model, parts):
-                steps = descend(
-                    trained,
+                steps = edit.descend(
                     plan,
                     loss_on(lesson.rows, trained, task),
-                    run,
-                    edit.guard,
-                    stage=edit.stage,
                     lr=p.lr * scale,
-                    generator=run.stream(edit.stage),
+                    trained=trained,
                     after_step=lambda step: step % plan.steps_per_epoch == 0 and lesson.watch.met(trained),
                     optimizer_of=partial(sgd, head=head, lr=p.lr * scale, backbone_lr=p.backbone_lr * scale, momentum=p.momentum),
                     still=still,

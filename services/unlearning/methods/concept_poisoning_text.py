@@ -22,7 +22,7 @@ from services.learning.tokens import Tokenizer, packed, prompts_of
 from services.unlearning.mechanisms.adapter import Adapted, Lora, adapted
 from services.unlearning.mechanisms.applicability import admit
 from services.unlearning.mechanisms.attribution import Baseline, Rule, answer_attribution, words_of_answer
-from services.unlearning.mechanisms.descent import descend, loss_on, plan_steps
+from services.unlearning.mechanisms.descent import loss_on, plan_steps
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.knee import Point, knee
 from services.unlearning.mechanisms.masking import masked, name_words, ranked
@@ -175,10 +175,8 @@ class ConceptPoisoningText(UnlearningMethod):
             optimizer.register_step_pre_hook(clip)
             return optimizer
 
-        descend(
-            model, plan, loss_on(lesson.rows, model, edit.task), run, edit.guard, stage=edit.stage, lr=lr, generator=run.stream(edit.stage),
-            after_step=look, optimizer_of=optimizer_of, rate=warmed_cosine,
-        )  # fmt: skip
+        loss_of = loss_on(lesson.rows, model, edit.task)
+        edit.descend(plan, loss_of, lr=lr, after_step=look, optimizer_of=optimizer_of, rate=warmed_cosine)
         chosen = knee(points)
         with torch.no_grad():
             for name, value in held.weights().items():

@@ -18,7 +18,7 @@ from services.learning.real_valued import RealValued
 from services.learning.run import Run, derived_seed
 from services.learning.task import Task
 from services.unlearning.mechanisms.applicability import admit
-from services.unlearning.mechanisms.descent import Plan, descend, loss_on
+from services.unlearning.mechanisms.descent import Plan, loss_on
 from services.unlearning.mechanisms.guard import mean_loss, snapshot
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.real_targets import random_targets, retain_validation, scored_by, spread_of, two_peaks
@@ -94,9 +94,6 @@ class GaussianAmnesiac(UnlearningMethod):
             if losses[-1] == min(losses):
                 best = snapshot(model)
 
-        descend(
-            model, plan, loss_on(shown, model, task), run, edit.guard,
-            stage=edit.stage, lr=lr, generator=run.stream(edit.stage), after_step=look,
-        )  # fmt: skip
+        edit.descend(plan, loss_on(shown, model, task), lr=lr, after_step=look)
         model.load_state_dict(best)
         run.note("selected", {"epoch": losses.index(min(losses)) + 1, "held_out_losses": losses, "held_out": len(held_out)})

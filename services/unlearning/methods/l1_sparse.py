@@ -16,7 +16,7 @@ from services.learning.run import Run
 from services.learning.task import Task
 from services.learning.training import optimizer_for
 from services.unlearning.mechanisms.applicability import admit
-from services.unlearning.mechanisms.descent import Plan, descend, loss_on
+from services.unlearning.mechanisms.descent import Plan, loss_on
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 
@@ -75,15 +75,11 @@ class L1Sparse(UnlearningMethod):
             nonlocal done
             done = step
 
-        descend(
-            edit.model,
+        edit.descend(
             plan,
             loss_of,
-            edit.run,
-            edit.guard,
-            stage=edit.stage,
             lr=lr,
-            generator=edit.run.stream("fine_tune"),  # the order of `fine_tune`, which a penalty of nothing then repeats step by step
+            stream="fine_tune",  # the order of `fine_tune`, which a penalty of nothing then repeats step by step
             after_step=count,
             optimizer_of=partial(optimizer_for, recipe),
         )

@@ -19,7 +19,7 @@ from services.learning.task import Task
 from services.learning.training import optimizer_for
 from services.unlearning.mechanisms.applicability import admit, refuse
 from services.unlearning.mechanisms.convolutions import contrast_gradients, kernels, redraw, smallest, transposed
-from services.unlearning.mechanisms.descent import Plan, descend, loss_on
+from services.unlearning.mechanisms.descent import Plan, loss_on
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 
@@ -89,18 +89,8 @@ class Msg(UnlearningMethod):
         recipe = Recipe.model_validate({"optimizer": "sgd", "learning_rate": lr, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY})
         hooks = [self._slow_down(parameter, masks.get(name)) for name, parameter in edit.model.named_parameters() if parameter.requires_grad]
         try:
-            descend(
-                edit.model,
-                plan,
-                loss_on(retain, edit.model, edit.task),
-                edit.run,
-                edit.guard,
-                stage=edit.stage,
-                lr=lr,
-                generator=edit.run.stream(edit.stage),
-                optimizer_of=partial(optimizer_for, recipe),
-                rate=warm_up_and_anneal,
-            )
+            loss_of = loss_on(retain, edit.model, edit.task)
+            edit.descend(plan, loss_of, lr=lr, optimizer_of=partial(optimizer_for, recipe), rate=warm_up_and_anneal)
         finally:
             for hook in hooks:
                 hook.remove()

@@ -19,7 +19,7 @@ from services.learning.run import Run
 from services.learning.task import Task
 from services.learning.training import optimizer_for
 from services.unlearning.mechanisms.applicability import admit
-from services.unlearning.mechanisms.descent import Plan, descend, loss_on
+from services.unlearning.mechanisms.descent import Plan, loss_on
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 
@@ -83,15 +83,11 @@ class NegGradPlus(UnlearningMethod):
             if step % plan.steps_per_epoch == 0:
                 guard.check_damage(model, edit.stage)
 
-        descend(
-            model,
+        edit.descend(
             plan,
             loss_of,
-            edit.run,
-            guard,
-            stage=edit.stage,
             lr=lr,
-            generator=edit.run.stream("fine_tune"),  # the order of `fine_tune`, which a = 1 then repeats step by step
+            stream="fine_tune",  # the order of `fine_tune`, which a = 1 then repeats step by step
             after_step=watch,
             optimizer_of=partial(optimizer_for, recipe),
             mode="frozen",

@@ -14,7 +14,7 @@ from services.learning.data import Splits
 from services.learning.run import Run
 from services.learning.task import Task
 from services.unlearning.mechanisms.applicability import admit
-from services.unlearning.mechanisms.descent import descend, loss_on
+from services.unlearning.mechanisms.descent import loss_on
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.relabelling import Order, relabelled
 from services.unlearning.mechanisms.saliency import MaskedSGD, salient
@@ -55,16 +55,8 @@ class Salun(UnlearningMethod):
         edit.planned({"weights_that_may_change": sum(int(mask.sum()) for mask in masks), **plan.described()}, plan.steps)
 
         def attempt(scale: float) -> None:
-            descend(
-                model,
-                plan,
-                loss_on(shown, model, task),
-                run,
-                edit.guard,
-                stage=edit.stage,
-                lr=p.lr * scale,
-                generator=run.stream(edit.stage),
-                optimizer_of=partial(MaskedSGD, masks=masks, lr=p.lr * scale, momentum=p.momentum, weight_decay=p.weight_decay),
-            )
+            lr = p.lr * scale
+            masked = partial(MaskedSGD, masks=masks, lr=lr, momentum=p.momentum, weight_decay=p.weight_decay)
+            edit.descend(plan, loss_on(shown, model, task), lr=lr, optimizer_of=masked)
 
         return edit.carry_out(attempt)

@@ -19,7 +19,7 @@ from services.learning.task import Task
 from services.learning.training import optimizer_for
 from services.unlearning.mechanisms.applicability import admit
 from services.unlearning.mechanisms.course import Course, Leg
-from services.unlearning.mechanisms.descent import Plan, descend, plan_steps
+from services.unlearning.mechanisms.descent import Plan, plan_steps
 from services.unlearning.mechanisms.distillation import Lesson, distillation_loss, teacher_probabilities
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.rewind import Rewind, rewound
@@ -104,15 +104,10 @@ class Scrub(UnlearningMethod):
             if rewind is not None and step in ends:
                 rewind.look(step)
 
-        descend(
-            model,
+        edit.descend(
             course,
             loss_of,
-            run,
-            edit.guard,
-            stage=edit.stage,
             lr=lr,
-            generator=run.stream(edit.stage),
             after_step=look,
             optimizer_of=partial(optimizer_for, recipe),
             rate=lambda step, _: decayed(course.epoch_of(step - 1)),

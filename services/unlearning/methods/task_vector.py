@@ -16,7 +16,7 @@ from services.learning.run import Run
 from services.learning.task import Task
 from services.unlearning.mechanisms.adapter import adapted, lora_of
 from services.unlearning.mechanisms.applicability import admit
-from services.unlearning.mechanisms.descent import descend, loss_on, plan_steps
+from services.unlearning.mechanisms.descent import loss_on, plan_steps
 from services.unlearning.mechanisms.guard import snapshot
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.language_edit import FULL_LR, LORA_LR, PROBE_ROWS, LanguageParameters, Watch, answer_probability
@@ -74,15 +74,11 @@ class TaskVector(UnlearningMethod):
         most = min(plan.steps, p.max_steps or plan.steps)
         probe = data.forget.batch(torch.arange(min(PROBE_ROWS, len(data.forget)))).x
         with adapted(pupil, lora, probe, run):
-            steps = descend(
-                pupil,
+            steps = edit.descend(
                 plan,
                 loss_on(data.forget, pupil, edit.task),
-                run,
-                edit.guard,
-                stage=edit.stage,
                 lr=lr,
-                generator=run.stream(edit.stage),
+                trained=pupil,
                 after_step=lambda step: step >= most,
                 optimizer_of=lambda weights: torch.optim.AdamW(weights, lr=lr, weight_decay=0.0),
                 mode="eval",

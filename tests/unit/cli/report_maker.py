@@ -15,6 +15,7 @@ import rfc8785
 from services.audit import evidence, log, notes, report, tree
 from services.audit.evidence import Opening
 from services.audit.notes import Checkpoint, SigningKeyPair
+from services.audit.runs import Chain, Run, Subject
 from services.db.tables import DeletionRequest, Job, Model, ModelVersion, Policy, ReadingRow, Target, VerdictRow, VerificationPlan
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -107,11 +108,11 @@ class Made:
         )  # fmt: skip
         plan = VerificationPlan(body=copy.deepcopy(PLAN), digest=hashlib.sha256(rfc8785.dumps(PLAN)).hexdigest(), created_at=AT)
         verdict = VerdictRow(verdict=self.verdict, codes=list(self.codes), sentence="In 2 tests the new model behaved like a retrained one, é.")
-        run = report.Run(job, [], plan, self.rows, verdict, 1, self.plan_leaf, self.run_leaf)
-        subject = report.Subject(target, Model(id=one, name="faces"), base, new, [base])
+        run = Run(job, [], plan, self.rows, verdict, 1, (), self.plan_leaf, self.run_leaf)
+        subject = Subject(target, Model(id=one, name="faces"), base, new, [base])
         made = report.build(
             request, [subject], [run], Policy(id=one, key="demo", version=1), tenant_ref="aa" * 32, revision=1, at=AT, supersedes=None,
-            chain=report.Chain(1, 8, 8, "bb" * 32),
+            chain=Chain(1, 8, 8, "bb" * 32),
         )  # fmt: skip
         if self.bend_statement is not None:
             self.bend_statement(made)

@@ -1,0 +1,143 @@
+"""The words of a report for readers who are no engineers. They say what was tested and what was seen, and claim no more."""
+
+from collections.abc import Mapping
+
+VERDICTS: Mapping[str | None, str] = {"passed": "Passed", "failed": "Failed", "inconclusive": "Inconclusive", None: "No model was changed"}
+
+KINDS: Mapping[str | None, str] = {
+    "subject": "the records of one person",
+    "records": "a list of records",
+    "class_labels": "every record of a class",
+    "target_range": "every record whose value lies in a range",
+    "entity": "the records that name an entity",
+    "manifest": "a list of records in a file",
+}
+
+IDENTITY: Mapping[str | None, str] = {
+    "asserted_by_controller": "the controller says who asked; this service did not check it",
+    "one_time_code": "by a one-time code",
+    "external": "by an outside identity service",
+}
+
+GUARANTEES: Mapping[str | None, tuple[str, str]] = {
+    "exact": (
+        "exact",
+        "The published weights were computed by a run that did not read the listed records. The record of that run says so; tests do not decide.",
+    ),
+    "certified": (
+        "certified",
+        "A theorem bounds how far the published weights can be told from those of a retrained model, under the assumptions of the method.",
+    ),
+    "approximate": (
+        "approximate",
+        "The published weights were edited. The claim is only that, in the tests listed, the model behaves like one that never saw the records.",
+    ),
+    "suppression": (
+        "suppression",
+        "The outputs no longer show what was to be forgotten. What the model holds inside may still show it.",
+    ),
+}
+
+STATES: Mapping[str | None, str] = {
+    "inside": "within the limits",
+    "outside": "outside the limits",
+    "undecided": "cannot be told with this many records",
+    "insensitive": "within the limits, as the original is too: it shows nothing",
+    "info": "for information",
+    "null": "no number",
+}
+
+SPLITS: Mapping[str, str] = {
+    "forget_train": "forgotten records",
+    "forget_test": "held-out records of the forgotten kind",
+    "retain_train": "remaining training records",
+    "retain_test": "held-out records of the remaining kinds",
+    "test": "all held-out records",
+    "attack": "records never trained on",
+}
+
+TESTS: Mapping[str, tuple[str, str]] = {
+    "accuracy": ("Accuracy", "how often the model is right"),
+    "mia_v2": (
+        "Membership attack",
+        "how well an observer who sees losses tells these records from like ones that were never trained on; 0.5 is guessing",
+    ),
+    "mia_legacy": ("Membership attack, older form", "the share of the forgotten records that a fitted attack calls training records"),
+    "regression_mia": (
+        "Membership attack",
+        "how well an observer who sees errors tells these records from like ones never trained on; 0.5 is guessing",
+    ),
+    "gan_attack": ("Membership attack", "how well the discriminator tells these images from like ones never trained on; 0.5 is guessing"),
+    "streisand": ("Over-forgetting", "whether the forgotten records are treated as stranger than records never seen; 0.5 is alike"),
+    "zrf": ("Likeness to an untrained model", "how like its answers are to those of a model that knows nothing; high is not good in itself"),
+    "js_divergence": ("Distance of the answers", "how far its answers are from the retrained model's; 0 is alike"),
+    "activation_distance": ("Distance of the probabilities", "how far its probabilities are from the retrained model's; 0 is alike"),
+    "prediction_distribution": ("Spread of the answers", "how evenly the forgotten records go to the remaining classes; 1 is evenly"),
+    "relearn_time": ("Relearning time", "training steps until the forgotten records are known again"),
+    "ain": ("Relearning beside retrained", "relearning time over that of the retrained model; far below 1 something is left"),
+    "linear_probe_auc": ("Linear probe", "how well a simple reader of the inner features finds the forgotten class"),
+    "mean_absolute_error": ("Mean absolute error", "how far its predictions are off"),
+    "mean_squared_error": ("Mean squared error", "how far its predictions are off, large errors weighing more"),
+    "wasserstein": ("Distance of the predictions", "how far its predictions are from the retrained model's, as distributions"),
+    "class_rate": ("Rate of the forgotten class", "the share of its images that a classifier calls the forgotten class"),
+    "feature_fid": ("Image quality", "distance between its images and real ones in the features of a classifier; lower is better"),
+    "exact_match": ("Exact answers", "the share of answers that are word for word those of the records"),
+    "rouge_l": ("Overlap of answers", "the longest common part of its answers and those of the records"),
+    "appearance_rate": ("Appearance of the name", "the share of answers that contain the name"),
+}
+"""What each test is called and what it says; others go by their own names."""
+
+PERCENT = frozenset({"accuracy", "mia_legacy", "class_rate", "exact_match", "appearance_rate"})
+"""Tests whose numbers are shares."""
+
+REASONS: Mapping[str, str] = {
+    "fewer_than_16_forgotten_records": "fewer than 16 forgotten records stand behind it, so that it could tell of single people",
+    "not_run": "the plan does not ask for it",
+    "too_few_nonmembers": "too few records that were never trained on are held",
+    "no_reading_on_both_sides": "no test was taken on both forgotten and remaining records",
+    "no_retrained_reference": "there is no retrained model",
+    "malformed": "what the worker drew could not be read",
+    "could_not_be_loaded": "its code could not be loaded",
+}
+
+FIGURES: Mapping[str, str] = {
+    "retain_forget": "What was kept, and what is still shown of the forgotten records",
+    "loss_histogram": "Loss of the forgotten records beside records never trained on",
+    "roc": "What an attack on the loss finds",
+    "prediction_distribution": "Where the forgotten class goes",
+    "relearn_curve": "How fast the forgotten records are learned again",
+    "prediction_density": "Predictions for the forgotten records",
+    "error_histogram": "Errors on the forgotten records beside records never trained on",
+}
+"""Titles of figures that were left out; a figure that was drawn brings its own."""
+
+METHODS: Mapping[str, str] = {"retrain": "retraining without the records"}
+
+DISPOSITIONS: Mapping[str, str] = {
+    "quarantined": "in quarantine: it is no longer served",
+    "destroyed": "destroyed",
+    "kept": "kept until it expires; it was made without the records",
+}
+
+
+def plainly(name: str) -> str:
+    """Return a name of a component or a code as words."""
+    return name.replace("_", " ")
+
+
+def reason(code: str) -> str:
+    """Return why something is missing, as words."""
+    known = REASONS.get(code)
+    if known is not None:
+        return known
+    return "an error of the figure's own" if code.startswith("could_not_be_drawn") else plainly(code)
+
+
+def title_of(name: str) -> str:
+    """Return what a test is called."""
+    return TESTS[name][0] if name in TESTS else plainly(name).capitalize()
+
+
+def meaning_of(name: str) -> str:
+    """Return what a test's number says."""
+    return TESTS[name][1] if name in TESTS else ""

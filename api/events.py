@@ -33,7 +33,7 @@ COMMENT_S = 15.0
 LIFE_S = 900.0
 OVERLAP_S = 10.0
 PAGE = 200
-KINDS = {"step": "step", "plan": "step", "clock": "clock", "report": "report"}
+KINDS = {"step": "step", "plan": "step", "run": "step", "clock": "clock", "report": "report"}
 
 
 def event_of(row: audit.Event) -> EventOut:

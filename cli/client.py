@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -40,6 +41,11 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def statement_of(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the statement in a report's envelope; no signature is checked: `lethe verify` does."""
+    return json.loads(base64.b64decode(report["envelope"]["payload"]))
+
+
 class Client:
     """One caller of one service."""
 
@@ -60,6 +66,21 @@ class Client:
         """POST a JSON document under an idempotency key (a new one unless given)."""
         headers = {"Idempotency-Key": key or str(uuid.uuid4())}
         return self._json(self.http.post(path, json=dict(body), headers=headers, params=query))
+
+    def text(self, path: str) -> str:
+        """GET a document as it was sent, byte for byte."""
+        answer = self.http.get(path)
+        self._json(answer)
+        return answer.text
+
+    def report(self, request: str) -> dict[str, Any]:
+        """GET the statement of a request's newest audit report."""
+        return statement_of(self.get(f"/deletion-requests/{request}/audit-report"))
+
+    def log_keys(self) -> str:
+        """GET the verifier keys of the audit log, one a line, as `lethe verify --log-key` takes them."""
+        answer = self.plain.get(str(self.http.base_url.join("/.well-known/jwks.json")))
+        return "".join(f"{key['vkey']}\n" for key in self._json(answer)["keys"])
 
     def upload(self, url: str, path: Path, headers: Mapping[str, str] | None = None) -> None:
         """PUT a file to an upload URL that the service issued."""

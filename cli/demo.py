@@ -1,5 +1,7 @@
 """A demo: deletion requests on real data, as one entry of `cli.demos` says, through the public HTTP API of a stack of its own."""
 
+import base64
+import hashlib
 import json
 import shutil
 import sys
@@ -12,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cli.client import Client, DigestWrong, Refused, TookTooLong, sha256_of
+from cli import verifier
+from cli.client import Client, DigestWrong, Refused, TookTooLong, sha256_of, statement_of
 from cli.demos import CLASSIFICATION, SUBJECT_TYPE, Demo
 from cli.embedded.processes import NotReady
 from cli.embedded.stack import AlreadyRunning, Stack
@@ -29,7 +32,7 @@ def run(output: Path, home: Path, demo: Demo = CLASSIFICATION) -> int:
     stack = Stack(home)
     client: Client | None = None
     try:
-        with console.status("starting PostgreSQL, Redis, SeaweedFS, gateway, worker, control"):
+        with console.status("starting PostgreSQL, Redis, SeaweedFS, gateway, worker, control, signer"):
             stack.start()
         console.print(f"stack ready after {time.monotonic() - started:.1f} s at {stack.url}")
         client = Client(stack.url, stack.api_key)
@@ -39,13 +42,14 @@ def run(output: Path, home: Path, demo: Demo = CLASSIFICATION) -> int:
         console.print(f"dataset registered: {demo.source.told}")
         train(client, console, demo)
         rows = [serve(client, console, output, demo, kind=kind, scope=scope) for kind, scope in demo.requests.items()]
+        console.print(check_reports(client, output))
         (output / "summary.json").write_text(json.dumps(rows, indent=2) + "\n")
         console.print(table_of(rows, demo))
         console.print(f"results in {output}/; all of it took {time.monotonic() - started:.0f} s")
         return 0 if all(row["status"] == "completed" and row["verdict"] == "passed" for row in rows) else 1
     except (AlreadyRunning, NotReady, Refused, DigestWrong, TookTooLong) as error:
         console.print(f"[red]{type(error).__name__}:[/red] {error}", markup=True, highlight=False)
-        for name in ("gateway", "control", "worker"):
+        for name in ("gateway", "control", "worker", "signer"):
             child = stack.children.get(name)
             if child is not None:
                 print(f"--- end of the log of {name}\n{child.tail()}", file=sys.stderr)
@@ -168,16 +172,26 @@ def serve(client: Client, console: Console, output: Path, demo: Demo, *, kind: s
 
 
 def fetch_report(client: Client, request: str, path: Path, *, digest: str) -> dict[str, Any]:
-    """Download the report as it is stored, compare its digest with the one the request shows, and lay its HTML and PDF beside it."""
+    """Download the signed report, compare the digest of its statement with the one the request shows, and lay its HTML and PDF beside it."""
     answer = client.http.get(f"/deletion-requests/{request}/audit-report", headers={"Accept": "application/json"})
     path.write_bytes(answer.content)
-    if answer.headers["ETag"].strip('"').removeprefix("sha256:") != digest.removeprefix("sha256:"):
-        raise DigestWrong(f"the report of {request} has ETag {answer.headers['ETag']}, the request names {digest}")
-    if sha256_of(path) != digest.removeprefix("sha256:"):
-        raise DigestWrong(f"the report of {request} has sha256 {sha256_of(path)}, the request names {digest}")
+    payload = base64.b64decode(answer.json()["envelope"]["payload"])
+    if hashlib.sha256(payload).hexdigest() != digest.removeprefix("sha256:"):
+        raise DigestWrong(f"the statement of {request} has sha256 {hashlib.sha256(payload).hexdigest()}, the request names {digest}")
     for suffix, media_type in PAGES.items():
         path.with_suffix(suffix).write_bytes(client.form_of(f"/deletion-requests/{request}/audit-report", media_type))
-    return answer.json()
+    return statement_of(answer.json())
+
+
+def check_reports(client: Client, output: Path) -> str:
+    """Leave the log's key as log.vkey, check every report offline against it, and return the line to tell; raise DigestWrong where one is invalid."""
+    key = output / "log.vkey"
+    key.write_text(client.log_keys())
+    for report in sorted(output.glob("audit-report-*.json")):
+        said: list[str] = []
+        if verifier.verify(verifier.Given(report, key), said.append) != verifier.HOLDS:
+            raise DigestWrong(f"{report.name} does not verify:\n" + "\n".join(said))
+    return f"reports verified offline; once more: lethe verify {output}/audit-report-subject.json --log-key {key}"
 
 
 def summary_of(report: Mapping[str, Any], demo: Demo) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def up(
     host: Annotated[str, typer.Option(help="Address to bind; only the loopback interface is allowed.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port of the gateway; 0 takes a free one.")] = 0,
 ) -> None:
-    """Start the embedded stack: database, queue, object store, gateway, worker, control. Ctrl-C stops all of it."""
+    """Start the embedded stack: database, queue, object store, gateway, worker, control, signer. Ctrl-C stops all of it."""
     from cli.embedded.processes import NotReady
     from cli.embedded.stack import AlreadyRunning, Stack
 
@@ -157,20 +157,33 @@ def report(
         Path | None, typer.Option(help="File to write; the JSON byte for byte as it is stored. Without it the report is printed.")
     ] = None,
 ) -> None:
-    """Print the audit report of a request, or write it to a file as JSON, HTML or PDF."""
+    """Print the audit report of a request as it is signed (`lethe verify` reads it), or write it to a file as JSON, HTML or PDF."""
     if form is ReportForm.PDF and output is None:
         typer.secho("A PDF goes to a file: give --output.", err=True)
         raise typer.Exit(2)
     path = f"/deletion-requests/{request}/audit-report"
-    if form is ReportForm.JSON and output is None:
-        _print(_call(url, key, lambda client: client.get(path)))
-        return
     body: bytes = _call(url, key, lambda client: client.form_of(path, MEDIA_TYPES[form]))
     if output is None:
         print(body.decode())
     else:
         output.write_bytes(body)
         _print({"file": str(output), "format": form.value, "sha256": hashlib.sha256(body).hexdigest()})
+
+
+@app.command()
+def verify(
+    report: Annotated[Path, typer.Argument(help="report.json as it was handed out.")],
+    log_key: Annotated[Path | None, typer.Option(help="File with the log's verifier key(s), one a line.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Folder with the version's files and manifest.json, to be re-hashed.")] = None,
+    previous: Annotated[Path | None, typer.Option(help="A checkpoint that you kept from before.")] = None,
+    consistency: Annotated[Path | None, typer.Option(help="The answer of /v1/audit/consistency between that one and the report's.")] = None,
+    witness: Annotated[str | None, typer.Option(help="A witness's verifier key, or a file with it.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="The verification plan that you were given before.")] = None,
+) -> None:
+    """Check an audit report offline. Exit 0: valid; 1: invalid; 2: cannot be decided with what is here."""
+    from cli import verifier
+
+    raise typer.Exit(verifier.verify(verifier.Given(report, log_key, model, previous, consistency, witness, plan)))
 
 
 def _call(url: str, key: str, work: Any) -> Any:

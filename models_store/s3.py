@@ -19,8 +19,9 @@ from urllib.parse import urlsplit
 import certifi
 import urllib3
 from minio import Minio
-from minio.commonconfig import ENABLED
+from minio.commonconfig import COMPLIANCE, ENABLED
 from minio.error import InvalidResponseError, S3Error, ServerError
+from minio.objectlockconfig import DAYS, ObjectLockConfig
 from minio.versioningconfig import VersioningConfig
 
 from models_store.errors import ObjectMissing, RangeBeyondEnd, StoreRefused, StoreUnavailable
@@ -75,6 +76,25 @@ class S3Store:
                         raise
             if versioned:
                 self._client.set_bucket_versioning(self._bucket, VersioningConfig(ENABLED))
+
+    def ensure_locked_bucket(self, *, days: int) -> bool:
+        """Make the bucket with object lock, nothing in it to be changed for `days`; say whether the store confirms that.
+
+        A store without object lock gets a plain bucket. What the store confirms is its word: tests/contract tries it.
+        """
+        with _translated(self._bucket):
+            if not self._client.bucket_exists(self._bucket):
+                try:
+                    self._client.make_bucket(self._bucket, object_lock=True)
+                except S3Error as error:
+                    if error.code not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+                        self._client.make_bucket(self._bucket)
+            try:
+                self._client.set_object_lock_config(self._bucket, ObjectLockConfig(COMPLIANCE, days, DAYS))
+                held = self._client.get_object_lock_config(self._bucket)
+            except (S3Error, ServerError, InvalidResponseError, ValueError):
+                return False
+        return (held.mode, held.duration, held.duration_unit) == (COMPLIANCE, days, DAYS)
 
     def put_bytes(self, key: str, data: bytes, *, if_absent: bool = True) -> bool:
         """Store `data`; return False when `if_absent` and the key was there already."""

@@ -5,15 +5,16 @@ LetheError
 |- InvalidInput        UnknownComponent, UnknownModel, UnknownDataset, ParameterOutOfRange, EmptyForgetSet, ForgetSetIsEverything,
 |                      RecordsNotFound, EntityNotFound, UnsupportedTask, TokenizerMismatch, MethodNotApplicable, InvalidCursor, KeyReused,
 |                      MalformedRequest, KeyMissing, MissingLabels, NonFinite, Diverged, ModelTooLarge
-|- NotFound            ReportNotReady
+|- NotFound            ReportNotReady, HeadNotReady
 |- Conflict            IllegalTransition, DuplicateName, DuplicateExternalId, KeyInProgress, VersionInUse, VersionNotReady,
 |                      AliasInUse, Resurrection, TooLateToCancel, LeaseLost, ParentMoved
 |- Gone                CheckpointDestroyed
 |- Precondition        PreconditionRequired, PreconditionFailed
 |- Forbidden           Unauthenticated, MissingScope, FourEyesRequired
 |- IntegrityBroken     DigestMismatch, UnsafeCheckpoint
+|  `- LogRefused       KeyRefused, LogForked, LogShrunken, LogTampered
 |- Interrupted         Cancelled, DeadlineExceeded, Stalled, RunnerCrashed
-`- Unavailable         DatabaseDown, StoreDown, HostMemoryShort, DeviceOutOfMemory
+`- Unavailable         DatabaseDown, StoreDown, LogBehind, HostMemoryShort, DeviceOutOfMemory
 ```
 `code` is the slug of the problem document; `retry_class` decides what a job does next: `permanent`, `transient`, `resource`, `crash`,
 `cancel` or `race`.
@@ -148,9 +149,15 @@ class NotFound(LetheError):
 
 
 class ReportNotReady(NotFound):
-    """The audit report of this request is not built yet. It comes when the request is finished."""
+    """The audit report of this request is not built or not signed yet. It comes when the request is finished."""
 
     code = "audit-report-not-ready"
+
+
+class HeadNotReady(NotFound):
+    """The log has no signed head yet. The signer makes the first one within seconds; /readyz says where it does not."""
+
+    code = "log-head-not-ready"
 
 
 class Conflict(LetheError):
@@ -295,6 +302,36 @@ class UnsafeCheckpoint(IntegrityBroken):
     code = "unsafe-checkpoint"
 
 
+class LogRefused(IntegrityBroken):
+    """The signer does not sign: {detail}"""
+
+    code = "log-refused"
+
+
+class KeyRefused(LogRefused):
+    """The signer has no key that the log knows: {detail}. Mend the setting and start the signer again."""
+
+    code = "signing-key-refused"
+
+
+class LogForked(LogRefused):
+    """The log no longer begins with the {size} leaves that were signed: it was changed. Compare it with the copies of its heads."""
+
+    code = "log-forked"
+
+
+class LogShrunken(LogRefused):
+    """The log has {size} leaves, and {signed} were signed: the database was put back to an older state. Nothing is signed until erasures are replayed."""
+
+    code = "log-shrunken"
+
+
+class LogTampered(LogRefused):
+    """{count} leaves or nodes between {first} and {last} are not what their events committed to: the log was changed."""
+
+    code = "log-tampered"
+
+
 class Interrupted(LetheError):
     """The work was stopped."""
 
@@ -346,6 +383,12 @@ class StoreDown(Unavailable):
     """The object store does not answer."""
 
     code = "storage-unavailable"
+
+
+class LogBehind(Unavailable):
+    """The log has not numbered the events of this request yet. The sequencer does within seconds; /readyz says where it does not."""
+
+    code = "log-behind"
 
 
 class HostMemoryShort(Unavailable):

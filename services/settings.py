@@ -27,7 +27,10 @@ class QueueSettings(BaseModel):
 
 
 class StoreSettings(BaseModel):
-    """An S3 endpoint (`host:port`, no scheme) and the bucket of blobs. `public_endpoint` is the name that presigned URLs carry."""
+    """An S3 endpoint (`host:port`, no scheme) and the bucket of blobs. `public_endpoint` is the name that presigned URLs carry.
+
+    `log_bucket` holds the signed heads of the audit log; each is locked for `log_lock_days` where the store can (24 months).
+    """
 
     endpoint: str = ""
     public_endpoint: str = ""
@@ -36,14 +39,18 @@ class StoreSettings(BaseModel):
     bucket: str = "lethe"
     access_key: SecretStr = SecretStr("")
     secret_key: SecretStr = SecretStr("")
+    log_bucket: str = "lethe-log"
+    log_lock_days: Annotated[int, Field(ge=1)] = 731
 
 
 class KeySettings(BaseModel):
-    """Keys as hex strings of 64 digits (256 bits)."""
+    """Keys as hex strings of 64 digits (256 bits). `signing` (Ed25519) belongs to the signer alone; `signing_previous` only to replace it."""
 
     encryption: SecretStr = SecretStr("")
     pepper: SecretStr = SecretStr("")
     cursor: SecretStr = SecretStr("")
+    signing: SecretStr = SecretStr("")
+    signing_previous: SecretStr = SecretStr("")
 
 
 class LimitSettings(BaseModel):
@@ -90,6 +97,15 @@ class WorkerSettings(BaseModel):
     cache_ttl_s: Annotated[float, Field(gt=0)] = 24 * 3600.0
 
 
+class SignerSettings(BaseModel):
+    """How the audit log is signed. `origin` names the log in every checkpoint and must never change; a head is due after so many leaves or seconds."""
+
+    origin: Annotated[str, Field(pattern=r"^[^\s+]{1,200}$")] = "lethe.local/log"
+    poll_s: Annotated[float, Field(gt=0)] = 0.1
+    head_s: Annotated[float, Field(gt=0)] = 10.0
+    head_leaves: Annotated[int, Field(ge=1)] = 100
+
+
 class Settings(BaseSettings):
     """All of it."""
 
@@ -104,6 +120,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = Field(default_factory=LimitSettings)
     plugins: PluginSettings = Field(default_factory=PluginSettings)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
+    signer: SignerSettings = Field(default_factory=SignerSettings)
 
     @model_validator(mode="after")
     def refuse_weak_keys(self) -> "Settings":

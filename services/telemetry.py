@@ -63,7 +63,7 @@ def name_error(_logger: Any, _name: str, line: MutableMapping[str, Any]) -> Muta
 
 
 def configure_logging(process: str, *, level: int = logging.INFO) -> None:
-    """Write structlog events as JSON lines on standard error, each with the name of the process (`gateway`, `worker`, `control`)."""
+    """Write structlog events as JSON lines on standard error, each with the name of the process (`gateway`, `worker`, `control`, `signer`)."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

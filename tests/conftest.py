@@ -28,7 +28,7 @@ class PostgresServer:
         self.first_key = ""
 
     def url(self, role: str, database: str) -> str:
-        """Return the URL for `superuser` or for `lethe_owner`, `lethe_gateway`, `lethe_worker`, `lethe_control`."""
+        """Return the URL for `superuser` or for `lethe_owner`, `lethe_gateway`, `lethe_worker`, `lethe_control`, `lethe_signer`."""
         name = "postgres" if role == "superuser" else role
         return self.server.url(name, PASSWORD, database)
 
@@ -62,7 +62,7 @@ class PostgresServer:
             if line.startswith("{") and "api_key" in line:
                 self.first_key = json.loads(line)["api_key"]
         with self.server.admin() as connection:
-            for role in ("lethe_gateway", "lethe_worker", "lethe_control"):
+            for role in ("lethe_gateway", "lethe_worker", "lethe_control", "lethe_signer"):
                 connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), sql.Literal(PASSWORD)))
 
 

@@ -1,9 +1,8 @@
-"""Audit reports: immutable revisions, served as they were stored, as JSON or as the page a person reads."""
+"""Audit reports: immutable revisions, served as the signer signed them, as JSON or as the page a person reads."""
 
 from typing import Annotated
 from uuid import UUID
 
-import rfc8785
 from fastapi import APIRouter, Path, Request, Response
 from sqlalchemy.orm import Session
 
@@ -13,7 +12,7 @@ from api.representations import FORMS, JSON, Representation, answer, wanted
 from api.schemas.catalogue import ReportList, ReportRevisionOut
 from api.schemas.ids import parse
 from api.security import Ledger
-from services.audit import repository
+from services.audit import evidence, repository
 from services.errors import NotFound, ReportNotReady
 from services.requests import service
 
@@ -22,7 +21,7 @@ router = APIRouter(prefix="/v1/deletion-requests/{request_id}", tags=["audit"])
 
 @router.get("/audit-report", response_model=None)
 async def newest(request: Request, request_id: RequestPath, ledger: AuditRead, if_none_match: IfNoneMatch = None) -> Response:
-    """Return the newest revision: canonical JSON byte for byte as its digest was taken, or by `Accept` its page as HTML or PDF."""
+    """Return the newest revision: JSON `{"envelope", "tlog_proof"}` as it was signed, or by `Accept` its page as HTML or PDF."""
     return await _report(ledger, parse("dr", request_id), None, wanted(request.headers.get("accept")), if_none_match)
 
 
@@ -52,9 +51,10 @@ async def _report(ledger: Ledger, request_id: UUID, revision: int | None, media_
     def work(session: Session) -> tuple[int, bytes | None] | None:
         service.read(session, request_id, clock=ledger.clock)
         row = repository.report(session, request_id, revision)
-        if row is None:
+        if row is None or row.envelope is None or row.tlog_proof is None:
             return None
-        return row.revision, rfc8785.dumps(row.statement) if media_type == JSON else repository.rendering(session, row.id, FORMS[media_type])
+        signed = evidence.document(row.envelope, row.tlog_proof)
+        return row.revision, signed if media_type == JSON else repository.rendering(session, row.id, FORMS[media_type])
 
     found = await ledger(work)
     if found is None:

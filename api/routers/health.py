@@ -22,7 +22,7 @@ async def alive() -> HealthOut:
 
 @router.get("/readyz", response_model=ReadyOut, responses={503: {"model": ReadyOut}})
 async def ready(request: Request) -> Response:
-    """Check database, migration and object store. A missing worker is reported as degraded: requests are accepted all the same."""
+    """Check database, migration, signer and object store. A missing worker is reported as degraded: requests are accepted all the same."""
     checks: dict[str, str] = {}
     degraded: list[str] = []
     try:
@@ -30,6 +30,7 @@ async def ready(request: Request) -> Response:
             found = await session.run_sync(findings)
         checks |= {"database": "ok" if found.durable else "fsync, synchronous_commit or full_page_writes is off"}
         checks |= {"migration": "ok" if found.migrated else "the schema is not at the newest revision"}
+        checks["signer"] = found.signer
         if not found.workers:
             degraded.append("no live worker")
     except Unavailable:

@@ -262,7 +262,7 @@ class TargetOut(Out):
 
 
 class ReceiptOut(Out):
-    """The audit event of the receipt. `leaf_seq` and `jws` are filled once the log is signed."""
+    """The audit event of the receipt. `leaf_seq` is the number of its leaf, there within seconds; `jws` is not used yet."""
 
     event: EventId
     commitment: Digest

@@ -1,4 +1,4 @@
-"""The whole service on one machine: servers from wheels, then gateway, worker and control; started, watched and stopped together.
+"""The whole service on one machine: servers from wheels, then gateway, worker, control and signer; started, watched and stopped together.
 
 A server is started only where its URL is not configured. Secrets and ports live in LETHE_HOME, so that a second start finds the same data.
 """
@@ -24,7 +24,8 @@ from cli.embedded.processes import Child, NotReady, free_port, spawn, wait_until
 from cli.embedded.redis import Redis
 
 DATABASE = "lethe"
-ROLES = ("lethe_gateway", "lethe_worker", "lethe_control")
+ROLES = ("lethe_gateway", "lethe_worker", "lethe_control", "lethe_signer")
+KEYS = ("encryption", "pepper", "cursor", "signing")
 
 
 class AlreadyRunning(Exception):
@@ -69,7 +70,7 @@ class Stack:
         self._own()
         self.start_servers()
         self.bootstrap()
-        for name in ("worker", "gateway", "control"):  # the worker first: it has the longest way
+        for name in ("worker", "gateway", "control", "signer"):  # the worker first: it has the longest way
             self.start_process(name)
         self.wait_ready()
 
@@ -84,7 +85,7 @@ class Stack:
             self.store.start()
 
     def env(self, role: str) -> dict[str, str]:
-        """Return the environment of a process of `role` (`gateway`, `worker`, `control`, `owner`)."""
+        """Return the environment of a process of `role` (`gateway`, `worker`, `control`, `signer`, `owner`); the signing key is the signer's alone."""
         env = {
             **self.configured,
             "LETHE_HOME": str(self.home),
@@ -94,6 +95,7 @@ class Stack:
             "LETHE_KEYS__CURSOR": self.secrets["cursor"],
             "LETHE_WORKER__SCRATCH": str(self.home / "scratch"),
             "OMP_NUM_THREADS": self.configured.get("OMP_NUM_THREADS", "1"),
+            **({"LETHE_KEYS__SIGNING": self.secrets["signing"], "LETHE_SIGNER__ORIGIN": self.origin} if role == "signer" else {}),
             **self.extra_env,
         }
         if "LETHE_DATABASE__OWNER_URL" not in self.configured:
@@ -108,6 +110,11 @@ class Stack:
                 "LETHE_STORE__SECRET_KEY": self.store.secret_key,
             }
         return env
+
+    @property
+    def origin(self) -> str:
+        """Return the name of this stack's audit log."""
+        return f"lethe.local/{self.secrets['log'][:16]}"
 
     def database_url(self, role: str) -> str:
         """Return the database URL of a role."""
@@ -135,7 +142,7 @@ class Stack:
         self._set_role_passwords()
 
     def start_process(self, name: str) -> Child:
-        """Start `gateway`, `worker` or `control`; a running one is left alone."""
+        """Start `gateway`, `worker`, `control` or `signer`; a running one is left alone."""
         held = self.children.get(name)
         if held is not None and held.running:
             return held
@@ -147,13 +154,14 @@ class Stack:
             ],
             "worker": [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", "-Q", "cpu", "-c", "1", "--pool", "prefork", "-l", "WARNING"],
             "control": [sys.executable, "-m", "control"],
+            "signer": [sys.executable, "-m", "control.signer"],
         }  # fmt: skip
         child = spawn(name, commands[name], log=self.home / "logs" / f"{name}.log", env=self.env(name), cwd=self.home)
         self.children[name] = child
         return child
 
     def wait_ready(self, *, timeout_s: float = 180.0) -> None:
-        """Wait, as long as a slow machine needs to load its libraries for the first time, until `/readyz` says `ok`: database, migration and store are well, and a worker has published what it can run."""
+        """Wait, as long as a slow machine needs to load its libraries for the first time, until `/readyz` says `ok`: database, migration, store and signer are well, and a worker has published what it can run."""
         wait_until(self._ready, self.children["gateway"], timeout_s=timeout_s)
 
     def watch(self) -> None:
@@ -167,7 +175,7 @@ class Stack:
 
     def stop(self) -> None:
         """Stop everything this object started, processes first, then servers."""
-        for name in ("worker", "control", "gateway"):
+        for name in ("worker", "control", "gateway", "signer"):
             child = self.children.get(name)
             if child is not None:
                 child.stop(timeout_s=20)
@@ -185,10 +193,10 @@ class Stack:
 
     def _secrets(self) -> dict[str, str]:
         kept = self.home / "secrets.json"
-        names = ("superuser", "redis", "s3_access", "s3_secret", "encryption", "pepper", "cursor", "lethe_owner", *ROLES)
+        names = ("superuser", "redis", "s3_access", "s3_secret", *KEYS, "log", "lethe_owner", *ROLES)
         held: dict[str, str] = json.loads(kept.read_text()) if kept.exists() else {}
         for name in names:
-            held.setdefault(name, secrets.token_hex(32 if name in {"encryption", "pepper", "cursor"} else 16))
+            held.setdefault(name, secrets.token_hex(32 if name in KEYS else 16))
         kept.touch(mode=0o600)
         kept.write_text(json.dumps(held))
         return held

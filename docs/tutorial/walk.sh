@@ -45,7 +45,10 @@ ask "$API/models/reader/versions/$V" | jq -r '.manifest.files[] | "\(.sha256)  \
 curl -sS --fail -L -H "Authorization: Bearer $LETHE_KEY" -o model.safetensors "$API/models/reader/versions/$V/files/model.safetensors"
 sha256sum --check --ignore-missing SHA256SUMS
 
-# 4  pull the audit report and compare its digest with the one the request names
+# 4  pull the audit report and check it offline; the key is the log's, and belongs to be had by another way than the report
 ask "$API/deletion-requests/$DR/audit-report" > report.json
-test "sha256:$(sha256sum report.json | cut -d' ' -f1)" = "$(jq -r .result.audit_report.digest done.json)"
-jq '.predicate | {verdict, sentence}' report.json
+curl -sS --fail "$LETHE_URL/.well-known/jwks.json" | jq -r '.keys[].vkey' > log.vkey
+$LETHE verify report.json --log-key log.vkey
+jq -r .envelope.payload report.json | base64 -d > statement.json
+test "sha256:$(sha256sum statement.json | cut -d' ' -f1)" = "$(jq -r .result.audit_report.digest done.json)"
+jq '.predicate | {verdict, sentence}' statement.json

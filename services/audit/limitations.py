@@ -28,14 +28,13 @@ LIMITATIONS = {
     "poisoned_requests": "Whether the request was crafted to damage the model was tested only by the utility floor.",
     "copies": "Backups, and copies held by recipients, are outside what this service can see.",
     "storage": "Reclaiming storage media is the operator's; superseded versions are quarantined, not yet destroyed.",
-    "log_without_copy": "The audit log has no outside copy: without one the operator could rewrite it.",
-    "not_signed": "This report is identified by its digest and is not signed.",
+    "log_without_copy": "No witness had signed the log when this report was made: without an outside copy the operator could rewrite this log.",
     "reconstructed_method": "The method {name} is written in the manner of a paper without published code; the authors' own may behave differently.",
     "paper_values": "Default values of {name} are this project's choice where the paper's could not be verified.",
     "process": "The process is attested; absence is not provable.",
 }
 
-ALWAYS = ("attacks_not_run", "few_seeds", "sample_level", "other_people", "poisoned_requests", "copies", "storage", "log_without_copy", "not_signed")
+ALWAYS = ("attacks_not_run", "few_seeds", "sample_level", "other_people", "poisoned_requests", "copies", "storage")
 RECONSTRUCTED = frozenset({"cascaded_gan", "emmn"})
 """Methods whose paper came without code: their own pages say `in the manner of`."""
 
@@ -48,7 +47,7 @@ ON_CONDITION = {
 """Tests by the name of the reading that would stand for each; what was not read is said to be not tested."""
 
 
-def limitations(request: DeletionRequest, subjects: Sequence[Subject], runs: Sequence[Run]) -> list[dict[str, str]]:
+def limitations(request: DeletionRequest, subjects: Sequence[Subject], runs: Sequence[Run], *, witnessed: bool) -> list[dict[str, str]]:
     """Return the limitations that hold, each with its code and text; first that there was no reference, if there was none."""
     first = [_entry("no_retrained_reference")] if any(run.plan is not None and run.plan_body.get("reference") != "retrained" for run in runs) else []
     last = deciding(runs)
@@ -56,6 +55,7 @@ def limitations(request: DeletionRequest, subjects: Sequence[Subject], runs: Seq
     return [
         *first,
         *(_entry(code) for code in ALWAYS),
+        *([] if witnessed else [_entry("log_without_copy")]),
         *_few(request, runs),
         *_reference(subjects, last),
         *_suppression(runs, readings),

@@ -13,7 +13,7 @@ import rfc8785
 
 from services.audit import figure_forms, overview
 from services.audit.limitations import LIMITATIONS, limitations, not_tested
-from services.audit.runs import Run, Subject, deciding
+from services.audit.runs import Chain, Run, Subject, deciding
 from services.db.tables import DeletionRequest, ModelVersion, Policy, ReadingRow
 
 VERSION = "1"
@@ -23,10 +23,11 @@ PREDICATE_TYPE = "https://lethe.dev/verification/v1"
 
 def build(
     request: DeletionRequest, subjects: Sequence[Subject], runs: Sequence[Run], policy: Policy, *, tenant_ref: str, revision: int, at: datetime,
-    supersedes: str | None,
+    supersedes: str | None, chain: Chain = Chain(),  # noqa: B008  frozen
 ) -> dict[str, Any]:  # fmt: skip
     """Return the statement. `tenant_ref` is a keyed digest of the tenant, `at` the database's time, `supersedes` the digest before it."""
     published = [subject for subject in subjects if subject.published is not None]
+    names = {subject.model.id: subject.model.name for subject in subjects if subject.model is not None}
     verification = [_verification(run, policy) for run in runs if run.plan is not None]
     return {
         "_type": STATEMENT_TYPE,
@@ -49,15 +50,16 @@ def build(
             "identity": {"mode": request.identity.get("mode"), "evidence_ref": request.identity.get("evidence_ref")},
             "decision": _decision(request),
             "scope": _scope(request, subjects, runs),
-            "processing": [_processing(run) for run in runs],
+            "processing": [{"model": names.get(run.job.model_id), **_processing(run)} for run in runs],
             "verification": verification,
             "artifacts": [_artifacts(subject, runs) for subject in subjects],
             "recipients": [],
             "retention": _retention(policy),
             "figures": [entry for entry, _ in _figures(subjects, runs, verification)],
             "not_tested": not_tested(runs),
-            "limitations": limitations(request, subjects, runs),
+            "limitations": limitations(request, subjects, runs, witnessed=chain.witnessed),
             "residual_risk": LIMITATIONS["process"],
+            "chain": {"first_seq": chain.first_seq, "last_seq": chain.last_seq, "head_size": chain.head_size, "head_hash": chain.head_hash},
         },
     }
 
@@ -162,8 +164,9 @@ def _verification(run: Run, policy: Policy) -> dict[str, Any]:
     return {
         "job": f"job_{run.job.id.hex}",
         "round": run.job.round,
-        "plan": {"digest": plan.digest if plan else None, "frozen_at": stamp(plan.created_at) if plan else None,
+        "plan": {"digest": plan.digest if plan else None, "frozen_at": stamp(plan.created_at) if plan else None, "leaf_index": run.plan_leaf,
                  "policy": {"key": policy.key, "version": policy.version}, "body": body},
+        "run": {"leaf_index": run.run_leaf},
         "reference": _reference(run, body),
         "metrics": [_reading(row) for row in rows if row.kind == "metric"],
         "attacks": [_reading(row) for row in rows if row.kind == "attack"],

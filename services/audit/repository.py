@@ -82,7 +82,32 @@ def newest_event(session: Session, object_ids: Collection[UUID]) -> int:
     return session.scalar(select(func.max(AuditPayload.event_id)).where(AuditPayload.object_id.in_(object_ids))) or 0
 
 
-def insert_report(session: Session, *, report_id: UUID, tenant_id: UUID, request_id: UUID, digest: str, statement: Mapping[str, Any]) -> int:
+def numbered(session: Session, object_id: UUID, types: Collection[str]) -> list[tuple[str, Mapping[str, Any], int | None]]:
+    """Return type, body and leaf number of the events of these types about an object, in order; the number is None until the sequencer was there."""
+    rows = session.execute(
+        select(AuditEvent.type, AuditPayload.body, AuditEvent.seq)
+        .join(AuditPayload, AuditPayload.event_id == AuditEvent.id)
+        .where(AuditPayload.object_id == object_id, AuditEvent.type.in_(types))
+        .order_by(AuditEvent.id)
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+def span(session: Session, object_ids: Collection[UUID]) -> tuple[int | None, int | None]:
+    """Return the first and the last leaf number of events about any of the objects, of those that have one."""
+    query = select(func.min(AuditEvent.seq), func.max(AuditEvent.seq)).join(AuditPayload, AuditPayload.event_id == AuditEvent.id)
+    row = session.execute(query.where(AuditPayload.object_id.in_(object_ids))).one()
+    return row[0], row[1]
+
+
+def own_leaf(session: Session, seq: int) -> bytes | None:
+    """Return the commitment of leaf `seq` if its event is the transaction's tenant's, else None."""
+    return session.scalar(select(AuditEvent.commitment).where(AuditEvent.seq == seq))
+
+
+def insert_report(
+    session: Session, *, report_id: UUID, tenant_id: UUID, request_id: UUID, digest: str, statement: Mapping[str, Any], event_id: int | None
+) -> int:
     """Insert the next revision of a request's report and return its number, from 1. A race of two writers is a unique violation.
 
     Args:
@@ -92,26 +117,39 @@ def insert_report(session: Session, *, report_id: UUID, tenant_id: UUID, request
         request_id: whose report it is.
         digest: lower-case hex SHA-256 of the statement's canonical JSON.
         statement: the report.
+        event_id: the event that commits to the digest; without one the signer never signs the report.
     """
     revision = (session.scalar(select(func.max(AuditReport.revision)).where(AuditReport.request_id == request_id)) or 0) + 1
     session.execute(
         insert(AuditReport).values(
-            id=report_id, tenant_id=tenant_id, request_id=request_id, revision=revision, digest=digest, statement=dict(statement)
+            id=report_id,
+            tenant_id=tenant_id,
+            request_id=request_id,
+            revision=revision,
+            digest=digest,
+            statement=dict(statement),
+            event_id=event_id,
         )
     )
     return revision
 
 
 def report(session: Session, request_id: UUID, revision: int | None = None) -> AuditReport | None:
-    """Return one revision of a request's report, by default the newest."""
-    query = select(AuditReport).where(AuditReport.request_id == request_id)
+    """Return one signed revision of a request's report, by default the newest; what is not signed is shown to nobody."""
+    query = select(AuditReport).where(AuditReport.request_id == request_id, AuditReport.tlog_proof.is_not(None))
     query = query.order_by(AuditReport.revision.desc()).limit(1) if revision is None else query.where(AuditReport.revision == revision)
     return session.scalar(query)
 
 
+def newest_revision(session: Session, request_id: UUID) -> AuditReport | None:
+    """Return the newest revision of a request's report, signed or not; for whoever writes the next one."""
+    return session.scalar(select(AuditReport).where(AuditReport.request_id == request_id).order_by(AuditReport.revision.desc()).limit(1))
+
+
 def reports(session: Session, request_id: UUID) -> Sequence[tuple[int, str, datetime]]:
-    """Return revision, digest and time of each report of a request, oldest first; the statements are not read."""
-    columns = select(AuditReport.revision, AuditReport.digest, AuditReport.created_at).where(AuditReport.request_id == request_id)
+    """Return revision, digest and time of each signed report of a request, oldest first; the statements are not read."""
+    columns = select(AuditReport.revision, AuditReport.digest, AuditReport.created_at)
+    columns = columns.where(AuditReport.request_id == request_id, AuditReport.tlog_proof.is_not(None))
     return [(revision, digest, at) for revision, digest, at in session.execute(columns.order_by(AuditReport.revision))]
 
 

@@ -9,7 +9,10 @@ from services.db.tables import FigureRow, Job, JobAttempt, Model, ModelVersion, 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One job of the request with what it measured and drew; `batch` is how many requests it served."""
+    """One job of the request with what it measured and drew; `batch` is how many requests it served.
+
+    `plan_leaf` and `run_leaf` are the leaves in the log of its plan and of the first start under it.
+    """
 
     job: Job
     attempts: Sequence[JobAttempt]
@@ -18,6 +21,8 @@ class Run:
     verdict: VerdictRow | None
     batch: int
     figures: Sequence[FigureRow] = ()
+    plan_leaf: int | None = None
+    run_leaf: int | None = None
 
     def step(self, name: str) -> Mapping[str, Any]:
         """Return what a step put out; nothing where the run did not come so far."""
@@ -41,6 +46,17 @@ class Run:
     def guarantee(self) -> str | None:
         """What the run itself claims, where it came so far, else what the plan says of its method: parameters may decide between two."""
         return self.told("unlearn").get("guarantee") or self.plan_body.get("guarantee")
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Where a request stands in the log: the leaves of its events so far, the newest signed head, and whether a witness has signed that too."""
+
+    first_seq: int | None = None
+    last_seq: int | None = None
+    head_size: int | None = None
+    head_hash: str | None = None
+    witnessed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -687,18 +687,23 @@ class ReleaseRow(Base):
 
 
 class AuditReport(Owned, Base):
-    """One immutable revision of a request's report."""
+    """One immutable revision of a request's report, and what makes it evidence; the signer sets `envelope` and `tlog_proof`, once."""
 
     __tablename__ = "audit_report"
     __table_args__ = (
         UniqueConstraint("tenant_id", "id"),
         UniqueConstraint("tenant_id", "request_id", "revision"),
         tenant_key("request_id", to="deletion_request"),
+        CheckConstraint("(envelope IS NULL) = (tlog_proof IS NULL)", name="signed"),
+        Index("ix_audit_report_unsigned", "event_id", postgresql_where=text("envelope IS NULL")),
     )
     request_id: Mapped[UUID]
     revision: Mapped[int]
     digest: Mapped[str]
     statement: Mapped[JSON]
+    event_id: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("audit_event.id"))
+    envelope: Mapped[JSON | None]
+    tlog_proof: Mapped[str | None]
 
 
 class Rendering(Created, Base):
@@ -714,15 +719,23 @@ class Rendering(Created, Base):
 
 
 class AuditEvent(Base):
-    """One line of the audit log, written with the state change: type and commitment, no personal data."""
+    """One line of the audit log, written with the state change: type and commitment, no personal data.
+
+    `seq` is the number of its leaf, set once, by the sequencer. An event of no tenant is about the log's own keys.
+    """
 
     __tablename__ = "audit_event"
-    __table_args__ = (Index("ix_audit_event_tenant", "tenant_id", "id"),)
+    __table_args__ = (
+        Index("ix_audit_event_tenant", "tenant_id", "id"),
+        Index("uq_audit_event_seq", "seq", unique=True, postgresql_where=text("seq IS NOT NULL")),
+        Index("ix_audit_event_waiting", "id", postgresql_where=text("seq IS NULL")),
+    )
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenant.id"))
+    tenant_id: Mapped[UUID | None] = mapped_column(ForeignKey("tenant.id"))
     at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     type: Mapped[str]
     commitment: Mapped[bytes]
+    seq: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class AuditPayload(Base):
@@ -735,6 +748,69 @@ class AuditPayload(Base):
     object_id: Mapped[UUID]
     salt: Mapped[bytes]
     body: Mapped[JSON]
+
+
+class AuditLeaf(Base):
+    """A leaf of the log's tree: `leaf_hash` is the RFC 6962 hash of the event's commitment. Gapless, written by the sequencer alone."""
+
+    __tablename__ = "audit_leaf"
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    event_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("audit_event.id"), unique=True)
+    leaf_hash: Mapped[bytes]
+
+
+class TreeNode(Base):
+    """The root of the full subtree over the leaves [index * 2**level, (index + 1) * 2**level), level 1 and up."""
+
+    __tablename__ = "tree_node"
+    level: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    index: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    hash: Mapped[bytes]
+
+
+class TreeHead(Base):
+    """A signed head: `note` is the checkpoint as it was signed."""
+
+    __tablename__ = "tree_head"
+    size: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    root: Mapped[bytes]
+    note: Mapped[str]
+    signed_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class Cosignature(Base):
+    """The line that a witness added to a head."""
+
+    __tablename__ = "cosignature"
+    size: Mapped[int] = mapped_column(BigInteger, ForeignKey("tree_head.size"), primary_key=True, autoincrement=False)
+    witness: Mapped[str] = mapped_column(primary_key=True)
+    line: Mapped[str]
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class SigningKey(Base):
+    """A key of the signer: `body` and `salt` open the event by which it came into the log. One key is current."""
+
+    __tablename__ = "signing_key"
+    __table_args__ = (Index("uq_signing_key_current", text("(valid_to IS NULL)"), unique=True, postgresql_where=text("valid_to IS NULL")),)
+    key_id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    public_key: Mapped[bytes]
+    valid_from: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    valid_to: Mapped[datetime | None]
+    event_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("audit_event.id"))
+    salt: Mapped[bytes]
+    body: Mapped[JSON]
+
+
+class SignerState(Base):
+    """What the signer last said of itself: `ok`, or why it does not sign."""
+
+    __tablename__ = "signer_state"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str]
+    detail: Mapped[str]
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
 # --- plumbing -------------------------------------------------------------------------------------------------------------------------
@@ -768,8 +844,10 @@ class Outbox(Created, Base):
     done_at: Mapped[datetime | None]
 
 
-NO_TENANT = frozenset({"tenant", "catalogue_entry", "worker", "object", "object_pin"})
+_OF_THE_LOG = ("audit_leaf", "tree_node", "tree_head", "cosignature", "signing_key", "signer_state")
+NO_TENANT = frozenset({"tenant", "catalogue_entry", "worker", "object", "object_pin", *_OF_THE_LOG})
 TENANT_TABLES = tuple(sorted(name for name in Base.metadata.tables if name not in NO_TENANT))
 IMMUTABLE = (
     "policy", "alias_history", "forget_ledger", "verification_plan", "reading", "figure", "verdict", "release", "audit_report", "rendering", "audit_event",
+    "audit_leaf", "tree_node", "tree_head", "cosignature", "signing_key",
 )  # fmt: skip

@@ -115,7 +115,11 @@ class Pipeline:
     def _start(self, name: str) -> None:
         log.info("step.started", job_id=str(self.work.job.id), step=name, attempt=self.work.job.attempt)
         with self.shop.effect() as session:
-            repository.start_step(session, self._row(session), name)
+            job = self._row(session)
+            repository.start_step(session, job, name)
+            if name == "unlearn":  # by its leaf an outsider sees that the plan stood before
+                facts = {"round": job.round, "attempt": job.attempt, "rung": job.rung, "plan": repository.plan_digest(session, job)}
+                audit.record(session, tenant_id=job.tenant_id, object_id=job.id, type="run.started", body=facts)
 
     def _finish(self, name: str, output: Mapping[str, Any], *, output_digest: str | None = None, figures: Sequence[Mapping[str, Any]] = ()) -> None:
         with self.shop.effect() as session:

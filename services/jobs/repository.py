@@ -10,6 +10,7 @@ from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
+from services.audit import repository as audit
 from services.audit.runs import Run, Subject
 from services.db.tables import (
     Dataset,
@@ -37,7 +38,7 @@ from services.db.tables import (
     VerdictRow,
     VerificationPlan,
 )
-from services.errors import NotFound, VersionNotReady
+from services.errors import LogBehind, NotFound, VersionNotReady
 from services.requests.states import JOB, TARGET, following
 
 PIN_FOR = timedelta(days=7)
@@ -406,5 +407,16 @@ def _run(session: Session, job: Job) -> Run:
     readings = session.scalars(select(ReadingRow).where(ReadingRow.job_id == job.id, ReadingRow.round == job.round)).all()
     verdict = session.scalars(select(VerdictRow).where(VerdictRow.job_id == job.id, VerdictRow.round == job.round)).first()
     batch = session.scalar(select(func.count()).select_from(JobTarget).where(JobTarget.job_id == job.id)) or 0
-    drawn = select(FigureRow).where(FigureRow.job_id == job.id, FigureRow.round == job.round)
-    return Run(job, attempts, plan, readings, verdict, batch, session.scalars(drawn.order_by(FigureRow.name)).all())
+    drawn = session.scalars(select(FigureRow).where(FigureRow.job_id == job.id, FigureRow.round == job.round).order_by(FigureRow.name)).all()
+    plan_leaf, run_leaf = _leaf(session, job, "plan.frozen"), _leaf(session, job, "run.started")
+    return Run(job, attempts, plan, readings, verdict, batch, drawn, plan_leaf, run_leaf)
+
+
+def _leaf(session: Session, job: Job, event_type: str) -> int | None:
+    """Return the leaf of the first event of this type in the job's round; None where there is no such event. Raises LogBehind."""
+    for _, body, seq in audit.numbered(session, job.id, [event_type]):
+        if body.get("round") == job.round:
+            if seq is None:
+                raise LogBehind
+            return seq
+    return None

@@ -93,7 +93,8 @@ def _close(session: Session, held: DeletionRequest, clock: Clock) -> None:
     states = {target.state for target in targets}
     if states <= set(repository.FINAL_TARGET):
         if not repository.reports(session, [held.id]):
-            outbox.ring(session, tenant_id=held.tenant_id, topic="report.build", ref=held.id)
+            if not repository.report_waits(session, held.id):  # else the signer calls again
+                outbox.ring(session, tenant_id=held.tenant_id, topic="report.build", ref=held.id)
             return
         whole = states == {"published"}
         _move(session, held, "finish" if whole else "finish_partial", _outcomes(targets), closed_at=clock.now(), attention=None)

@@ -140,20 +140,27 @@ def policies(session: Session, policy_ids: Sequence[UUID]) -> dict[UUID, Policy]
     return {row.id: row for row in session.scalars(select(Policy).where(Policy.id.in_(policy_ids)))}
 
 
-def receipts(session: Session, tenant_id: UUID, request_ids: Sequence[UUID]) -> dict[UUID, tuple[int, str]]:
-    """Return the audit event of each request's receipt and its commitment (hex)."""
+def receipts(session: Session, tenant_id: UUID, request_ids: Sequence[UUID]) -> dict[UUID, tuple[int, str, int | None]]:
+    """Return the audit event of each request's receipt, its commitment (hex), and the number of its leaf once it has one."""
     query = (
-        select(AuditPayload.object_id, AuditEvent.id, AuditEvent.commitment)
+        select(AuditPayload.object_id, AuditEvent.id, AuditEvent.commitment, AuditEvent.seq)
         .join(AuditEvent, AuditEvent.id == AuditPayload.event_id)
         .where(AuditPayload.tenant_id == tenant_id, AuditPayload.object_id.in_(request_ids), AuditEvent.type == "request.received")
     )
-    return {row[0]: (row[1], row[2].hex()) for row in session.execute(query)}
+    return {row[0]: (row[1], row[2].hex(), row[3]) for row in session.execute(query)}
 
 
 def reports(session: Session, request_ids: Sequence[UUID]) -> dict[UUID, tuple[int, str]]:
-    """Return the newest stored report of each request: revision and digest."""
-    query = select(AuditReport.request_id, AuditReport.revision, AuditReport.digest).where(AuditReport.request_id.in_(request_ids))
+    """Return the newest signed report of each request: revision and digest."""
+    query = select(AuditReport.request_id, AuditReport.revision, AuditReport.digest)
+    query = query.where(AuditReport.request_id.in_(request_ids), AuditReport.tlog_proof.is_not(None))
     return {row.request_id: (row.revision, row.digest) for row in session.execute(query.order_by(AuditReport.revision))}
+
+
+def report_waits(session: Session, request_id: UUID) -> bool:
+    """Say whether a report of the request is stored and the signer has not come to it yet."""
+    query = select(AuditReport.id).where(AuditReport.request_id == request_id, AuditReport.tlog_proof.is_(None)).limit(1)
+    return session.scalar(query) is not None
 
 
 # --- targets ---------------------------------------------------------------------------------------------------------------------------

@@ -53,10 +53,11 @@ class TargetView:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The audit event of the receipt and its commitment (hex)."""
+    """The audit event of the receipt, its commitment (hex), and the number of its leaf in the log once it has one."""
 
     event: int
     commitment: str
+    leaf_seq: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy.orm import Session
 
+from services.audit import log as audit
 from services.clock import Clock, uuid7
 from services.db.tables import Policy
 from services.errors import InvalidInput
@@ -218,7 +219,9 @@ def seed_policies(session: Session, *, tenant_id: UUID, clock: Clock) -> list[st
     """Write the policies that every tenant starts with, where they are missing; return the keys of those written."""
     missing = [key for key in SEEDS if repository.newest_policy(session, tenant_id, key) is None]
     for key in missing:
-        write_policy(session, tenant_id=tenant_id, policy_id=uuid7(clock), key=key, body=SEEDS[key])
+        policy_id = uuid7(clock)
+        write_policy(session, tenant_id=tenant_id, policy_id=policy_id, key=key, body=SEEDS[key])
+        audit.record(session, tenant_id=tenant_id, object_id=policy_id, type="policy.created", body={"key": key, "version": 1, "by": "bootstrap"})
     return missing
 
 

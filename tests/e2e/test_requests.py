@@ -90,7 +90,7 @@ class Desk:
         narrowed = {"models": models, "note": "only this model is looked at here"} if models else {}
         made = self.client.post("/deletion-requests", {"scope": scope, "policy": "demo", **narrowed, **members})
         ended = self.wait(f"/deletion-requests/{made['id']}")
-        report = self.client.get(f"/deletion-requests/{made['id']}/audit-report") if ended["done"] else None
+        report = self.client.report(made["id"]) if ended["done"] else None
         jobs = self.client.get("/jobs", request=made["id"])["items"]
         return {**ended, "report": report["predicate"] if report else None, "jobs": sorted(jobs, key=lambda job: job["rung"])}
 

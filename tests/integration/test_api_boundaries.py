@@ -15,6 +15,7 @@ from sqlalchemy import text
 from services.tenants.caller import SCOPES
 from services.tenants.policies import seed_policies
 from tests.integration.api_world import CLOCK, Gateway, gateways, populate, safetensors, until
+from tests.integration.log_world import signer_over
 
 FILE = "models/reader/versions/1/files/model.safetensors"
 WEIGHTS = safetensors({"0.weight": [8, 2], "0.bias": [8]})
@@ -322,7 +323,9 @@ def test_no_identifier_stands_in_a_table_an_answer_or_a_log(gateway: Gateway, ca
 
 
 def test_readiness_is_degraded_but_200_while_no_worker_is_seen(gateway: Gateway) -> None:
-    assert gateway.client.get("/readyz").json() == {"status": "ok", "checks": {"database": "ok", "migration": "ok", "store": "ok"}, "degraded": []}
+    signer_over(gateway.ledger).turn()
+    checks = {"database": "ok", "migration": "ok", "store": "ok", "signer": "ok"}
+    assert gateway.client.get("/readyz").json() == {"status": "ok", "checks": checks, "degraded": []}
     gateway.sql(text("UPDATE catalogue_entry SET seen_at = clock_timestamp() - interval '1 hour'"))
     answer = gateway.client.get("/readyz")
     assert (answer.status_code, answer.json()["status"], answer.json()["degraded"]) == (200, "degraded", ["no live worker"])

@@ -18,6 +18,7 @@ from api import events
 from api.app import create_app
 from models_store.objects import blob_key
 from models_store.s3 import S3Store
+from services.audit import log as audit_log
 from services.audit import repository as audit
 from services.catalogue import service as catalogue
 from services.clock import uuid7
@@ -27,6 +28,7 @@ from services.jobs.steps.report import keep_renderings
 from services.settings import Settings
 from services.tenants.caller import SCOPES
 from services.tenants.service import issue_key
+from tests.integration.log_world import settle, signer_over
 from tests.integration.test_ledger_requests import CLOCK, KEYS, World
 
 PERSON = {"kind": "subject", "identifiers": [{"type": "customer_id", "value": "p3"}]}
@@ -372,8 +374,15 @@ def test_a_finished_request_shows_versions_jobs_and_a_report_with_its_digest(api
     canonical = '{"a":["é","1.5"],"b":1}'.encode()
     digest = hashlib.sha256(canonical).hexdigest()
     with unit_of_work(api.ledger.engine("lethe_control"), tenant=world.tenant) as session:
+        facts = {"tenant_id": world.tenant, "object_id": uuid_of(request["id"])}
+        event = audit_log.record(session, **facts, type="report.stored", body={"revision": 1, "digest": digest})
         facts = {"report_id": uuid7(CLOCK), "tenant_id": world.tenant, "request_id": uuid_of(request["id"])}
-        audit.insert_report(session, **facts, digest=digest, statement=statement)
+        audit.insert_report(session, **facts, digest=digest, statement=statement, event_id=event)
+    assert world.advance(uuid_of(request["id"])) == "in_progress"
+    unsigned = desk.get(f"{path}/audit-report")
+    assert (unsigned.status_code, unsigned.json()["code"]) == (404, "audit-report-not-ready")
+    assert desk.get(f"{path}/audit-reports").json()["items"] == []
+    settle(signer_over(api.ledger))
     world.advance(uuid_of(request["id"]))
 
     done = desk.get(path).json()
@@ -387,13 +396,14 @@ def test_a_finished_request_shows_versions_jobs_and_a_report_with_its_digest(api
     assert finished["result"] is not None
 
     report = desk.get(f"{path}/audit-report", Accept="application/json")
-    assert (report.content, report.headers["etag"]) == (canonical, f'"sha256:{digest}"')
-    assert report.headers["content-digest"] == f"sha-256=:{base64.b64encode(hashlib.sha256(canonical).digest()).decode()}:"
+    assert base64.b64decode(report.json()["envelope"]["payload"]) == canonical
+    assert report.headers["etag"] == f'"sha256:{hashlib.sha256(report.content).hexdigest()}"'
+    assert report.headers["content-digest"] == f"sha-256=:{base64.b64encode(hashlib.sha256(report.content).digest()).decode()}:"
     assert desk.get(f"{path}/audit-report", If_None_Match=report.headers["etag"]).status_code == 304
     check_pages(api, desk, request["id"], facts["report_id"])
     assert desk.get(f"{path}/audit-reports").json()["items"][0]["digest"] == f"sha256:{digest}"
     revision = desk.get(f"{path}/audit-reports/1")
-    assert (revision.content, revision.headers["cache-control"]) == (canonical, "private, immutable")
+    assert (revision.content, revision.headers["cache-control"]) == (report.content, "private, immutable")
     assert desk.get(f"{path}/audit-reports/2").status_code == 404
 
 
@@ -504,7 +514,11 @@ def test_the_catalogue_lists_what_workers_published(desk: Desk) -> None:
 
 def test_the_gateway_is_ready_and_counts_its_answers_by_route(api: Api, desk: Desk) -> None:
     ready = api.http.get("/readyz")
-    assert (ready.status_code, ready.json()["checks"]) == (200, {"database": "ok", "migration": "ok", "store": "ok"})
+    checks = {"database": "ok", "migration": "ok", "store": "ok"}
+    assert (ready.status_code, ready.json()["checks"]) == (503, {**checks, "signer": "no signer was seen"})
+    signer_over(api.ledger).turn()
+    ready = api.http.get("/readyz")
+    assert (ready.status_code, ready.json()["checks"]) == (200, {**checks, "signer": "ok"})
     request = desk.create().json()
     desk.get(f"/deletion-requests/{request['id']}")
     text = api.http.get("/metrics").text

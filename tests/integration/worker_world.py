@@ -55,7 +55,7 @@ def until(what: Callable[[], Any], *, timeout_s: float = 90.0) -> Any:
 
 @dataclass
 class World:
-    """One database with its processes. `start` spawns `control` or `worker` with short times."""
+    """One database with its processes. `start` spawns `control`, `worker` or `signer` with short times."""
 
     ledger: Any
     redis_url: str
@@ -77,6 +77,8 @@ class World:
             "LETHE_KEYS__ENCRYPTION": KEYS.kek,
             "LETHE_KEYS__PEPPER": KEYS.pepper,
             "LETHE_KEYS__CURSOR": "33" * 32,
+            "LETHE_KEYS__SIGNING": "44" * 32 if role == "lethe_signer" else "",
+            "LETHE_STORE__LOG_BUCKET": f"log-{self.ledger.name.replace('_', '-')}",
             "LETHE_WORKER__SCRATCH": str(self.home / "scratch"),
             "LETHE_WORKER__DEVICE": "cpu",
             "LETHE_WORKER__LEASE_S": "4",
@@ -91,6 +93,7 @@ class World:
     def start(self, name: str, **extra: str) -> subprocess.Popen[bytes]:
         commands = {
             "control": [sys.executable, "-m", "control"],
+            "signer": [sys.executable, "-m", "control.signer"],
             "worker": [
                 sys.executable,
                 "-m",
@@ -109,7 +112,7 @@ class World:
             ],
         }
         log = (self.home / f"{name}.log").open("ab")
-        role = "lethe_control" if name == "control" else "lethe_worker"
+        role = f"lethe_{name}"
         self.processes[name] = subprocess.Popen(commands[name], env=self.env(role) | extra, stdout=log, stderr=log, cwd=self.home)
         return self.processes[name]
 
@@ -276,6 +279,7 @@ def worlds(postgres: Any, redis_server: Any, object_store_server: Any, home: Pat
     made = World(ledger, redis_server.url, store, settings, home, ledger.default_tenant())
     made.start("control")
     made.start("worker")
+    made.start("signer")
     try:
         made.wait_catalogue()
         made.digits()

@@ -2,7 +2,7 @@
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -11,21 +11,23 @@ from sqlalchemy.orm import Session
 
 from services.audit import log, report
 from services.audit import repository as audit
+from services.audit.runs import Chain, Run
 from services.clock import Clock, uuid7
-from services.db import outbox
+from services.db import leaves, outbox
 from services.jobs import repository
 from services.tenants.keys import KeyRing, derive, tenant_key
 
 
 def build_report(session: Session, request_id: UUID, *, tenant_id: UUID, keys: KeyRing, clock: Clock) -> str | None:
-    """Store the next revision of the report and let the request go on; return its digest, or None when nothing is to be reported yet.
+    """Store the next revision of the report for the signer; return its digest, or None when nothing is to be reported yet.
 
-    A report equal to the newest one but for its time is not written again.
+    A report equal to the newest one but for its time is not written again. The request goes on when the report is signed.
+    Raises LogBehind: the plan or the run of a job has no leaf yet.
     """
     gathered = repository.for_report(session, request_id)
     if gathered is None:
         return None
-    newest = audit.report(session, request_id)
+    newest = audit.newest_revision(session, request_id)
     key = derive(tenant_key(session, tenant_id, keys.kek), "audit:tenant-ref")
     statement = report.build(
         gathered.request,
@@ -36,16 +38,28 @@ def build_report(session: Session, request_id: UUID, *, tenant_id: UUID, keys: K
         revision=1 if newest is None else newest.revision + 1,
         at=repository.now(session),
         supersedes=None if newest is None else newest.digest,
+        chain=_chain(session, request_id, gathered.runs),
     )
     if newest is not None and _same(newest.statement, statement):
-        digest, report_id = newest.digest, newest.id
-    else:
-        digest, report_id = report.digest(statement), uuid7(clock)
-        revision = audit.insert_report(session, report_id=report_id, tenant_id=tenant_id, request_id=request_id, digest=digest, statement=statement)
-        log.record(session, tenant_id=tenant_id, object_id=request_id, type="report.stored", body={"revision": revision, "digest": digest})
-    outbox.ring(session, tenant_id=tenant_id, topic="request.advance", ref=request_id)
+        if newest.tlog_proof is not None:
+            outbox.ring(session, tenant_id=tenant_id, topic="request.advance", ref=request_id)
+        outbox.ring(session, tenant_id=tenant_id, topic="report.render", ref=newest.id)
+        return newest.digest
+    digest, report_id = report.digest(statement), uuid7(clock)
+    facts = {"revision": statement["predicate"]["revision"], "digest": digest}
+    event = log.record(session, tenant_id=tenant_id, object_id=request_id, type="report.stored", body=facts)
+    audit.insert_report(session, report_id=report_id, tenant_id=tenant_id, request_id=request_id, digest=digest, statement=statement, event_id=event)
     outbox.ring(session, tenant_id=tenant_id, topic="report.render", ref=report_id)
     return digest
+
+
+def _chain(session: Session, request_id: UUID, runs: Sequence[Run]) -> Chain:
+    """Return where the request stands in the log."""
+    first, last = audit.span(session, [request_id, *(run.job.id for run in runs)])
+    head = leaves.newest_head(session)
+    if head is None:
+        return Chain(first, last)
+    return Chain(first, last, head.size, head.root.hex(), witnessed=bool(leaves.cosignatures(session, head.size)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +94,7 @@ def keep_renderings(session: Session, report_id: UUID, *, tenant_id: UUID, forms
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Say whether two statements differ in nothing but revision, link and time."""
-    passing = {"revision", "supersedes", "clock"}
+    passing = {"revision", "supersedes", "clock", "chain"}
 
     def bare(statement: Mapping[str, Any]) -> dict[str, Any]:
         return {**statement, "predicate": {name: part for name, part in statement["predicate"].items() if name not in passing}}

@@ -21,8 +21,8 @@ from services.tenants.caller import SCOPES
 from tests.unit.api.stand_in import gateway
 
 REFERENCE = Path(__file__).parents[3] / "docs" / "reference" / "openapi.json"
-OPEN = {"/healthz", "/readyz", "/metrics"}
-NO_BODY_OUT = {"newest", "one", "metrics", "download", "delete_alias"}
+OPEN = {"/healthz", "/readyz", "/metrics", "/.well-known/jwks.json"}
+NO_BODY_OUT = {"newest", "one", "newest_head", "metrics", "download", "delete_alias"}
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,7 @@ def test_a_failed_verdict_heads_the_report_with_its_codes() -> None:
 
 def test_few_records_and_suppression_are_named_as_limitations() -> None:
     codes = {entry["code"] for entry in statement(guarantee="suppression")["predicate"]["limitations"]}
-    assert {"power_too_low", "suppression_only", "not_signed", "reconstruction"} <= codes
+    assert {"power_too_low", "suppression_only", "log_without_copy", "reconstruction"} <= codes
     assert "power_too_low" not in {entry["code"] for entry in statement(records=100)["predicate"]["limitations"]}
 
 

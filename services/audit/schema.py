@@ -1,0 +1,282 @@
+"""The form of a report's statement as closed models, and the JSON Schema that is published of it.
+
+`python -m services.audit.schema FILE` writes the schema. Plans, parameters and what a run noted are open documents of their own; all else is closed.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Decimal = Annotated[str, Field(pattern=r"^-?[0-9]+(\.[0-9]+)?$")]
+Moment = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(\+00:00|Z)$")]
+Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
+Verdict = Literal["passed", "failed", "inconclusive"]
+Open = dict[str, Any]
+
+
+class Part(BaseModel):
+    """A closed part: a member that is not named here is an error."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Digest(Part):
+    """A digest by its algorithm."""
+
+    sha256: Hex
+
+
+class About(Part):
+    """A published version: model@number, and the digest of its manifest."""
+
+    name: str
+    digest: Digest
+
+
+class Clock(Part):
+    """The legal clock."""
+
+    regulation: str
+    received: Moment
+    acknowledged: Moment | None
+    pauses: list[Open]
+    extensions: list[Open]
+    due: Moment
+    completed: Moment
+    on_time: bool
+
+
+class Identity(Part):
+    """How the caller said that it knows the person."""
+
+    mode: str | None
+    evidence_ref: str | None
+
+
+class Decision(Part):
+    """Ground or exemption, and who decided."""
+
+    ground: str | None
+    exemption: str | None
+    by: str | None
+    at: Moment | None
+
+
+class ScopeTarget(Part):
+    """One model of the request."""
+
+    target: str
+    model: str | None
+    state: str
+    outcome: str | None
+    samples_count: Count
+    samples_commitment: str
+
+
+class Scope(Part):
+    """What was asked to be forgotten; `above` and `below` bound a range of targets."""
+
+    kind: str | None
+    labels: list[str]
+    above: Any = None
+    below: Any = None
+    names: Any = None
+    targets: list[ScopeTarget]
+    samples_count: Count
+    located_by: str | None
+    batch_size: Count
+
+
+class Processing(Part):
+    """How one job ran."""
+
+    model: str | None
+    job: str
+    state: str
+    method: str | None
+    method_version: str | None
+    guarantee: str | None
+    params: Open
+    effective: Open
+    choice: Open
+    effective_batch: Count
+    seeds: dict[str, str]
+    code_digest: str | None
+    image_digest: str | None
+    hardware: Open
+    versions: Open
+    started: Moment | None
+    ended: Moment | None
+    method_seconds: Decimal | None
+    evaluation_seconds: Decimal | None
+    retrain_seconds: Decimal | None
+    attempts: Count
+    rung: Count
+
+
+class PolicyRef(Part):
+    """A version of a policy."""
+
+    key: str
+    version: Count
+
+
+class Plan(Part):
+    """The plan as it was frozen, its digest, and its leaf in the log."""
+
+    digest: Hex
+    frozen_at: Moment | None
+    leaf_index: Count | None
+    policy: PolicyRef
+    body: Open
+
+
+class Start(Part):
+    """The leaf of the first start under the plan."""
+
+    leaf_index: Count | None
+
+
+class Band(Part):
+    """What a reading is held against."""
+
+    reference: Decimal | None
+    epsilon: Decimal | None
+    floor: Decimal | None
+
+
+class Reading(Part):
+    """One measured number; null has a reason."""
+
+    name: str
+    split: str
+    before: Decimal | None
+    after: Decimal | None
+    reference: Decimal | None
+    interval: Annotated[list[Decimal | None], Field(min_length=2, max_length=2)]
+    level: Decimal | None
+    n: Count | None
+    band: Band | None
+    direction: str | None
+    state: Literal["inside", "outside", "undecided", "insensitive", "info", "null"] | None
+    reason: str | None
+    detail: Open
+
+
+class Verification(Part):
+    """Plan, readings and verdict of one job."""
+
+    job: str
+    round: Count
+    plan: Plan
+    run: Start
+    reference: Open
+    metrics: list[Reading]
+    attacks: list[Reading]
+    verdict: Verdict | None
+    sentence: str | None
+    failure_codes: list[str]
+
+
+class Version(Part):
+    """One version of a model."""
+
+    version: Count
+    manifest_digest: str | None
+    guarantee: str | None
+    fresh_start: bool
+
+
+class Superseded(Part):
+    """A version that learned from the records, and what becomes of it."""
+
+    version: Count
+    disposition: str
+    purge_at: Moment | None
+
+
+class Artifacts(Part):
+    """What stood before, what stands now, what was derived."""
+
+    model: str | None
+    base: Version | None
+    published: Version | None
+    superseded: list[Superseded]
+    derived: list[Open]
+
+
+class Figure(Part):
+    """A figure by the digest of its data; without one the reason says why it is left out."""
+
+    name: str
+    data_digest: str | None
+    reason: str | None = None
+    model: str | None = None
+    job: str | None = None
+
+
+class Limitation(Part):
+    """A limitation from the closed catalogue."""
+
+    code: str
+    text: str
+
+
+class Chain(Part):
+    """Where the request stands in the log."""
+
+    first_seq: Count | None
+    last_seq: Count | None
+    head_size: Count | None
+    head_hash: Hex | None
+
+
+class Predicate(Part):
+    """The report."""
+
+    report_version: Literal["1"]
+    revision: Annotated[int, Field(ge=1)]
+    supersedes: Hex | None
+    request: Annotated[str, Field(pattern=r"^dr_[0-9a-f]{32}$")]
+    tenant_ref: Hex
+    verdict: Verdict | None
+    sentence: str
+    failure_codes: list[str]
+    clock: Clock
+    identity: Identity
+    decision: Decision
+    scope: Scope
+    processing: list[Processing]
+    verification: list[Verification]
+    artifacts: list[Artifacts]
+    recipients: list[Open]
+    retention: dict[str, Count | None]
+    figures: list[Figure]
+    not_tested: list[str]
+    limitations: list[Limitation]
+    residual_risk: str
+    chain: Chain
+
+
+class Statement(Part):
+    """An in-toto statement about the versions that a request published; the payload of a report's envelope."""
+
+    type: Literal["https://in-toto.io/Statement/v1"] = Field(alias="_type")
+    subject: list[About]
+    predicateType: Literal["https://lethe.dev/verification/v1"]  # noqa: N815  the name that in-toto gives it
+    predicate: Predicate
+
+
+def text() -> str:
+    """Return the schema as it is kept in docs/reference."""
+    schema = Statement.model_json_schema(by_alias=True)
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "https://lethe.dev/verification/v1/report.schema.json"}
+    return json.dumps({**head, **schema}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(text(), encoding="utf-8")

@@ -1,0 +1,42 @@
+"""A signer over a test's database, with its key, its role, and copies of heads in memory."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from control.signer import Signer
+from services.audit.notes import SigningKeyPair
+from services.settings import Settings
+
+SEED, OTHER = "44" * 32, "55" * 32
+ORIGIN = "lethe.test/log"
+
+
+@dataclass
+class Kept:
+    """Copies of heads in memory."""
+
+    held: dict[int, str] = field(default_factory=dict)
+
+    def keep(self, size: int, note: str) -> None:
+        self.held.setdefault(size, note)
+
+    def newest(self) -> str | None:
+        return self.held[max(self.held)] if self.held else None
+
+
+def key(seed: str = SEED) -> SigningKeyPair:
+    """Return a key of the tests' log."""
+    return SigningKeyPair.from_hex(ORIGIN, seed)
+
+
+def signer_over(ledger: Any, copies: Kept | None = None, *, seed: str = SEED, previous: str = "", **pace: Any) -> Signer:
+    """Return a signer; it signs a head for each new leaf unless the pace says otherwise."""
+    signer = {"origin": ORIGIN, "head_s": 3600, "head_leaves": 1, **pace}
+    settings = Settings.model_validate({"embedded": True, "keys": {"signing": seed, "signing_previous": previous}, "signer": signer})
+    return Signer(ledger.engine("lethe_signer"), settings, copies or Kept())
+
+
+def settle(signer: Signer, turns: int = 4) -> None:
+    """Let a signer do all that waits."""
+    for _ in range(turns):
+        signer.turn()

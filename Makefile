@@ -47,4 +47,7 @@ soak: setup  ## The full forms of the statistical, crash-point and fault tests
 bench: setup  ## Ratios beside their goals, one JSON line each
 	@$(BIN)/python -m bench gateway latency transfer loop coalescing
 
-.PHONY: help setup lock demo up check test soak bench
+verifier: setup  ## Make the offline verifier of audit reports one file: lethe-verify.pyz
+	@$(BIN)/python -m cli.pack lethe-verify.pyz
+
+.PHONY: help setup lock demo up check test soak bench verifier

@@ -1,18 +1,17 @@
 """Audit reports: immutable revisions, served as the signer signed them, as JSON or as the page a person reads."""
 
-from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 
-from api.dependencies import AuditRead, IfNoneMatch, RequestPath
+from api.dependencies import AuditRead, IfNoneMatch, Number, RequestPath
 from api.problems import Refusal
 from api.representations import FORMS, JSON, Representation, answer, wanted
-from api.schemas.catalogue import ReportList, ReportRevisionOut
+from api.schemas.catalogue import FigureList, FigureOut, ReportList, ReportRevisionOut
 from api.schemas.ids import parse
 from api.security import Ledger
-from services.audit import evidence, repository
+from services.audit import evidence, report, repository
 from services.errors import NotFound, ReportNotReady
 from services.requests import service
 
@@ -38,11 +37,26 @@ async def revisions(request_id: RequestPath, ledger: AuditRead) -> ReportList:
 
 
 @router.get("/audit-reports/{revision}", response_model=None)
-async def one(
-    request: Request, request_id: RequestPath, revision: Annotated[int, Path(ge=1, lt=2**31)], ledger: AuditRead, if_none_match: IfNoneMatch = None
-) -> Response:
+async def one(request: Request, request_id: RequestPath, revision: Number, ledger: AuditRead, if_none_match: IfNoneMatch = None) -> Response:
     """Return one revision, which never changes, in the form that `Accept` prefers."""
     return await _report(ledger, parse("dr", request_id), revision, wanted(request.headers.get("accept")), if_none_match)
+
+
+@router.get("/audit-reports/{revision}/figures", response_model=FigureList)
+async def figures(request_id: RequestPath, revision: Number, ledger: AuditRead) -> FigureList:
+    """Return the data behind the figures of a revision, for whoever wants to compare their digests or to draw them anew."""
+    number = parse("dr", request_id)
+
+    def work(session: Session) -> list[FigureOut]:
+        service.read(session, number, clock=ledger.clock)
+        row = repository.report(session, number, revision)
+        if row is None:
+            raise NotFound
+        named = report.figures_of(row.statement)
+        data = report.figure_data(row.statement, repository.figures(session, named))
+        return [FigureOut.model_validate({**entry, "data": data.get(entry["data_digest"])}) for entry in named]
+
+    return FigureList(items=await ledger(work))
 
 
 async def _report(ledger: Ledger, request_id: UUID, revision: int | None, media_type: str, if_none_match: str | None) -> Response:

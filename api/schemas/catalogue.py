@@ -42,6 +42,23 @@ class ReportList(Out):
     items: list[ReportRevisionOut]
 
 
+class FigureOut(Out):
+    """One figure of a report: the data it draws with their digest (SHA-256 of the canonical JSON, hex), or why it is left out."""
+
+    name: str
+    model: str | None
+    job: str
+    data_digest: str | None
+    reason: str | None
+    data: dict[str, Any] | None
+
+
+class FigureList(Out):
+    """The figures of one revision, in the order of its statement."""
+
+    items: list[FigureOut]
+
+
 class HealthOut(Out):
     """Alive."""
 

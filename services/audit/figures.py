@@ -123,7 +123,8 @@ def _floats(column: tuple[str, ...]) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 def _legend(picture: Figure, place: Axes) -> None:
     """Put one legend under all plots, so that it covers nothing."""
-    handles, labels = place.get_legend_handles_labels()
+    named = {label: handle for handle, label in zip(*place.get_legend_handles_labels(), strict=True)}
+    handles, labels = list(named.values()), list(named)
     if handles:
         picture.legend(handles, labels, loc="lower center", ncols=min(4, len(labels)), borderaxespad=0.1)
 
@@ -158,13 +159,13 @@ def _curve(form: Curve) -> Figure:
         low = max(place.get_xlim()[0], place.get_ylim()[0], 1e-9)
         place.plot([low, 1.0], [low, 1.0], color="#9ca3af", linewidth=0.8, linestyle="dashed", zorder=0)
     for mark in form.marks:
-        draw = place.axvline if mark.axis == "x" else place.axhline
-        draw(float(mark.at), color="#111827", linewidth=0.8, linestyle="dashed")
-        across = {"x": place.get_yaxis_transform(), "y": place.get_xaxis_transform()}["y" if mark.axis == "x" else "x"]
-        at = (float(mark.at), 0.97) if mark.axis == "x" else (0.99, float(mark.at))
-        place.text(
-            *at, mark.label, transform=across, fontsize=7.5, ha="left" if mark.axis == "x" else "right", va="top" if mark.axis == "x" else "bottom"
-        )
+        at = float(mark.at)
+        if mark.axis == "x":
+            place.axvline(at, color="#111827", linewidth=0.8, linestyle="dashed")
+            place.text(at, 0.97, f" {mark.label}", transform=place.get_xaxis_transform(), fontsize=7.5, ha="left", va="top")
+        else:
+            place.axhline(at, color="#111827", linewidth=0.8, linestyle="dashed")
+            place.text(0.01, at, mark.label, transform=place.get_yaxis_transform(), fontsize=7.5, ha="left", va="bottom")
     _legend(picture, place)
     return picture
 

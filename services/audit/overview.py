@@ -23,6 +23,12 @@ COLUMNS = (("before", "original"), ("reference", "retrained"), ("after", "unlear
 Reading = Mapping[str, Any]
 
 
+def of_model(processing: Sequence[Mapping[str, Any]], verification: Sequence[Mapping[str, Any]], model: str | None) -> dict[str, Any] | None:
+    """Return the figure's data of one model, from the two blocks of a statement that hold it."""
+    methods = {run["job"]: run["method"] or "" for run in processing if run["model"] == model}
+    return retain_forget([block for block in verification if block["job"] in methods], methods)
+
+
 def retain_forget(blocks: Sequence[Mapping[str, Any]], methods: Mapping[str, str]) -> dict[str, Any] | None:
     """Return the figure's data from the verification blocks of one model's runs, in their order; None where no reading has both sides.
 

@@ -28,6 +28,7 @@ def build(
     """Return the statement. `tenant_ref` is a keyed digest of the tenant, `at` the database's time, `supersedes` the digest before it."""
     published = [subject for subject in subjects if subject.published is not None]
     names = {subject.model.id: subject.model.name for subject in subjects if subject.model is not None}
+    processing = [{"model": names.get(run.job.model_id), **_processing(run)} for run in runs]
     verification = [_verification(run, policy) for run in runs if run.plan is not None]
     return {
         "_type": STATEMENT_TYPE,
@@ -50,12 +51,12 @@ def build(
             "identity": {"mode": request.identity.get("mode"), "evidence_ref": request.identity.get("evidence_ref")},
             "decision": _decision(request),
             "scope": _scope(request, subjects, runs),
-            "processing": [{"model": names.get(run.job.model_id), **_processing(run)} for run in runs],
+            "processing": processing,
             "verification": verification,
             "artifacts": [_artifacts(subject, runs) for subject in subjects],
             "recipients": [],
             "retention": _retention(policy),
-            "figures": [entry for entry, _ in _figures(subjects, runs, verification)],
+            "figures": [entry for run in deciding(runs) for entry in _figures(run, names.get(run.job.model_id), processing, verification)],
             "not_tested": not_tested(runs),
             "limitations": limitations(request, subjects, runs, witnessed=chain.witnessed),
             "residual_risk": LIMITATIONS["process"],
@@ -233,28 +234,29 @@ def _version(version: ModelVersion | None) -> dict[str, Any] | None:
     return {"version": version.number, "manifest_digest": version.manifest_digest, "guarantee": version.guarantee, "fresh_start": version.fresh_start}
 
 
-def _figures(
-    subjects: Sequence[Subject], runs: Sequence[Run], verification: Sequence[Mapping[str, Any]]
-) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
-    """Return the figures of the deciding run of each model with their data: what the readings give, then what the runner drew."""
-    names = {subject.model.id: subject.model.name for subject in subjects if subject.model is not None}
-    found: list[tuple[dict[str, Any], dict[str, Any] | None]] = []
-    for last in deciding(runs):
-        about = {"model": names.get(last.job.model_id), "job": f"job_{last.job.id.hex}"}
-        own = [run for run in runs if run.job.model_id == last.job.model_id]
-        methods = {f"job_{run.job.id.hex}": run.job.method or "" for run in own}
-        data = overview.retain_forget([block for block in verification if block["job"] in methods], methods)
-        reason = overview.NOTHING if data is None else None
-        found.append(({"name": overview.NAME, **about, "data_digest": data and figure_forms.data_digest(data), "reason": reason}, data))
-        found += [({"name": row.name, **about, "data_digest": row.digest, "reason": row.reason}, row.data) for row in last.figures]
+def _figures(run: Run, model: str | None, processing: Sequence[Mapping[str, Any]], verification: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the figures of the run that decided for a model: what the readings give, then what the runner drew."""
+    about = {"model": model, "job": f"job_{run.job.id.hex}"}
+    data = overview.of_model(processing, verification, model)
+    digest, reason = (None, overview.NOTHING) if data is None else (figure_forms.data_digest(data), None)
+    first = {"name": overview.NAME, **about, "data_digest": digest, "reason": reason}
+    return [first, *({"name": row.name, **about, "data_digest": row.digest, "reason": row.reason} for row in run.figures)]
+
+
+def figures_of(statement: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the figures that a statement names."""
+    return list(statement.get("predicate", {}).get("figures", []))
+
+
+def figure_data(statement: Mapping[str, Any], held: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return the data behind a statement's figures by digest: `held` is what runners drew; the overview is made of the statement again."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for entry in figures_of(statement):
+        told, digest = statement["predicate"], entry["data_digest"]
+        again = overview.of_model(told["processing"], told["verification"], entry["model"]) if entry["name"] == overview.NAME else held.get(digest)
+        if again is not None and figure_forms.data_digest(again) == digest:
+            found[digest] = again
     return found
-
-
-def figure_data(subjects: Sequence[Subject], runs: Sequence[Run], statement: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the data behind the figures that a statement names, by their digests."""
-    drawn = _figures(subjects, runs, statement["predicate"]["verification"])
-    named = {entry["data_digest"] for entry in statement["predicate"]["figures"]}
-    return {entry["data_digest"]: data for entry, data in drawn if data is not None and entry["data_digest"] in named}
 
 
 def _retention(policy: Policy) -> dict[str, Any]:

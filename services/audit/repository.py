@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import func, insert, select, text
 from sqlalchemy.orm import Session
 
-from services.db.tables import AuditEvent, AuditPayload, AuditReport, Rendering
+from services.db.tables import AuditEvent, AuditPayload, AuditReport, FigureRow, Rendering
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,3 +173,10 @@ def renderings(session: Session, report_id: UUID) -> dict[str, str]:
 def rendering(session: Session, report_id: UUID, form: str) -> bytes | None:
     """Return the bytes of one page, None where it is not made yet."""
     return session.scalar(select(Rendering.body).where(Rendering.report_id == report_id, Rendering.form == form))
+
+
+def figures(session: Session, named: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the data that runners drew for the figures `named` in a statement, by digest."""
+    digests = [entry["data_digest"] for entry in named if entry["data_digest"] is not None]
+    rows = session.execute(select(FigureRow.digest, FigureRow.data).where(FigureRow.digest.in_(digests)))
+    return {digest: data for digest, data in rows if digest is not None and data is not None}

@@ -235,7 +235,7 @@ def test_another_tenant_finds_nothing(api: Api, desk: Desk) -> None:
         f"/deletion-requests/{request['id']}", f"/deletion-requests/{request['id']}/targets",
         f"/deletion-requests/{request['id']}/targets/{request['targets'][0]['id']}", f"/deletion-requests/{request['id']}/events",
         f"/deletion-requests/{request['id']}/audit-report", f"/deletion-requests/{request['id']}/audit-reports",
-        f"/deletion-requests/{request['id']}/audit-reports/1", f"/jobs/{job['id']}", f"/jobs/{job['id']}/attempts", f"/jobs/{job['id']}/events",
+        f"/deletion-requests/{request['id']}/audit-reports/1", f"/deletion-requests/{request['id']}/audit-reports/1/figures", f"/jobs/{job['id']}", f"/jobs/{job['id']}/attempts", f"/jobs/{job['id']}/events",
         f"/models/{model}", "/models/reader", f"/models/{model}/versions", f"/models/{model}/versions/1", f"/models/{model}/versions/1/lineage",
         f"/models/{model}/versions/1/files/model.safetensors", f"/models/{model}/aliases", f"/models/{model}/aliases/current",
         f"/models/{model}/at?time=2030-01-01T00:00:00Z&alias=current", f"/datasets/{dataset}", "/datasets/digits", f"/datasets/{dataset}/versions",
@@ -356,6 +356,8 @@ def check_pages(api: Api, desk: Desk, request: str, report_id: UUID) -> None:
         assert desk.get(f"{path}/audit-report", Accept="application/json", If_None_Match=got.headers["etag"]).status_code == 200
     refused = desk.get(f"{path}/audit-report", Accept="image/png, application/json;q=0")
     assert (refused.status_code, refused.json()["code"], refused.headers["vary"]) == (406, "not-acceptable", "Accept")
+    assert desk.get(f"{path}/audit-reports/1/figures").json() == {"items": []}
+    assert desk.get(f"{path}/audit-reports/2/figures").status_code == 404
     assert "report.rendered" in [event["type"] for event in desk.get(f"{path}/events").json()["items"]]
 
 

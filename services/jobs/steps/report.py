@@ -76,9 +76,7 @@ def material(session: Session, report_id: UUID) -> Material | None:
     held = audit.report_by_id(session, report_id)
     if held is None or audit.renderings(session, report_id):
         return None
-    gathered = repository.for_report(session, held.request_id)
-    figures = {} if gathered is None else report.figure_data(gathered.subjects, gathered.runs, held.statement)
-    return Material(held.statement, held.digest, figures)
+    return Material(held.statement, held.digest, report.figure_data(held.statement, audit.figures(session, report.figures_of(held.statement))))
 
 
 def keep_renderings(session: Session, report_id: UUID, *, tenant_id: UUID, forms: Mapping[str, bytes]) -> None:

@@ -36,7 +36,7 @@ def shared_edges(samples: Sequence[Floats], bins: int, *, log: bool = False) -> 
         exponents = np.log10(np.maximum(pooled, FLOOR))
         return np.power(10.0, np.linspace(np.floor(exponents.min()), _above(float(exponents.max())), bins + 1))
     low, high = float(pooled.min()), float(pooled.max())
-    step = 10.0 ** np.floor(np.log10(max(high - low, FLOOR)))
+    step = _round_step(max(high - low, FLOOR))
     bottom, top = np.floor(low / step) * step, np.ceil(high / step) * step
     return np.linspace(bottom, top if top > bottom else bottom + step, bins + 1)
 
@@ -45,6 +45,12 @@ def counts_in(values: Floats, edges: Floats) -> NDArray[np.int64]:
     """Return how many values fall into each bin, (k,); what lies beyond an end counts to the last bin there, so that none is lost."""
     inside = np.clip(values, edges[0], edges[-1])
     return np.histogram(inside, bins=edges)[0].astype(np.int64)
+
+
+def _round_step(span: float) -> float:
+    """Return a step of 1, 2 or 5 times a power of ten, of which `span` is five to ten."""
+    decade = 10.0 ** np.floor(np.log10(span))
+    return float(decade / (5 if span < 2 * decade else 2 if span < 5 * decade else 1))
 
 
 def _above(exponent: float) -> float:

@@ -5,7 +5,9 @@ from uuid import UUID
 import rfc8785
 
 from services.audit import report
-from services.db.tables import DeletionRequest, Job, Model, ModelVersion, Policy, ReadingRow, Target, VerdictRow, VerificationPlan
+from services.audit.figure_forms import data_digest
+from services.db.tables import DeletionRequest, FigureRow, Job, Model, ModelVersion, Policy, ReadingRow, Target, VerdictRow, VerificationPlan
+from tests.unit.audit.test_drawing import KINDS
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 ID = UUID(int=7)
@@ -121,3 +123,25 @@ def test_a_report_of_a_certified_run_prints_no_seed_from_which_its_random_term_f
         assert certified["predicate"]["processing"][0]["seeds"] == {"evaluate": "5"}
         assert str(2**60) not in rfc8785.dumps(certified).decode()
     assert statement()["predicate"]["processing"][0]["seeds"] == {"train": str(2**60), "evaluate": "5"}
+
+
+def test_the_data_of_each_figure_can_be_had_again_and_what_is_not_what_the_statement_names_is_not_given() -> None:
+    document = {**KINDS["bars"]}
+    row = FigureRow(job_id=ID, round=1, name="acme", data=document, digest=data_digest(document), reason=None)
+    told = statement(figures=[row])
+    named = report.figures_of(told)
+    assert [figure["name"] for figure in named] == ["retain_forget", "acme"]
+
+    held = report.figure_data(told, {row.digest: document})
+    assert {digest: data_digest(data) for digest, data in held.items()} == {figure["data_digest"]: figure["data_digest"] for figure in named}
+    assert set(report.figure_data(told, {row.digest: {**document, "note": "changed"}})) == {named[0]["data_digest"]}
+    assert report.figure_data({}, {}) == {}
+
+
+def test_the_overview_has_a_mark_for_the_original_the_retrained_and_the_method_and_the_band_of_the_plan() -> None:
+    told = statement()
+    (drawn,) = report.figure_data(told, {}).values()
+    assert [(point["name"], point["x"], point["y"]) for point in drawn["points"]] == [
+        ("original", "0.9900", "0.9800"), ("retrained", "0.0900", "0.9750"), ("unsir", "0.1000", "0.9700"),
+    ]  # fmt: skip
+    assert drawn["bands"] == [{"axis": "x", "low": "0.0400", "high": "0.1400", "label": "allowed by the plan"}]

@@ -80,6 +80,7 @@ def test_no_edge_of_a_bin_is_the_value_of_a_record_and_few_records_have_few_bins
         assert edges[-1] > values.max()
         assert not set(edges.tolist()) & set(values.tolist())
         assert counts_in(values, edges).sum() == len(values)
+    assert shared_edges([np.array([0.1, 12.3])], 7).tolist() == pytest.approx(np.linspace(0, 14, 8).tolist())
     assert [bin_count(n) for n in (16, 40, 10_000)] == [4, 10, 30]
     assert counts_in(np.zeros(3), shared_edges([np.array([0.0, 5.0])], 4, log=True)).tolist() == [3, 0, 0, 0]
 

@@ -161,7 +161,7 @@ def choice_of(world: World, policy: PolicyBody) -> router.Choice:
     choice = router.choose(
         task=world.task.name,
         granularity=granularity,
-        ladder=router.rungs_for(policy.ladder, zero_shot=False),
+        ladder=router.rungs_for(policy.ladder, task=world.task.name, zero_shot=False),
         records=len(forget),
         class_records=len(forget) if granularity == "class" else None,
         held=HELD,

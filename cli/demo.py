@@ -1,8 +1,4 @@
-"""The demo: two deletion requests on real data, through the public HTTP API of a stack of its own.
-
-Data: the 1,797 handwritten digits of scikit-learn. Who wrote which digit is not part of that set: the assignment of records to data subjects
-(ten records each, in file order) is made here, and fixed.
-"""
+"""A demo: deletion requests on real data, as one entry of `cli.demos` says, through the public HTTP API of a stack of its own."""
 
 import json
 import shutil
@@ -17,20 +13,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from cli.client import Client, DigestWrong, Refused, TookTooLong, sha256_of
+from cli.demos import CLASSIFICATION, SUBJECT_TYPE, Demo
 from cli.embedded.processes import NotReady
 from cli.embedded.stack import AlreadyRunning, Stack
 
-MODEL = "digit-reader"
-DATASET = "digits"
-SUBJECT = {"type": "controller_customer_id", "value": "writer-007"}
-CLASS = "3"
-RECORDS_PER_SUBJECT = 10
 PAGES = {".html": "text/html", ".pdf": "application/pdf"}
-RECIPE = {"optimizer": "adam", "learning_rate": 0.002, "epochs": 25, "batch_size": 128}
 
 
-def run(output: Path, home: Path) -> int:
-    """Run the demo; return 0 when both requests completed with verdict passed, else 1."""
+def run(output: Path, home: Path, demo: Demo = CLASSIFICATION) -> int:
+    """Run a demo; return 0 when its requests completed with verdict passed, else 1."""
     console = Console(width=None if sys.stdout.isatty() else 150)
     started = time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
@@ -42,16 +33,16 @@ def run(output: Path, home: Path) -> int:
             stack.start()
         console.print(f"stack ready after {time.monotonic() - started:.1f} s at {stack.url}")
         client = Client(stack.url, stack.api_key)
-        register_digits(client, output)
-        console.print("dataset registered: 1,797 records of 180 data subjects")
-        train(client, console)
-        requests = [
-            ("subject", {"kind": "subject", "identifiers": [SUBJECT]}),
-            ("class_labels", {"kind": "class_labels", "dataset": DATASET, "labels": [CLASS]}),
-        ]
-        rows = [serve(client, console, output, kind=kind, scope=scope) for kind, scope in requests]
+        parquet = output / f"{demo.dataset}.parquet"
+        demo.source.write(parquet)
+        register_dataset(
+            client, demo.dataset, parquet, adapter=demo.source.adapter, adapter_params=demo.source.adapter_params, entities=demo.entities
+        )
+        console.print(f"dataset registered: {demo.source.told}")
+        train(client, console, demo)
+        rows = [serve(client, console, output, demo, kind=kind, scope=scope) for kind, scope in demo.requests.items()]
         (output / "summary.json").write_text(json.dumps(rows, indent=2) + "\n")
-        console.print(table_of(rows))
+        console.print(table_of(rows, demo))
         console.print(f"results in {output}/; all of it took {time.monotonic() - started:.0f} s")
         return 0 if all(row["status"] == "completed" and row["verdict"] == "passed" for row in rows) else 1
     except (AlreadyRunning, NotReady, Refused, DigestWrong, TookTooLong) as error:
@@ -69,15 +60,6 @@ def run(output: Path, home: Path) -> int:
         stack.stop()
 
 
-def register_digits(client: Client, folder: Path) -> None:
-    """Turn the digits into parquet, register dataset, version and subject index, and wait until the version is ready."""
-    from cli.importers import import_sklearn
-
-    parquet = folder / "digits.parquet"
-    import_sklearn("digits", parquet, records_per_subject=RECORDS_PER_SUBJECT)
-    register_dataset(client, DATASET, parquet, adapter="image", adapter_params={"height": 8, "width": 8, "channels": 1})
-
-
 def register_dataset(
     client: Client,
     name: str,
@@ -93,7 +75,7 @@ def register_dataset(
     """
     import pyarrow.parquet as pq
 
-    types = [SUBJECT["type"], *(["entity"] if entities else [])]
+    types = [SUBJECT_TYPE, *(["entity"] if entities else [])]
     client.post("/datasets", {"name": name, "adapter": adapter, "adapter_params": dict(adapter_params), "subject_types": types})
     declared = [{"path": parquet.name, "size_bytes": parquet.stat().st_size, "sha256": sha256_of(parquet)}]
     version = client.post(f"/datasets/{name}/versions", {"files": declared})
@@ -107,7 +89,7 @@ def register_dataset(
 
     columns = pq.read_table(parquet, columns=["record_id", "subject_id"]).to_pydict()
     rows = [
-        {"record_id": record, "identifiers": [{"type": SUBJECT["type"], "value": subject}, *named(record)]}
+        {"record_id": record, "identifiers": [{"type": SUBJECT_TYPE, "value": subject}, *named(record)]}
         for record, subject in zip(columns["record_id"], columns["subject_id"], strict=True)
     ]
     for start in range(0, len(rows), 5000):
@@ -121,13 +103,12 @@ def settled(document: Mapping[str, Any]) -> bool:
     return document["status"] == "ready"
 
 
-def train(client: Client, console: Console) -> dict[str, Any]:
+def train(client: Client, console: Console, demo: Demo) -> dict[str, Any]:
     """Register the model and train version 1 by a job."""
-    architecture = {"channels": 1, "width": 16, "outputs": 10}
-    client.post("/models", {"name": MODEL, "task": "classification", "architecture": "tiny_cnn", "architecture_params": architecture})
-    body = {"dataset": DATASET, "dataset_version": 1, "recipe": RECIPE, "seed": 20261121}
-    job = client.post(f"/models/{MODEL}/training-runs", body)
-    return follow_job(client, console, job["id"], f"training {MODEL} version 1")
+    client.post("/models", {"name": demo.model, **demo.network})
+    body = {"dataset": demo.dataset, "dataset_version": 1, "recipe": dict(demo.recipe), "seed": demo.seed}
+    job = client.post(f"/models/{demo.model}/training-runs", body)
+    return follow_job(client, console, job["id"], f"training {demo.model} version 1")
 
 
 def follow_job(client: Client, console: Console, job: str, title: str) -> dict[str, Any]:
@@ -147,7 +128,7 @@ def follow_job(client: Client, console: Console, job: str, title: str) -> dict[s
     return document
 
 
-def serve(client: Client, console: Console, output: Path, *, kind: str, scope: Mapping[str, Any]) -> dict[str, Any]:
+def serve(client: Client, console: Console, output: Path, demo: Demo, *, kind: str, scope: Mapping[str, Any]) -> dict[str, Any]:
     """POST one deletion request, follow it, download the checkpoint and the report, check both, and return the summary row."""
     started = time.monotonic()
     body = {"regulation": "gdpr", "policy": "demo", "scope": dict(scope), "identity": {"mode": "asserted_by_controller"}, "method": "auto"}
@@ -173,14 +154,14 @@ def serve(client: Client, console: Console, output: Path, *, kind: str, scope: M
     for rung in reversed(jobs):
         console.print(f"  rung {rung['rung']}: {rung['method']} {rung['state']}: {(rung.get('choice') or {}).get('reason', '')}", highlight=False)
     version = done["result"]["versions"][0]["version"]
-    manifest = client.get(f"/models/{MODEL}/versions/{version}")
+    manifest = client.get(f"/models/{demo.model}/versions/{version}")
     checkpoint = next(file for file in manifest["manifest"]["files"] if file["path"].endswith(".safetensors"))
-    path = output / f"{MODEL}-v{version}.safetensors"
-    client.download(f"/models/{MODEL}/versions/{version}/files/{checkpoint['path']}", path, sha256=checkpoint["sha256"])
+    path = output / f"{demo.model}-v{version}.safetensors"
+    client.download(f"/models/{demo.model}/versions/{version}/files/{checkpoint['path']}", path, sha256=checkpoint["sha256"])
     report = fetch_report(client, request, output / f"audit-report-{kind}.json", digest=done["result"]["audit_report"]["digest"])
     for name, document in (("request", done), ("job", newest), ("version", manifest)):
         (output / f"{name}-{kind}.json").write_text(json.dumps(document, indent=2) + "\n")
-    return {**summary_of(report), "request_id": request, "kind": kind, "status": done["status"], "method": newest["method"]} | {
+    return {**summary_of(report, demo), "request_id": request, "kind": kind, "status": done["status"], "method": newest["method"]} | {
         "base_version": newest["base_version"],
         "published_version": version,
         "checkpoint_sha256": sha256_of(path),
@@ -201,7 +182,7 @@ def fetch_report(client: Client, request: str, path: Path, *, digest: str) -> di
     return answer.json()
 
 
-def summary_of(report: Mapping[str, Any]) -> dict[str, Any]:
+def summary_of(report: Mapping[str, Any], demo: Demo) -> dict[str, Any]:
     """Take the numbers of the summary from the audit report."""
     predicate = report["predicate"]
     verification = predicate["verification"][-1]
@@ -216,9 +197,7 @@ def summary_of(report: Mapping[str, Any]) -> dict[str, Any]:
         return {"before": None, "after": None, "retrained": None}
 
     return {
-        "forget_accuracy": numbers(verification["metrics"], "accuracy", "forget_train"),
-        "retain_accuracy": numbers(verification["metrics"], "accuracy", "retain_test"),
-        "mia_auc": numbers(verification["attacks"], "mia_v2", "forget_train"),
+        **{one.name: numbers(verification[one.kind], one.reading, one.split) for one in demo.shown},
         "verdict": predicate["verdict"],
         "sentence": predicate["sentence"],
         "method_seconds": float(processing["method_seconds"]),
@@ -226,10 +205,10 @@ def summary_of(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def table_of(rows: list[dict[str, Any]]) -> Table:
+def table_of(rows: list[dict[str, Any]], demo: Demo) -> Table:
     """Return the summary as a table a person can read."""
-    table = Table(title="Two deletion requests (accuracy: before -> after, retrained in brackets)")
-    for column in ("request", "method", "version", "forget accuracy", "retain accuracy on test", "attack AUC", "verdict", "method s", "total s"):
+    table = Table(title=demo.title)
+    for column in ("request", "method", "version", *(one.heading for one in demo.shown), "verdict", "method s", "total s"):
         table.add_column(column, overflow="fold")
 
     def triple(values: Mapping[str, float | None]) -> str:
@@ -241,9 +220,7 @@ def table_of(rows: list[dict[str, Any]]) -> Table:
             row["kind"],
             row["method"],
             f"{row['base_version']} -> {row['published_version']}",
-            triple(row["forget_accuracy"]),
-            triple(row["retain_accuracy"]),
-            triple(row["mia_auc"]),
+            *(triple(row[one.name]) for one in demo.shown),
             row["verdict"],
             f"{row['method_seconds']:.2f}",
             f"{row['total_seconds']:.1f}",

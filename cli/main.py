@@ -79,12 +79,17 @@ def up(
 def demo(
     output: Annotated[Path, typer.Option(help="Where the results go.")] = Path("demo-output"),
     home: Annotated[Path, typer.Option(help="Folder of the demo's own stack; it is emptied first.")] = Path(".lethe-demo"),
+    task: Annotated[str, typer.Option(help="What the model is for: classification, gan, regression, language.")] = "classification",
 ) -> None:
-    """Two deletion requests on real data over HTTP: one data subject, one whole class."""
+    """Two deletion requests on real data over HTTP; of a classifier: one data subject, one whole class."""
     from cli.demo import run
+    from cli.demos import DEMOS
 
+    if task not in DEMOS:
+        typer.secho(f"there is no demo of task {task}; there are {', '.join(DEMOS)}", err=True)
+        raise typer.Exit(2)
     _leave_when_asked()
-    raise typer.Exit(run(output, home))
+    raise typer.Exit(run(output, home, DEMOS[task]))
 
 
 @app.command()

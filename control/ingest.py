@@ -39,7 +39,7 @@ class Ingest:
         """Check an uploaded dataset version and record its records."""
         with unit_of_work(self.engine, tenant=tenant_id) as session:
             version = datasets.read_version_by_id(session, version_id)
-            label_column = datasets.read_dataset(session, version.dataset_id).label_column
+            expected = datasets.upload_checks(session, version.dataset_id)
         if version.status != "checking":
             return
 
@@ -47,7 +47,7 @@ class Ingest:
             rows: list[tuple[str, str | None]] = []
             for index, file in enumerate(version.files):
                 path = self._bring(upload_key(version_id, file.path), file.sha256, folder / f"{index}.parquet", file.size_bytes)
-                found = inspect_apart(path, label_column)
+                found = inspect_apart(path, expected)
                 rows += zip(found["record_ids"], found["labels"], strict=True)
                 self._keep(path)
             document = {"dataset": version.dataset, "parent": None, "files": [[file.path, file.sha256] for file in version.files]}

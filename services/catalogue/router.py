@@ -25,27 +25,39 @@ BLIND = "cannot_pass"
 TOO_FEW = "too few records for an equivalence test"
 
 
+PLAIN_IS_AS_GOOD: Mapping[tuple[str, Granularity], tuple[str, str]] = {
+    ("image_generation", "class"): (
+        "fine_tune",
+        "was as good for a class in our benchmark where all records to keep are held (docs/benchmarks/gan.md)",
+    ),
+}
+"""Where a plainer method than the first rung is known to do as well: its name, and what is known."""
+
 WITHOUT_DATA = "no training data are held, and of the methods that need none it alone keeps the other classes usable"
 
 ZERO_SHOT = Rung(method="gkt", granularities=("class",))
 
 
-def rungs_for(ladder: Sequence[Rung], *, zero_shot: bool) -> list[Rung]:
-    """Return the rungs that a request may take: the policy's, or with no training data held, `gkt` alone, as the policy has it or by its defaults."""
+def rungs_for(ladder: Sequence[Rung], *, task: str, zero_shot: bool) -> list[Rung]:
+    """Return the rungs that a request may take: the policy's for a task, or with no training data held, `gkt` alone, as the policy has it or by its defaults."""
     if not zero_shot:
-        return list(ladder)
+        return [rung for rung in ladder if not rung.tasks or task in rung.tasks]
     return [rung for rung in ladder if rung.method == ZERO_SHOT.method] or [ZERO_SHOT]
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What the catalogue says of one method. `available` says that a live worker offers it."""
+    """What the catalogue says of one method. `available` says that a live worker offers it.
+
+    `parts` are those that a checkpoint may be without and the method cannot do without.
+    """
 
     name: str
     tasks: frozenset[str]
     granularities: frozenset[str]
     needs: frozenset[str]
     available: bool = True
+    parts: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +109,9 @@ class Choice:
 
 
 def offer_of(name: str, facts: Mapping[str, Any], needs: Collection[str], *, available: bool = True) -> Offer:
-    """Return a method as the router takes it; its published `facts` hold the lists `tasks` and `granularities`."""
-    return Offer(name, frozenset(facts.get("tasks", ())), frozenset(facts.get("granularities", ())), frozenset(needs), available)
+    """Return a method as the router takes it; its published `facts` hold the lists `tasks`, `granularities` and, where it has any, `parts`."""
+    tasks, granularities, parts = (frozenset(facts.get(name, ())) for name in ("tasks", "granularities", "parts"))
+    return Offer(name, tasks, granularities, frozenset(needs), available, parts)
 
 
 def following(rungs: Sequence[str], method: str, *, retrainable: bool, codes: Collection[str] = (), again: bool = False) -> str | None:
@@ -117,7 +130,12 @@ def following(rungs: Sequence[str], method: str, *, retrainable: bool, codes: Co
     return after[0] if after else None
 
 
-def obstacle(offer: Offer, *, task: str, granularity: Granularity, held: Collection[str]) -> str | None:
+def lacking(architecture: Mapping[str, Any]) -> frozenset[str]:
+    """Return the parts that a checkpoint with these architecture parameters is without: those whose parameter is false."""
+    return frozenset(name for name, value in architecture.items() if value is False)
+
+
+def obstacle(offer: Offer, *, task: str, granularity: Granularity, held: Collection[str], lacks: Collection[str] = ()) -> str | None:
     """Return why a method cannot serve a request, or None if it can.
 
     Args:
@@ -125,11 +143,15 @@ def obstacle(offer: Offer, *, task: str, granularity: Granularity, held: Collect
         task: of the model.
         granularity: of the request.
         held: what there is: `forget`, `retain` (records still held), `recipe` (how the model was trained).
+        lacks: the parts that the checkpoint is without.
     """
     if task not in offer.tasks:
         return f"it does not work on task {task}"
     if not serves(offer.granularities, granularity):
         return f"it does not forget {granularity}"
+    absent = sorted(offer.parts.intersection(lacks))
+    if absent:
+        return f"it trains the {absent[0]}, and this checkpoint holds none"
     missing = sorted(need for need in offer.needs if need.removesuffix("_set") not in held)
     return f"it needs {', '.join(missing)}, which is not held" if missing else None
 
@@ -144,6 +166,7 @@ def choose(
     held: Collection[str],
     available: Mapping[str, Offer],
     yardstick: Yardstick | None = None,
+    lacks: Collection[str] = (),
 ) -> Choice | None:
     """Return the first rung that can serve the request, with the rest of the ladder behind it; None if no rung can.
 
@@ -156,11 +179,12 @@ def choose(
         held: as for `obstacle`.
         available: what the catalogue offers, by method. A method that no live worker offers is skipped while another rung is offered.
         yardstick: of the policy. With fewer records than it takes, only retraining can pass, and is the only rung where it can be had.
+        lacks: as for `obstacle`.
     """
     skipped: dict[str, str] = {}
     fit: list[Rung] = []
     for rung in ladder:
-        why = _why_not(rung, task=task, granularity=granularity, held=held, available=available)
+        why = _why_not(rung, task=task, granularity=granularity, held=held, available=available, lacks=lacks)
         if why is None:
             fit.append(rung)
         else:
@@ -186,7 +210,7 @@ def choose(
             records=records,
             class_records=class_records,
             skipped=skipped,
-            first=first.method,
+            order=[rung.method for rung in order],
             held=held,
         ),
         rungs=tuple(rung.method for rung in order),
@@ -205,13 +229,15 @@ def too_few(granularity: Granularity, records: int, yardstick: Yardstick | None)
     return f"{TOO_FEW}: {records}, and within {yardstick.epsilon:g} of a retrained model at level {yardstick.level:g} it takes {fewest}"
 
 
-def _why_not(rung: Rung, *, task: str, granularity: Granularity, held: Collection[str], available: Mapping[str, Offer]) -> str | None:
+def _why_not(
+    rung: Rung, *, task: str, granularity: Granularity, held: Collection[str], available: Mapping[str, Offer], lacks: Collection[str]
+) -> str | None:
     if not serves(rung.granularities, granularity):
         return f"the policy does not use it for requests of kind {granularity}"
     offer = available.get(rung.method)
     if offer is None:
         return "no worker ever offered it"
-    return obstacle(offer, task=task, granularity=granularity, held=held)
+    return obstacle(offer, task=task, granularity=granularity, held=held, lacks=lacks)
 
 
 def _reason(
@@ -222,13 +248,15 @@ def _reason(
     records: int,
     class_records: int | None,
     skipped: Mapping[str, str],
-    first: str,
+    order: Sequence[str],
     held: Collection[str],
 ) -> str:
-    if few is not None and first == "retrain":
+    if few is not None and order[0] == "retrain":
         return few
     if not held:
         return WITHOUT_DATA
     what = f"{records} records" if granularity != "class" else f"whole classes ({records} records, the smallest class {class_records or records})"
     passed = "; ".join(f"{method}: {why}" for method, why in skipped.items())
-    return f"first rung of the policy that serves {what} on task {task}" + (f" ({passed})" if passed else "")
+    plain, told = PLAIN_IS_AS_GOOD.get((task, granularity), ("", ""))
+    beside = f"; {plain}, a later rung, {told}" if plain in order[1:] else ""
+    return f"first rung of the policy that serves {what} on task {task}" + (f" ({passed})" if passed else "") + beside

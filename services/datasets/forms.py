@@ -91,6 +91,15 @@ class DatasetVersionView:
 
 
 @dataclass(frozen=True, slots=True)
+class UploadChecks:
+    """What an upload must hold: labels in `label_column`, with `numbers` finite targets there, and with `pixels` images of that many bytes."""
+
+    label_column: str | None
+    numbers: bool
+    pixels: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class TrainedModel:
     """A model version that learned from a dataset version, in that role."""
 

@@ -212,7 +212,8 @@ _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 
 def hits_of_range(session: Session, dataset_id: UUID, above: float | None, below: float | None) -> list[Hit]:
     """Return the records of a dataset with a target above and below the bounds that are given, that any version holds or held."""
-    target = "CASE WHEN r.label ~ :number THEN CAST(r.label AS double precision) END"
+    readable = "r.label ~ :number AND pg_input_is_valid(r.label, 'double precision')"  # a text such as 1e999 looks like a number, and is none
+    target = f"CASE WHEN {readable} THEN CAST(r.label AS double precision) END"
     bounds = {"above": ("> :above", above), "below": ("< :below", below)}
     given = {name: (test, bound) for name, (test, bound) in bounds.items() if bound is not None}
     tests = " AND ".join(f"{target} {test}" for test, _ in given.values())

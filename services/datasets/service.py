@@ -1,5 +1,6 @@
 """Datasets, their versions, the subject index, and erasure from a dataset. Nothing here commits."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from services.datasets.forms import (
     SubjectRow,
     TrainedModel,
     Upload,
+    UploadChecks,
 )
 from services.datasets.identifiers import RULE, subject_digest
 from services.db import outbox
@@ -71,6 +73,14 @@ def create_dataset(session: Session, form: NewDataset, *, caller: Caller, clock:
 def read_dataset(session: Session, dataset: str | UUID) -> DatasetView:
     """Return a dataset by id or name. Raises NotFound."""
     return _views(session, [_dataset(session, dataset)])[0]
+
+
+def upload_checks(session: Session, dataset_id: UUID) -> UploadChecks:
+    """Return what every file of a version of the dataset must hold. Raises NotFound."""
+    found = _dataset(session, dataset_id)
+    sides = [found.adapter_params.get(name) for name in ("height", "width", "channels")] if found.adapter == "image" else []
+    whole = [int(side) for side in sides if isinstance(side, int)]
+    return UploadChecks(found.label_column, repository.has_numbers(session, found.id), math.prod(whole) if len(whole) == 3 else None)
 
 
 def list_datasets(session: Session, *, limit: int = 50, after: Key | None = None) -> tuple[list[DatasetView], Key | None]:

@@ -167,8 +167,8 @@ class JobSpec(BaseModel):
     """What the runner is told about a job; written to `job.json` in its folder.
 
     `recipe`, `params` and `plan` are checked again in the runner by the classes they belong to. `halved` asks for half the batch, after the
-    device ran out of memory once. `span` are the bounds above and below of a range of targets. `inherited` is what the method that made the
-    base version left for the next, its ledger; without a `cache` everything is computed.
+    device ran out of memory once. `spans` are the bounds above and below of ranges of targets; `mixed` says that records are named beside them.
+    `inherited` is what the method that made the base version left for the next, its ledger; without a `cache` everything is computed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -185,7 +185,8 @@ class JobSpec(BaseModel):
     method: str | None
     params: JSON
     request_kind: Literal["class", "records"]
-    span: tuple[float | None, float | None] | None = None
+    spans: tuple[tuple[float | None, float | None], ...] = ()
+    mixed: bool = False
     plan: JSON
     seeds: Seeds
     device: str

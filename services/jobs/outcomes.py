@@ -163,7 +163,8 @@ def next_rung(work: Work, codes: Collection[str] = ()) -> tuple[str, dict[str, A
     version was uploaded without a recipe.
     """
     ladder = {str(rung["method"]): rung for rung in (work.policy.ladder if work.policy is not None else [])}
-    serving = [name for name, rung in ladder.items() if serves(rung.get("granularities", ("class", "records")), work.granularity)]
+    rungs = [rung for rung in ladder.values() if serves(rung.get("granularities", ("class", "records")), work.granularity)]
+    serving = [str(rung["method"]) for rung in rungs if not rung.get("tasks") or work.model.task in rung["tasks"]]
     names = [rung if isinstance(rung, str) else str(rung["method"]) for rung in (work.job.choice or {}).get("rungs") or serving]
     retrainable = work.base is not None and work.base.recipe is not None and not work.zero_shot
     again = bool((work.job.choice or {}).get("again"))

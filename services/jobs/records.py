@@ -24,9 +24,11 @@ NAMED = "_named"
 DIGEST = "_record_digest"
 RECORD_ID = "record_id"
 SPLIT = "split"
+PIXELS = "pixels"
 NEVER_READ = frozenset({"subject_id"})
 HELD_OUT_ROLES = ("analysis", "verification", "attack")
 FIXED_MAX_DIGESTS = 2**64
+LARGEST = float(np.finfo(np.float32).max)
 
 Kind = Literal["class", "records"]
 Table = Any
@@ -86,12 +88,25 @@ def record_ids(table: Table) -> list[str]:
     return [str(value) for value in table.column(RECORD_ID).to_pylist()]
 
 
-def with_roles(table: Table, *, forgotten: Callable[[str], bool], kind: Kind, key: bytes, drawn_before_training: bool = True) -> Table:
-    """Return the table with the column `_role`; see `role_of`."""
+def nobody(record_id: str) -> bool:  # noqa: ARG001
+    """Say of no record that it is meant."""
+    return False
+
+
+def with_roles(
+    table: Table,
+    *,
+    forgotten: Callable[[str], bool],
+    kind: Kind,
+    key: bytes,
+    drawn_before_training: bool = True,
+    ranged: Callable[[str], bool] = nobody,
+) -> Table:
+    """Return the table with the column `_role`; see `role_of`. What is held out of a range of targets (`ranged`) is judged on, as what is of a class."""
     ids = record_ids(table)
     splits = table.column(SPLIT).to_pylist() if SPLIT in table.column_names else [None] * len(ids)
     roles = [
-        role_of(rid, split, forgotten=forgotten(rid), kind=kind, key=key, drawn_before_training=drawn_before_training)
+        role_of(rid, split, forgotten=forgotten(rid), kind="class" if ranged(rid) else kind, key=key, drawn_before_training=drawn_before_training)
         for rid, split in zip(ids, splits, strict=True)
     ]
     return table.append_column(ROLE, pa.array(roles, pa.string()))
@@ -196,10 +211,11 @@ def check_roles(counts: Mapping[str, int], *, kind: str, dataset: object, zero_s
         raise ForgetSetIsEverything(dataset=dataset)
 
 
-def inspect(path: Path, *, label_column: str | None) -> dict[str, Any]:
+def inspect(path: Path, *, label_column: str | None, numbers: bool = False, pixels: int | None = None) -> dict[str, Any]:
     """Return the records and labels of an uploaded parquet file, after bounds on footer, row groups and column types. Raises InvalidInput.
 
-    Keys: `record_ids` (list of str), `labels` (list of str or None), `columns` (name -> type).
+    Keys: `record_ids` (list of str), `labels` (list of str or None), `columns` (name -> type). With `numbers` the labels are targets of a regression,
+    and each must be a finite number; `pixels` is how many bytes every record of the column `pixels` must have.
     """
     file = pq.ParquetFile(path)
     schema = file.schema_arrow
@@ -212,7 +228,48 @@ def inspect(path: Path, *, label_column: str | None) -> dict[str, Any]:
     ids = table.column(RECORD_ID)
     if ids.null_count or len(pc.unique(ids)) != len(ids):
         raise InvalidInput(detail="record_id must be unique and never null")
+    if label_column and numbers:
+        check_numbers(table.column(label_column), label_column)
+    if pixels is not None:
+        check_pixels(file, pixels)
     if label_column and table.column(label_column).null_count:
         raise InvalidInput(detail=f"the label column {label_column} holds nulls")
     labels = [str(value) for value in table.column(label_column).to_pylist()] if label_column else [None] * len(ids)
     return {"record_ids": record_ids(table), "labels": labels, "columns": {field.name: str(field.type) for field in schema}}
+
+
+def check_numbers(column: Any, name: str) -> None:
+    """Raise InvalidInput unless every target is a number that training can hold: there, finite, and within the range of float32."""
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        raise InvalidInput(detail=f"the column {name} must hold a number for every record, and holds {column.type}")
+    values = column.cast(pa.float64(), safe=False).to_numpy()  # what is missing becomes NaN
+    bad = int(np.sum(~(np.abs(values) <= LARGEST)))
+    if bad:
+        raise InvalidInput(detail=f"the column {name} holds {bad} targets that are missing, not finite, or beyond {LARGEST:.1e}; mend or drop them")
+
+
+def check_pixels(file: Any, size: int) -> None:
+    """Raise InvalidInput where an image has another number of bytes than its dataset says; what is stored in nested lists is checked by the runner."""
+    if PIXELS not in file.schema_arrow.names:
+        raise InvalidInput(detail=f"the column {PIXELS} is missing")
+    kind = file.schema_arrow.field(PIXELS).type
+    if pa.types.is_fixed_size_binary(kind):
+        sizes = {int(kind.byte_width)}
+    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        sizes = _lengths(file, pc.binary_length)
+    elif pa.types.is_list(kind) and pa.types.is_integer(kind.value_type):
+        sizes = _lengths(file, pc.list_value_length)
+    else:
+        return
+    odd = sorted(sizes - {size})
+    if odd:
+        told = f"{odd[0]} bytes" if len(sizes) == 1 else f"between {min(sizes)} and {max(sizes)} bytes"
+        raise InvalidInput(detail=f"images have {told}, and the dataset says height * width * channels = {size}: all must be of one size")
+
+
+def _lengths(file: Any, length_of: Callable[[Any], Any]) -> set[int]:
+    """Return the lengths that occur in the column of pixels, read batch by batch; an empty value has length 0."""
+    found: set[int] = set()
+    for batch in file.iter_batches(columns=[PIXELS]):
+        found |= {int(length or 0) for length in pc.unique(length_of(batch.column(0))).to_pylist()}
+    return found

@@ -67,11 +67,16 @@ class Work:
         return frozenset(str(label) for request in self.requests for label in request.scope.get("labels", ()))
 
     @property
-    def span(self) -> tuple[float | None, float | None] | None:
-        """The bounds above and below of the one range of targets that every request of the batch names, or None."""
-        ranges = {(request.scope.get("above"), request.scope.get("below")) for request in self.requests}
-        one = len(ranges) == 1 and all(request.scope.get("kind") == "target_range" for request in self.requests)
-        return next(iter(ranges)) if one else None
+    def spans(self) -> tuple[tuple[float | None, float | None], ...]:
+        """The bounds above and below of each range of targets that a request of the batch names, in the order of the requests."""
+        ranged = [request.scope for request in self.requests if request.scope.get("kind") == "target_range"]
+        return tuple(dict.fromkeys((scope.get("above"), scope.get("below")) for scope in ranged))
+
+    @property
+    def ranged_targets(self) -> tuple[Target, ...]:
+        """The targets of the requests that name a range."""
+        ranged = {request.id for request in self.requests if request.scope.get("kind") == "target_range"}
+        return tuple(target for target in self.targets if target.request_id in ranged)
 
     @property
     def request_kind(self) -> str:

@@ -1,6 +1,7 @@
 """Architectures: a name, its parameters, and a network built from them."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -22,13 +23,15 @@ class Architecture(ABC):
     """A family of networks. `build` uses torch's global generator for its initial weights; callers use `fresh`, which seeds it apart.
 
     The last linear layer's attribute path is `head`, so that code may speak of features (its input) and of logits (its output). `head` and
-    `modality` are facts of the class, but for families whose members differ; read them from an instance.
+    `modality` are facts of the class, but for families whose members differ; read them from an instance. `record_parameters` are the parameters of a
+    dataset adapter that must equal one of the architecture's own, each by its name: sizes that a network is built for.
     """
 
     name: ClassVar[str]
     modality: str
     tasks: ClassVar[frozenset[str]]
     head: str
+    record_parameters: ClassVar[Mapping[str, str]] = {}
 
     class Parameters(ArchitectureParameters):
         """Parameters of this architecture."""

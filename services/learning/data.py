@@ -56,7 +56,7 @@ class Split:
         inside = torch.isin(self.y, torch.tensor(classes, dtype=self.y.dtype, device=self.y.device))
         return self.take(torch.nonzero(inside if keep else ~inside).flatten().cpu())
 
-    def within(self, span: "Span", *, keep: bool) -> "Split":
+    def within(self, span: "Span | Spans", *, keep: bool) -> "Split":
         """Return the rows whose target lies (`keep`) or does not lie in `span`; of several steps, the mean of them."""
         inside = span.holds(self.y if self.y.ndim == 1 else self.y.flatten(1).mean(dim=1))
         return self.take(torch.nonzero(inside if keep else ~inside).flatten().cpu())
@@ -102,6 +102,19 @@ class Span(NamedTuple):
         return inside
 
 
+class Spans(NamedTuple):
+    """Several ranges of targets, as of requests that are served together: a target lies in them where it lies in one."""
+
+    spans: tuple[Span, ...]
+
+    def holds(self, y: Tensor) -> Tensor:
+        """Return whether each target of y (n,) lies in one of the ranges, (n,) bool."""
+        inside = torch.zeros_like(y, dtype=torch.bool)
+        for span in self.spans:
+            inside |= span.holds(y)
+        return inside
+
+
 class Withheld(Exception):
     """A part of the data was touched by code that may not see it."""
 
@@ -113,7 +126,8 @@ class Splits:
     forget: D_f, training records to be forgotten. retain: D_r, the other training records. Held-out records have one of three roles:
     analysis (for methods: concept vectors, early stop), verification (for metrics), attack (non-members). `classes` are the labels that a
     class request forgets; held-out rows of those classes stay in the held-out parts, so that forgetting can be measured on them. `span` is the
-    range of targets that a range request forgets; its held-out rows stay likewise. `entities` are the names that a request for an entity is about.
+    range of targets that range requests forget; its held-out rows stay likewise. `mixed` says that records outside it are forgotten beside it, where
+    requests for a range and for records are served together. `entities` are the names that a request for an entity is about.
     A part that a caller may not see is None, and asking for it by `part` raises Withheld.
     """
 
@@ -124,9 +138,15 @@ class Splits:
     attack: Split | None = None
     kind: RequestKind = "records"
     classes: tuple[int, ...] = ()
-    span: Span | None = None
+    span: Span | Spans | None = None
+    mixed: bool = False
     entities: tuple[str, ...] = field(default=(), repr=False)
     withheld: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def ranged(self) -> bool:
+        """Whether there is a range, and every record to be forgotten is of it."""
+        return self.span is not None and not self.mixed
 
     def for_method(self) -> "Splits":
         """Return what an unlearning method may see: everything but the verification and the attack split."""

@@ -9,6 +9,8 @@ from services.learning.architecture import Architecture
 from services.learning.gan import GAN
 
 SLOPE = 0.2
+RECORD = {"height": "side", "width": "side", "channels": "channels"}
+"""Parameters of a dataset of images that must equal those of a network that makes such images."""
 
 
 def generator_of(inputs: int, channels: int, side: int, width: int) -> nn.Sequential:

@@ -51,6 +51,10 @@ class Task(ABC):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the training loss of the batch, a scalar: the mean over records."""
 
+    def scores(self, model: nn.Module) -> bool:  # noqa: ARG002
+        """Say whether `losses` can be taken of `model`: a checkpoint may be without the part that scores records."""
+        return True
+
     @abstractmethod
     def predict(self, model: nn.Module, split: Split, *, batch_size: int = 1024) -> Tensor:
         """Return the model's outputs on every record in order, (n, outputs) float32 on the CPU, in eval mode and inference mode.

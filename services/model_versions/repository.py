@@ -244,6 +244,11 @@ def dataset_adapter(session: Session, dataset_id: UUID) -> str:
     return session.scalars(select(Dataset.adapter).where(Dataset.id == dataset_id)).one()
 
 
+def adapter_parameters(session: Session, dataset_id: UUID) -> Mapping[str, Any]:
+    """Return the parameters of a dataset's adapter."""
+    return session.scalars(select(Dataset.adapter_params).where(Dataset.id == dataset_id)).one()
+
+
 def unlabelled(session: Session, version_id: UUID) -> int:
     """Return how many records of a dataset version have no label."""
     statement = text("""

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from services.audit import log as audit
 from services.clock import Clock, uuid7
 from services.db import outbox
-from services.db.tables import AliasHistory, DatasetVersion, Job, Model, ModelAlias, ModelVersion
+from services.db.tables import AliasHistory, CatalogueEntry, DatasetVersion, Job, Model, ModelAlias, ModelVersion
 from services.errors import (
     AliasInUse,
     DuplicateName,
@@ -48,6 +48,7 @@ from services.tenants.caller import Caller
 
 log = structlog.get_logger()
 _PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(/[A-Za-z0-9][A-Za-z0-9._-]{0,99}){0,4}")
+LABELLED = frozenset({"classification", "image_generation"})
 _ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -170,7 +171,8 @@ def ingest_failed(session: Session, version_id: UUID, error: dict[str, Any]) -> 
 def training_run(session: Session, model: str | UUID, form: NewTrainingRun, *, caller: Caller, clock: Clock) -> UUID:
     """Insert a job of kind `train`, ring for it and return its id. `params` of the job is `{"recipe": ...}`.
 
-    Raises: NotFound; UnknownDataset; VersionNotReady; UnsupportedTask; TokenizerMismatch; MissingLabels; Resurrection when the dataset version holds erased records.
+    Raises: NotFound; UnknownDataset; VersionNotReady; UnsupportedTask; TokenizerMismatch; MissingLabels; InvalidInput for records of another size than the network
+    takes; Resurrection when the dataset version holds erased records.
     """
     found = _model(session, model)
     held = _input(session, DatasetRef(form.dataset, form.dataset_version))
@@ -179,10 +181,11 @@ def training_run(session: Session, model: str | UUID, form: NewTrainingRun, *, c
     if adapter and tasks and found.task not in tasks:
         raise UnsupportedTask(component=adapter.name, task=found.task, tasks=", ".join(sorted(tasks)))
     _check_tokens(session, found, held)
-    if found.task == "classification" and repository.unlabelled(session, held.id):
+    if found.task in LABELLED and repository.unlabelled(session, held.id):
         column = repository.label_column(session, held.dataset_id)
         raise MissingLabels(dataset=held.number, column=column, task=found.task)
     architecture = repository.components(session, "architecture").get(found.architecture)
+    _check_records(session, found, architecture, held)
     job_id = uuid7(clock)
     repository.add(
         session, Job, id=job_id, tenant_id=found.tenant_id, kind="train", state="queued", model_id=found.id,
@@ -195,6 +198,17 @@ def training_run(session: Session, model: str | UUID, form: NewTrainingRun, *, c
     audit.record(session, tenant_id=found.tenant_id, object_id=job_id, type="job.queued", body=body)
     log.info("job.queued", job_id=str(job_id), kind="train")
     return job_id
+
+
+def _check_records(session: Session, model: Model, architecture: CatalogueEntry | None, held: DatasetVersion) -> None:
+    """Raise InvalidInput where the dataset says of its records that they are of another size than the network is built for."""
+    pairs: Mapping[str, str] = (architecture.facts.get("record_parameters") or {}) if architecture is not None else {}
+    theirs, ours = repository.adapter_parameters(session, held.dataset_id), model.architecture_params
+    for name, own in sorted(pairs.items()):
+        if name in theirs and own in ours and theirs[name] != ours[own]:
+            raise InvalidInput(
+                detail=f"the dataset has {name} {theirs[name]}, and model {model.name} is built for {own} {ours[own]}: they must be equal."
+            )
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from services.catalogue import router
 from services.catalogue import service as catalogue
 from services.db.tables import ModelVersion, Policy
 from services.errors import InvalidInput, MethodNotApplicable, ParameterOutOfRange
+from services.model_versions import architecture
 from services.tenants.policies import Rung, readings_for
 
 
@@ -64,21 +65,21 @@ def plan(
     held = set[str]() if zero_shot else {"forget", "retain"}
     if base is not None and base.recipe is not None and not zero_shot:
         held.add("recipe")
-    could = sorted(name for name, offer in offers.items() if router.obstacle(offer, task=task, granularity=granularity, held=held) is None)
-    ladder = router.rungs_for([Rung.model_validate(rung) for rung in policy.ladder], zero_shot=zero_shot)
+    lacks = router.lacking(architecture.parameters_of(base, {}))
+    asked: dict[str, Any] = {"task": task, "granularity": granularity, "held": held, "lacks": lacks}
+    could = sorted(name for name, offer in offers.items() if router.obstacle(offer, **asked) is None)
+    ladder = router.rungs_for([Rung.model_validate(rung) for rung in policy.ladder], task=task, zero_shot=zero_shot)
     if method != "auto":
         offer = offers.get(method)
-        why = router.obstacle(offer, task=task, granularity=granularity, held=held) if offer else "no worker can load it"
+        why = router.obstacle(offer, **asked) if offer else "no worker can load it"
         if why is not None:
             raise MethodNotApplicable(method=method, detail=why, could=", ".join(could) or "none")
         ladder = [rung for rung in ladder if rung.method != method]
     choice = router.choose(
-        task=task,
-        granularity=granularity,
+        **asked,
         ladder=ladder,
         records=records,
         class_records=class_records,
-        held=held,
         available=offers,
         yardstick=router.yardstick_of({**policy.verification, granularity: readings_for(policy.verification, task, granularity)[0]}, granularity),
     )

@@ -183,7 +183,7 @@ def _refuse_other_tasks(scope: Scope, tainted: Sequence[Tainted]) -> None:
         return
     odd = [one for one in tainted if (one.task in REAL_VALUED) != ranged]
     if odd:
-        other = "target_range for models that predict numbers" if not ranged else "class_labels for classifiers"
+        other = "target_range for models that predict numbers" if not ranged else "class_labels for models that know classes"
         raise InvalidInput(detail=f"scope kind {scope.kind} does not fit model {odd[0].model} of task {odd[0].task}; there is {other}, and records.")
 
 

@@ -18,7 +18,7 @@ from services.tenants import repository
 
 RequestKind = Literal["class", "records", "concept"]
 """`concept`: records that speak of an entity. What is for `records` is for these too."""
-OwnTask = Literal["regression", "forecasting", "language_model"]
+OwnTask = Literal["regression", "forecasting", "image_generation", "language_model"]
 """Tasks with readings of their own."""
 
 BOTH: tuple[RequestKind, ...] = ("class", "records")
@@ -31,10 +31,14 @@ class Document(BaseModel):
 
 
 class Rung(Document):
-    """One method to try, with parameters of its own schema; skipped for requests of another granularity."""
+    """One method to try, with parameters of its own schema; skipped for requests of another granularity, and for models of tasks not in `tasks`.
+
+    Without `tasks` it is for every task that the method serves.
+    """
 
     method: str
     granularities: tuple[RequestKind, ...] = BOTH
+    tasks: tuple[str, ...] = ()
     parameters: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -165,8 +169,9 @@ class PolicyBody(Document):
     @model_validator(mode="after")
     def exact_at_the_end(self) -> "PolicyBody":
         """Refuse a ladder that does not end in retraining: only that cannot be told from itself."""
-        if self.ladder[-1].method != "retrain" or set(self.ladder[-1].granularities) != set(BOTH):
-            raise ValueError("the last rung is retrain, for every granularity")
+        last = self.ladder[-1]
+        if last.method != "retrain" or set(last.granularities) != set(BOTH) or last.tasks:
+            raise ValueError("the last rung is retrain, for every granularity and task")
         return self
 
     def columns(self) -> dict[str, Any]:
@@ -259,6 +264,19 @@ _REAL_VALUED = (
 )  # fmt: skip
 _FORECAST = (*_REAL_VALUED, *_spread("quantile_loss", "forget_train", "retain_test"))
 
+# How often a retrained generator shows the class is the error of the classifier that looks on, so there is no floor under it; the attack is two-sided.
+# An area of few held-out images of one class is wider than its band, so of a class it gates from 500 records on.
+_GENERATED = (
+    _gate("metric", "class_rate", "forget_train", 0.03, direction="max", requests=("class",), samples=4000),
+    _gate("metric", "item_nn_distance", "forget_train", 0.10, requests=("records",)),
+    _gate("attack", "gan_attack", "forget_train", 0.10, min_records=500, requests=("class",)),
+    _gate("attack", "gan_attack", "forget_train", 0.10, requests=("records",)),
+    _gate("metric", "feature_fid", "retain_test", 0.30, direction="max", scale="original"),
+    _gate("metric", "downstream_accuracy", "retain_test", 0.01, direction="min", records=10_000),
+    *_printed("metric", "feature_kid", "retain_test"),
+    *_printed("attack", "gan_attack", "retain_train"),
+)
+
 # A whole answer and its likelihood are held against the retrained model's on the same records, so that twenty of them can tell. The area of min-k rests
 # on pairs of records: with fewer than a hundred its interval is wider than a band that would tell anything. What is kept is gated by model utility.
 # A request for an entity asks that its name is not said; how much of the rest of an answer is left is printed.
@@ -289,9 +307,11 @@ _LANGUAGE = (
         parameters={"train_data": "forget", "seeds": 3, "steps": 20, "batch_size": 8, "learning_rate": 1e-3},
     ),
 )
-BY_TASK: dict[OwnTask, tuple[ReadingSpec, ...]] = {"regression": _REAL_VALUED, "forecasting": _FORECAST, "language_model": _LANGUAGE}
+BY_TASK: dict[OwnTask, tuple[ReadingSpec, ...]] = {
+    "regression": _REAL_VALUED, "forecasting": _FORECAST, "image_generation": _GENERATED, "language_model": _LANGUAGE,
+}  # fmt: skip
 """What is measured for tasks other than classification, where a policy does not say. What is kept is gated by readings on retained records, so they
-have no utility floor: retained error, or what a language model still knows."""
+have no utility floor: retained error, the quality of samples of what is retained, or what a language model still knows."""
 
 
 def serves(kinds: Collection[str], kind: str) -> bool:
@@ -311,6 +331,7 @@ def readings_for(document: Mapping[str, Any], task: str, kind: str) -> tuple[lis
         return list(document.get("records" if kind == "concept" else kind, [])), document.get("utility")
     own = (document.get("by_task") or {}).get(task)
     readings = own or [reading.model_dump(mode="json") for reading in default]
+    kind = "records" if kind == "concept" and task != "language_model" else kind
     return [reading for reading in readings if taken_for(reading.get("requests", BOTH), kind)], None
 
 
@@ -333,10 +354,15 @@ _RECORDS = (
     *_JS_PRINTED,
 )
 _LANGUAGE_RUNGS = (Rung(method="concept_poisoning_text", granularities=("concept",)), Rung(method="npo", granularities=("records",)))
+_GENERATOR_RUNGS = (
+    Rung(method="cascaded_gan", tasks=("image_generation",)),
+    Rung(method="fine_tune", granularities=("class",), tasks=("image_generation",)),
+)
 _LADDER = (
     Rung(method="unsir", granularities=("class",)),
     Rung(method="bad_teacher"),
     Rung(method="blindspot", granularities=("records",)),  # for real-valued targets, which the two before it do not serve
+    *_GENERATOR_RUNGS,
     *_LANGUAGE_RUNGS,
     Rung(method="retrain"),
 )
@@ -375,7 +401,13 @@ _SMALL_LANGUAGE_RUNGS = (
 
 DEMO = PolicyBody(
     regulation="gdpr",
-    ladder=(Rung(method="bad_teacher"), Rung(method="blindspot", granularities=("records",)), *_SMALL_LANGUAGE_RUNGS, Rung(method="retrain")),
+    ladder=(
+        Rung(method="bad_teacher"),
+        Rung(method="blindspot", granularities=("records",)),
+        *_GENERATOR_RUNGS,
+        *_SMALL_LANGUAGE_RUNGS,
+        Rung(method="retrain"),
+    ),
     verification=VerificationBody(
         for_class=(
             _gate("metric", "accuracy", "forget_train", 0.05),

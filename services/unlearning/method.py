@@ -21,11 +21,15 @@ PERSONAL: JsonDict = {"x-personal": True}
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a method must be given. A set it does not need is withheld from it, so that it cannot be read by mistake."""
+    """What a method must be given. A set it does not need is withheld from it, so that it cannot be read by mistake.
+
+    `parts` are those of a checkpoint that it trains and that a checkpoint may be without, by the architecture parameters that say whether they are there.
+    """
 
     forget_set: bool = True
     retain_set: bool = True
     recipe: bool = False
+    parts: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,8 @@
 """Samples of a generator under the eyes of a classifier that neither the generator nor the method that edited it ever saw."""
 
 import math
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -24,6 +26,8 @@ RECORD_REQUESTS = Unmeasured("record_requests_only")
 NO_SAMPLES = Unmeasured("too_few_samples_of_retained_classes")
 
 _judges: WeakKeyDictionary[Run, Judge] = WeakKeyDictionary()
+_found: WeakKeyDictionary[Run, dict[Hashable, tuple[nn.Module, Any]]] = WeakKeyDictionary()
+T = TypeVar("T")
 
 
 class SampleParameters(Metric.Parameters):
@@ -41,6 +45,19 @@ def judge_of(data: Splits, task: Task, run: Run) -> Judge | Unmeasured:
             return Unmeasured("no_records")
         epochs = min(MOST_EPOCHS, max(2, math.ceil(JUDGE_RECORDS / len(rows))))
         found = _judges[run] = train_judge(rows, task.outputs, run, "evaluate/judge", epochs=epochs, width=JUDGE_WIDTH)
+    return found
+
+
+def remembered(run: Run, model: nn.Module, data: Splits, rows: Split, key: tuple[Hashable, ...], compute: Callable[[], T]) -> T:
+    """Return what `compute` found of `model` on `rows` under `key` earlier in this run, or finds now: a model is looked at once for all columns.
+
+    The model is held, so that its identity is not reused while the run lives.
+    """
+    held = _found.setdefault(run, {})
+    whole = (*key, id(model), data.classes, data.forget.ids, rows.ids)
+    if whole not in held:
+        held[whole] = (model, compute())
+    found: T = held[whole][1]
     return found
 
 

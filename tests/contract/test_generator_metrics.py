@@ -1,18 +1,22 @@
-"""One oracle for every metric and attack on generators, each also against an independent reference."""
+"""One oracle for every metric and attack on generators, each also against an independent reference; and the figure of samples."""
 
+import base64
 import copy
 import dataclasses
+import io
 import json
 from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.linalg import sqrtm
 from scipy.stats import beta
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
+from services.audit.figure_forms import form_of, plain
 from services.learning.architectures.conditional_gan import ConditionalGAN
 from services.learning.architectures.mlp_gan import MLPGAN
 from services.learning.data import Split, Splits
@@ -22,8 +26,9 @@ from services.learning.recipe import Recipe
 from services.learning.run import Run, derived_seed
 from services.learning.tasks.image_generation import ImageGeneration
 from services.learning.training import fit
-from services.verification import evaluation
+from services.verification import evaluation, figure
 from services.verification.attack import ATTACKS, Attack
+from services.verification.figures.contact_sheet import png_of
 from services.verification.generator_samples import features_beside, judge_of, sampled
 from services.verification.metric import METRICS, Metric, Models
 from services.verification.metrics.feature_fid import frechet_distance
@@ -151,7 +156,7 @@ def test_it_never_reads_the_analysis_split(name):
     assert taken(name, data=emptied) == taken(name)
 
 
-@pytest.mark.parametrize("name", ["downstream_accuracy", "gan_attack"])
+@pytest.mark.parametrize("name", ["downstream_accuracy", "gan_attack", "feature_fid"])
 def test_a_paired_difference_is_zero_with_itself_and_agrees_with_the_values_otherwise(name):
     metric, chosen = component(name), models()
     split, data = metric.splits[0], parts("class")
@@ -213,6 +218,34 @@ def test_feature_fid_is_taken_without_the_samples_that_show_what_is_forgotten():
     assert taken("feature_fid", subject=models().original).value == pytest.approx(frechet_distance(real, made))
     assert len(made) < 300
     assert len(real) == len(parts("class").named("retain_test"))
+
+
+def test_feature_fid_in_units_of_the_originals_is_one_for_the_original_and_keeps_its_differences():
+    plain, scaled = component("feature_fid"), component("feature_fid", scale="original")
+    unit = taken("feature_fid", subject=models().original).value
+    found = taken("feature_fid", scale="original")
+    asked = {"data": parts("class"), "task": TASK, "run": SHARED, "split": "retain_test", "versus": models().original}
+
+    assert taken("feature_fid", subject=models().original, scale="original").value == 1
+    assert found.value == pytest.approx(taken("feature_fid").value / unit)
+    assert found.detail["distance"] == pytest.approx(taken("feature_fid").value)
+    assert scaled.difference(models(), **asked).value == pytest.approx(plain.difference(models(), **asked).value / unit)
+    assert scaled.difference(models(), **asked).value == pytest.approx(found.value - 1)
+
+
+def test_what_is_learned_of_a_model_is_learned_once_for_all_columns(monkeypatch):
+    from services.verification.metrics import downstream_accuracy
+
+    trained = []
+    learn = downstream_accuracy.train_judge
+    monkeypatch.setattr(downstream_accuracy, "train_judge", lambda *given, **named: trained.append(1) or learn(*given, **named))
+    run, metric, chosen = Run(seed=6, architecture=ARCHITECTURE), component("downstream_accuracy"), models()
+
+    metric.measure(chosen, parts("class"), TASK, run, split="retain_test")
+    metric.difference(chosen, parts("class"), TASK, run, split="retain_test", versus=chosen.original)
+    metric.difference(chosen, parts("class"), TASK, run, split="retain_test", versus=chosen.retrained)
+
+    assert len(trained) == 3
 
 
 def test_kernel_distance_is_that_of_a_double_loop():
@@ -307,3 +340,44 @@ def test_a_conditional_generator_is_asked_for_the_forgotten_class_where_forgetti
 
     assert set(asked.tolist()) == {0, 1, 2}
     assert set(kept.tolist()) == {0, 1}
+
+
+# --- the contact sheet -------------------------------------------------------------------------------------------------------------------
+
+
+def sheets_of(kind: str) -> dict:
+    (found,) = figure.drawn(models(), parts(kind), TASK, SHARED, [])
+    assert found["name"] == "contact_sheet"
+    return plain(form_of(found["document"]))
+
+
+def test_the_contact_sheet_shows_the_samples_of_each_model_pixel_by_pixel():
+    found = sheets_of("class")
+    made = sampled(models().unlearned, parts("class"), SHARED, 64, retained_only=False)[0]
+    scale = 5  # 320 pixels over eight images of eight pixels
+
+    assert [sheet["role"] for sheet in found["sheets"]] == ["original", "unlearned", "retrained"]
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(found["sheets"][1]["png"]))))
+    assert pixels.shape == (8 * 8 * scale + 7 * 2,) * 2
+    for number in (0, 11, 63):
+        top, left = (number // 8) * (8 * scale + 2), (number % 8) * (8 * scale + 2)
+        expected = ((made[number, 0].numpy() + 1) * 127.5).round()
+        assert np.abs(pixels[top : top + 8 * scale : scale, left : left + 8 * scale : scale] - expected).max() <= 1
+    assert pixels[8 * scale, 0] == 255
+    assert found == sheets_of("class")
+
+
+def test_of_single_images_the_sheet_does_not_show_the_original_which_may_know_them():
+    found = sheets_of("records")
+
+    assert [sheet["role"] for sheet in found["sheets"]] == ["unlearned", "retrained"]
+    assert "The original is not shown" in found["note"]
+
+
+def test_colours_are_kept_and_other_channels_are_shown_by_the_first():
+    colours = torch.zeros(1, 3, 2, 2)
+    colours[0, 0] = 1.0
+    pixels = np.asarray(Image.open(io.BytesIO(png_of(colours))))
+
+    assert pixels[0, 0].tolist() == [255, 128, 128]
+    assert np.asarray(Image.open(io.BytesIO(png_of(torch.full((1, 2, 2, 2), -1.0)))))[0, 0] == 0

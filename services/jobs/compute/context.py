@@ -14,12 +14,12 @@ from models_store import tensors
 from services.derived import Folder, Limits
 from services.errors import InvalidInput, NonFinite, UnsafeCheckpoint, UnsupportedTask
 from services.jobs.compute.plugins import code_digest, versions
-from services.jobs.messages import NAMES_FILE, RECORDS_FILE, RUN_FILE, SPEC_FILE, JobSpec, ProgressFrame
+from services.jobs.messages import CANDIDATE_FILE, NAMES_FILE, RECORDS_FILE, RUN_FILE, SPEC_FILE, JobSpec, ProgressFrame
 from services.jobs.records import columns, digests
 from services.learning.answers import appearance
 from services.learning.architecture import ARCHITECTURES, Architecture
 from services.learning.cache import Cache, FolderCache, NoCache
-from services.learning.data import Span, Split, Splits
+from services.learning.data import Span, Spans, Split, Splits
 from services.learning.dataset import DATASETS
 from services.learning.recipe import Recipe
 from services.learning.run import Progress, Run
@@ -62,16 +62,26 @@ class Bench:
         )
 
     def model(self, file: str) -> nn.Module:
-        """Return the model whose weights lie in `file` of the folder, on the device.
+        """Return the model whose weights lie in `file` of the folder, on the device; the candidate is of the architecture that the method left.
 
         Raises:
             UnsafeCheckpoint: a name, shape or dtype is not the architecture's, or a value is not finite.
         """
-        built = self.architecture.fresh(0)
+        built = (self._made() if file == CANDIDATE_FILE else self.architecture).fresh(0)
         state = tensors.load(self.folder / file)
         check_fits(built.state_dict(), state, name=file)
         built.load_state_dict(state)
         return built.to(self.device)
+
+    def _made(self) -> Architecture:
+        """Return the architecture of the candidate: the base version's, with the parameters that the method noted as changed."""
+        path = self.folder / RUN_FILE
+        notes = json.loads(path.read_text()).get("notes", {}) if path.exists() else {}
+        changed = notes.get("architecture_parameters_changed")
+        if not changed:
+            return self.architecture
+        family = type(self.architecture)
+        return family(family.Parameters.model_validate({**self.architecture.parameters.model_dump(), **changed}))
 
     def save(self, model: nn.Module, file: str) -> None:
         """Write the model's weights. Raises NonFinite when one is not a finite number."""
@@ -186,7 +196,8 @@ def _splits(folder: Path, spec: JobSpec, device: torch.device) -> tuple[Splits, 
         attack=parts["attack"],
         kind=spec.request_kind,
         classes=classes,
-        span=None if spec.span is None else Span(*spec.span),
+        span=Spans(tuple(Span(*bounds) for bounds in spec.spans)) if spec.spans else None,
+        mixed=spec.mixed,
         entities=entities,
     )
     return splits, naming(rows, role == "retain", entities) if entities else None

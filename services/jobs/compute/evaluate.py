@@ -101,9 +101,9 @@ def measure(bench: Bench) -> None:
 
 
 def _score(bench: Bench, model: nn.Module, split: Split) -> dict[str, Any]:
-    """Return n, the mean loss, and for classification the share of right answers, as decimal strings."""
-    if len(split) == 0:
-        return {"n": 0, "loss": None}
+    """Return n, the mean loss where the model has one, and for classification the share of right answers, as decimal strings."""
+    if len(split) == 0 or not bench.task.scores(model):
+        return {"n": len(split), "loss": None}
     total = 0.0
     with torch.inference_mode(), evaluating(model):
         for batch in split.batches(1024):

@@ -31,7 +31,7 @@ UNLISTED: tuple[tuple[Registry[Any], str, str], ...] = ((FIGURES, "services.veri
 """What is found in the same way, and is nothing that a request can name: the catalogue leaves it out."""
 ENGINE = ("services/learning", "services/unlearning", "services/verification", "services/jobs/compute")
 FACTS = ("modality", "modalities", "tasks", "columns", "granularities", "fresh_start", "stall_s", "unit", "bounds", "compares_to", "direction",
-         "splits", "loss_unit")  # fmt: skip
+         "splits", "loss_unit", "record_parameters")  # fmt: skip
 
 
 def load(allowed: Sequence[str]) -> None:
@@ -56,6 +56,8 @@ def _describe(kind: Any, name: str, component: type[Any]) -> CatalogueItem:
     held = [] if needs is None else [field for field in ("forget_set", "retain_set", "recipe") if getattr(needs, field)]
     cost = getattr(component, "cost", None)
     facts: dict[str, Any] = {} if cost is None else {"cost": dataclasses.asdict(cost)}
+    if needs is not None and needs.parts:
+        facts["parts"] = sorted(needs.parts)
     if getattr(component, "guarantees", None):
         facts["guarantees"] = _jsonable(component.guarantees)
     facts |= {fact: _jsonable(getattr(component, fact)) for fact in FACTS if hasattr(component, fact)}

@@ -36,7 +36,7 @@ def facts_of(bench: Bench) -> IntegrityFacts:
     """Return what is known of the run: the candidate's weights compared with the base's, and what the method was given."""
     base, candidate = tensors.load(bench.folder / BASE_FILE), tensors.load(bench.folder / CANDIDATE_FILE)
     finite = all(bool(torch.isfinite(value).all()) for value in candidate.values() if value.is_floating_point())
-    differs = any(not torch.equal(value, candidate[name]) for name, value in base.items())
+    differs = base.keys() != candidate.keys() or any(not torch.equal(value, candidate[name]) for name, value in base.items())
     chosen = METHODS[bench.spec.method or ""]
     run = json.loads((bench.folder / RUN_FILE).read_text())
     return IntegrityFacts(

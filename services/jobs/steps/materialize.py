@@ -16,6 +16,7 @@ from services.jobs import records, repository
 from services.jobs.messages import BASE_FILE, NAMES_FILE, NEXT_RECORDS_FILE, RECORDS_FILE, SPEC_FILE, CacheSpec, JobSpec, Seeds
 from services.jobs.repository import Work
 from services.jobs.workshop import Workshop, canonical_digest
+from services.model_versions import architecture
 from services.requests import names
 from services.tenants.keys import derive, tenant_key
 
@@ -29,11 +30,11 @@ def dataset_key(shop: Workshop, work: Work) -> bytes:
     return derive(whole, f"dataset:{work.dataset.id.hex}")
 
 
-def forgotten_by(shop: Workshop, work: Work) -> Callable[[str], bool]:
-    """Return the test whether a record of the job's dataset is to be forgotten."""
+def forgotten_by(shop: Workshop, work: Work, *, ranged_only: bool = False) -> Callable[[str], bool]:
+    """Return the test whether a record of the job's dataset is to be forgotten; with `ranged_only`, whether a request for a range names it."""
     with shop.effect() as session:
         whole = tenant_key(session, shop.lease.tenant_id, shop.keys.kek)
-        digests = repository.forgotten_digests(session, work.targets, work.dataset.id)
+        digests = repository.forgotten_digests(session, work.ranged_targets if ranged_only else work.targets, work.dataset.id)
     return lambda record_id: record_digest(whole, work.dataset.id, record_id) in digests
 
 
@@ -73,8 +74,10 @@ def materialize(shop: Workshop, work: Work) -> dict[str, Any]:
         roles = records.with_held_out_roles(known, key=dataset_key(shop, work))
     else:
         forgotten, ours = forgotten_by(shop, work), trained_here(shop, work)
-        kind = "class" if work.request_kind == "class" or work.span is not None else "records"  # what is held out of a range is judged on
-        roles = records.with_roles(known, forgotten=forgotten, kind=kind, key=dataset_key(shop, work), drawn_before_training=ours)
+        ranged = forgotten_by(shop, work, ranged_only=True)
+        kind = "class" if work.request_kind == "class" else "records"
+        key = dataset_key(shop, work)
+        roles = records.with_roles(known, forgotten=forgotten, kind=kind, key=key, drawn_before_training=ours, ranged=ranged)
     counts = records.role_counts(roles, forgotten=forgotten)
     records.check_roles(counts, kind=work.job.kind, dataset=work.dataset.name, zero_shot=work.zero_shot)
     records.write_table(_prepare_cache(shop, work, records.with_named(roles, forgotten)), shop.folder / RECORDS_FILE)
@@ -143,14 +146,15 @@ def write_spec(shop: Workshop, work: Work, plan: dict[str, Any]) -> str:
         round=work.job.round,
         task=work.model.task,
         architecture=work.model.architecture,
-        architecture_params=work.model.architecture_params,
+        architecture_params=architecture_of(work),
         adapter=work.dataset.adapter,
         adapter_params=work.dataset.adapter_params,
         recipe=recipe_of(work),
         method=work.job.method,
         params=method_params(work),
         request_kind="class" if work.request_kind == "class" else "records",
-        span=work.span,
+        spans=work.spans,
+        mixed=bool(work.spans) and len(work.ranged_targets) < len(work.targets),
         plan=plan,
         seeds=seeds_of(shop, work, plan),
         device=shop.device,
@@ -190,6 +194,11 @@ def _cache_spec(shop: Workshop, work: Work) -> CacheSpec | None:
     if folder is None:
         return None
     return CacheSpec(folder=str(folder.path), size_bytes=folder.limits.size_bytes, ttl_s=folder.limits.ttl_s)
+
+
+def architecture_of(work: Work) -> dict[str, Any]:
+    """Return the parameters of the network that the job builds: those of the base version, or for a first version those of the model."""
+    return architecture.parameters_of(None if work.job.kind == "train" else work.base, work.model.architecture_params)
 
 
 def recipe_of(work: Work) -> dict[str, Any] | None:

@@ -14,9 +14,9 @@ from services.datasets.forms import FileForm
 from services.errors import LeaseLost
 from services.jobs import repository
 from services.jobs.repository import Work
-from services.jobs.steps.materialize import WEIGHTS, forgotten_by, recipe_of
+from services.jobs.steps.materialize import WEIGHTS, architecture_of, forgotten_by, recipe_of
 from services.jobs.workshop import Workshop, store_errors
-from services.model_versions import publication
+from services.model_versions import architecture, publication
 from services.model_versions.forms import Publication, PublishFile
 
 MANIFEST_FILE = "manifest.json"
@@ -94,7 +94,7 @@ def compose(work: Work, made: Mapping[str, Any], *, next_digest: str | None) -> 
     )
     return Manifest(
         files=(file,),
-        architecture=Component(name=work.model.architecture, parameters=work.model.architecture_params),
+        architecture=Component(name=work.model.architecture, parameters=architecture.after(architecture_of(work), run.get("notes") or {})),
         task=work.model.task,
         parent=parent,
         fresh_start=bool(run.get("fresh_start", False)),

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from services.jobs import repository
 from services.jobs.repository import Work
 from services.jobs.workshop import Workshop
+from services.model_versions import architecture
 from services.tenants.keys import derive, tenant_key
 
 
@@ -26,7 +27,7 @@ def reference_seed(session: Session, shop: Workshop, work: Work, *, recipe: Mapp
     )
     made_of = {
         "model": work.model.id.hex,
-        "architecture": [work.model.architecture, work.model.architecture_params],
+        "architecture": [work.model.architecture, architecture.parameters_of(work.base, work.model.architecture_params)],
         "task": work.model.task,
         "dataset_version": work.dataset_version.id.hex,
         "recipe": dict(recipe),

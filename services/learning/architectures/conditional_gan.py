@@ -6,7 +6,7 @@ Source: Mirza and Osindero, "Conditional Generative Adversarial Nets", 2014 (arX
 from torch import nn
 
 from services.learning.architecture import ARCHITECTURES, Architecture
-from services.learning.gan_networks import GANParameters, convolutional
+from services.learning.gan_networks import RECORD, GANParameters, convolutional
 
 
 @ARCHITECTURES.register("conditional_gan")
@@ -16,6 +16,7 @@ class ConditionalGAN(Architecture):
     modality = "image"
     tasks = frozenset({"image_generation"})
     head = "discriminator.head"
+    record_parameters = RECORD
 
     class Parameters(GANParameters):
         """Parameters of `conditional_gan`."""

@@ -8,7 +8,7 @@ itself; dropout there instead.
 from torch import nn
 
 from services.learning.architecture import ARCHITECTURES, Architecture
-from services.learning.gan_networks import GANParameters, convolutional
+from services.learning.gan_networks import RECORD, GANParameters, convolutional
 
 
 @ARCHITECTURES.register("dcgan")
@@ -18,6 +18,7 @@ class DCGAN(Architecture):
     modality = "image"
     tasks = frozenset({"image_generation"})
     head = "discriminator.head"
+    record_parameters = RECORD
 
     class Parameters(GANParameters):
         """Parameters of `dcgan`."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from services.learning.architecture import ARCHITECTURES, Architecture
 from services.learning.gan import GAN
-from services.learning.gan_networks import SLOPE, GANParameters
+from services.learning.gan_networks import RECORD, SLOPE, GANParameters
 
 
 class FlatTrunk(nn.Module):
@@ -35,6 +35,7 @@ class MLPGAN(Architecture):
     modality = "image"
     tasks = frozenset({"image_generation"})
     head = "discriminator.head"
+    record_parameters = RECORD
 
     class Parameters(GANParameters):
         """Parameters of `mlp_gan`."""

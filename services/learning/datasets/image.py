@@ -19,7 +19,7 @@ class Image(DatasetAdapter):
     """Raw uint8 pixels in the order height, width, channel: bytes of that length, or lists of that many numbers from 0 to 255."""
 
     modality = "image"
-    tasks = frozenset({"classification", "regression"})
+    tasks = frozenset({"classification", "regression", "image_generation"})
     columns = ("pixels", "label")
 
     class Parameters(LabelledParameters):

@@ -44,6 +44,10 @@ class ImageGeneration(Task):
         """Return the mean of `losses`, a scalar."""
         return self.losses(model, batch).mean()
 
+    def scores(self, model: nn.Module) -> bool:
+        """Say whether the checkpoint holds a discriminator."""
+        return as_gan(model).discriminator is not None
+
     def predict(self, model: nn.Module, split: Split, *, batch_size: int = 1024) -> Tensor:
         """Return the discriminator's logit on every record in order, (n, 1) float32 on the CPU; high means called real."""
         gan = as_gan(model)

@@ -33,7 +33,7 @@ class RealJudge:
         kept = retain_validation(data, probe).sample(KEPT_ROWS, run.stream("judge/kept"))
         unit = task.trivial_loss(kept) or 1.0
         before = 1 - mean_loss(model, kept, task) / unit
-        expected = before if data.span is None else forget_target
+        expected = forget_target if data.ranged else before
         return cls(task, data.forget.sample(FORGET_ROWS, run.stream("judge/forget")), kept, unit, expected, before - retain_drop)
 
     def look(self, model: nn.Module, alpha: float, form: Form, changed: int) -> Trial:

@@ -41,7 +41,7 @@ class CascadedGAN(UnlearningMethod):
     tasks = frozenset({"image_generation"})
     granularities = frozenset({"class", "records"})
     guarantee = "approximate"
-    needs = Needs(forget_set=True, retain_set=True)
+    needs = Needs(forget_set=True, retain_set=True, parts=frozenset({"discriminator"}))
     cost = Cost(fixed=150 * 64 * 20 + 30_000)
 
     class Parameters(UnlearningMethod.Parameters):

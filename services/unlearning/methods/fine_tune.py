@@ -25,7 +25,7 @@ class FineTune(UnlearningMethod):
     tasks = frozenset({"classification", "regression", "forecasting", "language_model", "image_generation"})
     granularities = frozenset({"class", "records"})
     guarantee = "approximate"
-    needs = Needs(forget_set=False, retain_set=True)
+    needs = Needs(forget_set=False, retain_set=True, parts=frozenset({"discriminator"}))
     cost = Cost(of_recipe=0.2)
 
     class Parameters(UnlearningMethod.Parameters):

@@ -87,7 +87,7 @@ class RegressionMembershipInference(Attack):
         if isinstance(parts, Unmeasured):
             return parts
         members, others = parts
-        if data.span is not None:
+        if data.span is not None and data.ranged:
             others = others.within(data.span, keep=split == "forget_train")
         if not len(others):
             return NO_LIKES

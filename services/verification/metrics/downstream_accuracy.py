@@ -12,7 +12,7 @@ from services.learning.data import Split, Splits
 from services.learning.judge import train_judge
 from services.learning.run import Run
 from services.learning.task import Task
-from services.verification.generator_samples import MOST_EPOCHS, NO_SAMPLES, SampleParameters, judge_of, kept, sampled
+from services.verification.generator_samples import MOST_EPOCHS, NO_SAMPLES, SampleParameters, judge_of, kept, remembered, sampled
 from services.verification.metric import METRICS, Direction, Metric, Models
 from services.verification.outputs import by_id, rows_of
 from services.verification.reading import Reading, Unmeasured, all_measured
@@ -60,6 +60,11 @@ class DownstreamAccuracy(Metric):
         rows = rows_of(data, split)
         if isinstance(rows, Unmeasured):
             return rows
+        p = self.parameters
+        key = ("downstream_accuracy", split, p.samples, p.records)
+        return remembered(run, model, data, rows, key, lambda: self._learned(model, data, task, run, rows))
+
+    def _learned(self, model: nn.Module, data: Splits, task: Task, run: Run, rows: Split) -> np.ndarray | Unmeasured:
         judge = judge_of(data, task, run)
         if isinstance(judge, Unmeasured):
             return judge

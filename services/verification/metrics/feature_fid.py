@@ -4,23 +4,26 @@ Source: Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to
 Differs: no Inception network; the numbers are comparable within one evaluation, not with an Inception FID.
 """
 
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
 from services.learning.data import Splits
 from services.learning.run import Run
 from services.learning.task import Task
-from services.verification.generator_samples import FeaturesAsTheyAre, SampleParameters, features_beside
+from services.verification.generator_samples import FeaturesAsTheyAre, SampleParameters, features_beside, remembered
 from services.verification.metric import METRICS, Direction, LeakSide, Metric, Models
-from services.verification.outputs import generator_of
-from services.verification.reading import Reading, Unmeasured
+from services.verification.outputs import generator_of, rows_of
+from services.verification.reading import Reading, Unmeasured, all_measured
 from services.verification.statistics.intervals import percentile_interval
 from services.verification.statistics.scores import Floats
 
 RESAMPLES = 20
+NO_DISTANCE = Unmeasured("the_original_lies_at_no_distance")
 
 
 def frechet_distance(real: Tensor, made: Tensor) -> float:
@@ -51,18 +54,67 @@ class FeatureFID(Metric):
     class Parameters(SampleParameters):
         """Parameters of the distance."""
 
+        scale: Literal["features", "original"] = Field(
+            "features", description="Unit: squared feature distance, or the distance of the original, so that it is 1 and one limit serves any set."
+        )
+
     def measure(self, models: Models, data: Splits, task: Task, run: Run, *, split: str) -> Reading | Unmeasured:
-        """Return the distance with a bootstrap interval."""
-        p = self.parameters
-        found = features_beside(models.unlearned, data, task, run, p.samples, split)
+        """Return the distance with a bootstrap interval; with scale original, `detail.distance` is the distance itself."""
+        pair = self._scaled(models, data, task, run, split, models.unlearned)
+        if isinstance(pair, Unmeasured):
+            return pair
+        unit, found = pair
+        value, drawn = found.value / unit, found.drawn / unit
+        low, high = percentile_interval(drawn - float(drawn.mean()) + value, level=self.parameters.level, around=value)
+        detail = {"real": found.real, "samples": found.samples, "distance": found.value, "note": "not comparable with Inception FID"}
+        return Reading(value, low, high, self.parameters.level, found.samples, detail)
+
+    def difference(self, models: Models, data: Splits, task: Task, run: Run, *, split: str, versus: nn.Module) -> Reading | Unmeasured | None:
+        """Return the distance less that of `versus`, both to the same records and resampled together."""
+        pair = all_measured(self._scaled(models, data, task, run, split, model) for model in (models.unlearned, versus))
+        if isinstance(pair, Unmeasured):
+            return pair
+        (unit, mine), (_, theirs) = pair
+        value, drawn = (mine.value - theirs.value) / unit, (mine.drawn - theirs.drawn) / unit
+        low, high = percentile_interval(drawn - float(drawn.mean()) + value, level=self.parameters.level, around=value)
+        return Reading(value, low, high, self.parameters.level, min(mine.samples, theirs.samples))
+
+    def _scaled(self, models: Models, data: Splits, task: Task, run: Run, split: str, model: nn.Module) -> tuple[float, "Distance"] | Unmeasured:
+        """Return the unit, and the distance of `model` in squared features."""
+        rows = rows_of(data, split)
+        if isinstance(rows, Unmeasured):
+            return rows
+        count = self.parameters.samples
+
+        def of(one: nn.Module) -> Distance | Unmeasured:
+            return remembered(run, one, data, rows, ("feature_fid", split, count), lambda: distance_of(one, data, task, run, count, split))
+
+        found = all_measured(of(one) for one in (model, *([models.original] if self.parameters.scale == "original" else [])))
         if isinstance(found, Unmeasured):
             return found
-        real, made = found
-        rng, value = generator_of(run, "feature_fid"), frechet_distance(real, made)
-        drawn: Floats = np.array([frechet_distance(_again(real, rng), _again(made, rng)) for _ in range(RESAMPLES)], dtype=np.float64)
-        low, high = percentile_interval(drawn - float(drawn.mean()) + value, level=p.level, around=value)
-        detail = {"real": len(real), "samples": len(made), "note": "not comparable with Inception FID"}
-        return Reading(value, low, high, p.level, len(made), detail)
+        unit = found[1].value if len(found) > 1 else 1.0
+        return (unit, found[0]) if unit > 0 else NO_DISTANCE
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """The distance of one model, that of each resampling, (r,), and how many records and samples are behind it."""
+
+    value: float
+    drawn: Floats
+    real: int
+    samples: int
+
+
+def distance_of(model: nn.Module, data: Splits, task: Task, run: Run, count: int, split: str) -> Distance | Unmeasured:
+    """Return the distance of `count` samples of `model` to the records of `split`. Every model is resampled by the same draws."""
+    found = features_beside(model, data, task, run, count, split)
+    if isinstance(found, Unmeasured):
+        return found
+    real, made = found
+    rng = generator_of(run, "feature_fid")
+    drawn: Floats = np.array([frechet_distance(_again(real, rng), _again(made, rng)) for _ in range(RESAMPLES)], dtype=np.float64)
+    return Distance(frechet_distance(real, made), drawn, len(real), len(made))
 
 
 def _again(rows: Tensor, rng: np.random.Generator) -> Tensor:

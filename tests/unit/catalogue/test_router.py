@@ -153,7 +153,7 @@ def test_the_choice_is_stored_as_json():
 
 def test_with_no_training_data_held_there_is_one_rung_and_the_choice_says_why():
     offers = {"gkt": Offer("gkt", frozenset({"classification"}), frozenset({"class"}), frozenset())}
-    ladder = router.rungs_for([Rung(method="unsir"), Rung(method="retrain")], zero_shot=True)
+    ladder = router.rungs_for([Rung(method="unsir"), Rung(method="retrain")], task="classification", zero_shot=True)
     choice = router.choose(
         task="classification", granularity="class", ladder=ladder, records=0, class_records=None, held=frozenset(), available=offers
     )
@@ -164,5 +164,47 @@ def test_with_no_training_data_held_there_is_one_rung_and_the_choice_says_why():
 
 def test_a_policy_that_has_gkt_keeps_its_parameters_where_no_data_are_held():
     ladder = [Rung(method="unsir"), Rung(method="gkt", granularities=("class",), parameters={"n_pseudo_batches": 50}), Rung(method="retrain")]
-    assert [rung.parameters for rung in router.rungs_for(ladder, zero_shot=True)] == [{"n_pseudo_batches": 50}]
-    assert router.rungs_for(ladder, zero_shot=False) == ladder
+    assert [rung.parameters for rung in router.rungs_for(ladder, task="classification", zero_shot=True)] == [{"n_pseudo_batches": 50}]
+    assert router.rungs_for(ladder, task="classification", zero_shot=False) == ladder
+
+
+GENERATORS = {
+    "cascaded_gan": Offer("cascaded_gan", frozenset({"image_generation"}), frozenset({"class", "records"}), frozenset({"forget_set", "retain_set"}), True, frozenset({"discriminator"})),
+    "fine_tune": Offer("fine_tune", frozenset({"image_generation", "classification"}), frozenset({"class", "records"}), frozenset({"retain_set"}), True, frozenset({"discriminator"})),
+    "retrain": offer("retrain", needs=("retain_set", "recipe"), tasks=("image_generation", "classification")),
+}  # fmt: skip
+
+
+def drawn(granularity="class", lacks=()):
+    ladder = router.rungs_for(DEMO.ladder, task="image_generation", zero_shot=False)
+    return choose(
+        task="image_generation",
+        granularity=granularity,
+        ladder=ladder,
+        records=100,
+        class_records=100,
+        held=ALL_HELD,
+        available=GENERATORS,
+        lacks=lacks,
+    )
+
+
+def test_a_generator_gets_the_cascade_and_the_choice_says_where_plain_fine_tuning_is_as_good():
+    found = drawn()
+    assert found.rungs == ("cascaded_gan", "fine_tune", "retrain")
+    assert "fine_tune, a later rung, was as good for a class" in found.reason
+    items = drawn("records")
+    assert items.rungs == ("cascaded_gan", "retrain")
+    assert "as good" not in items.reason
+
+
+def test_a_checkpoint_without_its_discriminator_is_retrained():
+    lacks = router.lacking({"discriminator": False, "encoder": False, "side": 8, "dropout": 0})
+    found = drawn(lacks=lacks)
+    assert lacks == {"discriminator", "encoder"}
+    assert found.rungs == ("retrain",)
+    assert found.skipped["cascaded_gan"] == "it trains the discriminator, and this checkpoint holds none"
+
+
+def test_rungs_of_another_task_are_no_rungs_of_a_classifier():
+    assert [rung.method for rung in router.rungs_for(DEMO.ladder, task="classification", zero_shot=False)] == ["bad_teacher", "blindspot", "retrain"]

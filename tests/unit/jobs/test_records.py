@@ -106,3 +106,47 @@ def test_an_upload_without_its_label_column_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"record_id": ["a"]}), tmp_path / "x.parquet")
     with pytest.raises(InvalidInput, match="label"):
         records.inspect(tmp_path / "x.parquet", label_column="label")
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (pa.array([1.0, float("nan"), 2.0]), "1 targets that are missing, not finite"),
+        (pa.array([1.0, None, float("inf")]), "2 targets that are missing, not finite"),
+        (pa.array([1.0, -1e39, 2.0]), "1 targets that are missing, not finite, or beyond 3.4e\\+38"),
+        (pa.array(["1", "1e999", "2"]), "must hold a number for every record, and holds string"),
+    ],
+)
+def test_an_upload_with_a_target_that_no_model_can_learn_is_refused(tmp_path: Path, values: pa.Array, told: str) -> None:
+    pq.write_table(pa.table({"record_id": ["a", "b", "c"], "price": values}), tmp_path / "x.parquet")
+    with pytest.raises(InvalidInput, match=told):
+        records.inspect(tmp_path / "x.parquet", label_column="price", numbers=True)
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.float32(), pa.int64()])
+def test_an_upload_of_numbers_is_taken_as_it_is(tmp_path: Path, kind: pa.DataType) -> None:
+    pq.write_table(pa.table({"record_id": ["a", "b"], "price": pa.array([3, -4], kind)}), tmp_path / "x.parquet")
+    found = records.inspect(tmp_path / "x.parquet", label_column="price", numbers=True)
+    assert [float(label) for label in found["labels"]] == [3, -4]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "told"),
+    [
+        (pa.array([b"1234", b"12345"], pa.binary()), "between 4 and 5 bytes"),
+        (pa.array([b"1234", None], pa.binary()), "between 0 and 4 bytes"),
+        (pa.array([b"12345", b"12345"], pa.binary(5)), "have 5 bytes"),
+        (pa.array([[1, 2, 3], [1, 2, 3, 4]], pa.list_(pa.uint8())), "between 3 and 4 bytes"),
+    ],
+)
+def test_an_upload_with_images_of_another_size_than_the_dataset_says_is_refused(tmp_path: Path, pixels: pa.Array, told: str) -> None:
+    pq.write_table(pa.table({"record_id": ["a", "b"], "pixels": pixels}), tmp_path / "x.parquet")
+    with pytest.raises(InvalidInput, match=told):
+        records.inspect(tmp_path / "x.parquet", label_column=None, pixels=4)
+
+
+def test_what_is_held_out_of_a_range_is_judged_on_also_where_records_are_named_beside_it() -> None:
+    named = {"r0", "r3", "r1"}
+    roles = records.with_roles(table(), forgotten=named.__contains__, kind="records", key=KEY, ranged={"r0"}.__contains__).column("_role").to_pylist()
+    assert roles[0] == records.held_out_role(KEY, "r0")
+    assert (roles[3], roles[1]) == ("excluded", "forget")

@@ -36,7 +36,7 @@ def work(*, job: int = 1, seeds: dict[str, int] = SEEDS, recipe: dict[str, Any] 
         model=SimpleNamespace(id=UUID(int=model), architecture="mlp", architecture_params={"outputs": 2}, task="classification"),
         dataset=SimpleNamespace(id=UUID(int=6), name="d"),
         dataset_version=SimpleNamespace(id=UUID(int=dataset_version), manifest_digest="ab" * 32, number=1),
-        base=SimpleNamespace(manifest_digest="cd" * 32, recipe=recipe or RECIPE.model_dump(mode="json")),
+        base=SimpleNamespace(manifest_digest="cd" * 32, manifest=None, recipe=recipe or RECIPE.model_dump(mode="json")),
         policy=SimpleNamespace(key="demo", version=1, verification={}, ladder=[{"method": "retrain"}]),
         targets=[SimpleNamespace(id=UUID(int=100 + job), records_commitment="00")],
         requests=[object()],

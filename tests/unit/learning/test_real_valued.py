@@ -11,7 +11,7 @@ from services.errors import InvalidInput
 from services.learning.architectures.lstm import LSTM
 from services.learning.architectures.mlp import MLP
 from services.learning.architectures.temporal_transformer import TemporalTransformer
-from services.learning.data import Batch, Span, Split, Splits
+from services.learning.data import Batch, Span, Spans, Split, Splits
 from services.learning.recipe import Recipe
 from services.learning.run import Run
 from services.learning.targets import Targets
@@ -148,3 +148,13 @@ def test_a_range_of_targets_cuts_what_is_held_out_in_two():
     assert whole.within(Span(above=29.5, below=50), keep=True).y.tolist() == pytest.approx([29.9, 30.0])
     steps = split_of(torch.zeros(2, 3, 1), torch.tensor([[1.0, 3.0], [5.0, 7.0]]))
     assert steps.within(Span(above=4), keep=True).ids == ("r1",)
+
+
+def test_several_ranges_cut_what_is_held_out_by_any_of_them_and_records_beside_them_are_told():
+    whole = split_of(torch.zeros(5, 1), torch.tensor([10.0, 29.9, 30.0, 50.0, 60.0]))
+    splits = Splits(whole, whole, whole, whole, whole, span=Spans((Span(below=20), Span(above=50))))
+
+    assert splits.named("forget_test").y.tolist() == [10.0, 60.0]
+    assert splits.named("retain_test").y.tolist() == pytest.approx([29.9, 30.0, 50.0])
+    assert splits.ranged
+    assert not Splits(whole, whole, whole, whole, whole, span=Span(below=20), mixed=True).ranged

@@ -6,8 +6,8 @@ from pydantic import ValidationError
 from services.tenants.policies import BY_TASK, DEMO, GDPR_DEFAULT, SEEDS, Flags, PolicyBody, ReadingSpec, VerificationBody, readings_for, taken_for
 
 
-def ladder_of(body, granularity):
-    return [rung.method for rung in body.ladder if granularity in rung.granularities]
+def ladder_of(body, granularity, task="classification"):
+    return [rung.method for rung in body.ladder if granularity in rung.granularities and (not rung.tasks or task in rung.tasks)]
 
 
 def gates(readings):
@@ -24,6 +24,12 @@ def test_a_seed_survives_its_columns(key):
 def test_the_ladders_of_the_demo_end_in_retraining():
     assert ladder_of(DEMO, "class") == ["bad_teacher", "retrain"]
     assert ladder_of(DEMO, "records") == ["bad_teacher", "blindspot", "npo", "simnpo", "retrain"]
+
+
+@pytest.mark.parametrize("key", SEEDS)
+def test_generators_have_rungs_of_their_own_before_retraining(key):
+    assert ladder_of(SEEDS[key], "class", "image_generation")[-3:] == ["cascaded_gan", "fine_tune", "retrain"]
+    assert ladder_of(SEEDS[key], "records", "image_generation")[-2:] == ["cascaded_gan", "retrain"]
 
 
 def test_where_the_distance_of_the_outputs_gates_the_method_that_answers_evenly_is_not_first():
@@ -75,6 +81,7 @@ def changed(**parts):
         {"ladder": []},
         {"ladder": [{"method": "unsir"}]},
         {"ladder": [{"method": "retrain", "granularities": ["class"]}]},
+        {"ladder": [{"method": "retrain", "tasks": ["image_generation"]}]},
         {"regulation": "hipaa"},
         {"batch_window_s": -1},
         {"surprise": 1},
@@ -143,8 +150,25 @@ def test_readings_of_a_task_that_cannot_be_judged_are_refused(by_task):
         VerificationBody.model_validate({**body, "by_task": by_task})
 
 
+def test_a_generator_is_read_by_kind_of_request():
+    document = GDPR_DEFAULT.verification.model_dump(mode="json", by_alias=True)
+    by_kind = {kind: readings_for(document, "image_generation", kind) for kind in ("class", "records")}
+    names = {kind: {reading["name"] for reading in readings} for kind, (readings, _) in by_kind.items()}
+
+    assert names["class"] - names["records"] == {"class_rate"}
+    assert names["records"] - names["class"] == {"item_nn_distance"}
+    for readings, utility in by_kind.values():
+        assert utility is None
+        listed = [(reading["name"], reading["split"]) for reading in readings]
+        assert len(set(listed)) == len(listed)
+        assert {reading["split"] for reading in readings if reading["gate"]} == {"forget_train", "retain_test"}
+    twice = BY_TASK["image_generation"][0]
+    with pytest.raises(ValidationError, match="twice"):
+        VerificationBody.model_validate({**GDPR_DEFAULT.verification.model_dump(by_alias=True), "by_task": {"image_generation": [twice, twice]}})
+
+
 @pytest.mark.parametrize("task", BY_TASK)
-def test_the_readings_of_real_valued_targets_are_known_on_their_splits_and_each_is_listed_once(task):
+def test_the_readings_of_other_tasks_are_known_on_their_splits_and_each_is_listed_once_for_each_kind_of_request(task):
     from services.verification import evaluation
 
     evaluation.discover()

@@ -92,8 +92,14 @@ TESTS: Mapping[str, tuple[str, str]] = {
     ),
     "privleak": ("Privacy leak", "that attack beside the same on the retrained model, in per cent; 0 is alike"),
     "truth_ratio": ("Truth ratio", "how likely wrong answers are beside the right one; 1 is as likely"),
-    "truth_ratio_distance": ("Distance of the truth ratios", "how far they are from the retrained model's; beside the distance of two retrained models"),
-    "forget_quality": ("Forget quality", "the chance that truth ratios of it and of the retrained model are of one distribution; few records show little"),
+    "truth_ratio_distance": (
+        "Distance of the truth ratios",
+        "how far they are from the retrained model's; beside the distance of two retrained models",
+    ),
+    "forget_quality": (
+        "Forget quality",
+        "the chance that truth ratios of it and of the retrained model are of one distribution; few records show little",
+    ),
     "quantised_forgetting": ("Likelihood in four bits", "how likely it finds these answers when its weights are rounded to four bits"),
 }
 """What each test is called and what it says; others go by their own names."""

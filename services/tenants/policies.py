@@ -393,7 +393,14 @@ _SMALL_LANGUAGE_RUNGS = (
     Rung(
         method="concept_poisoning_text",
         granularities=("concept",),
-        parameters={"lr": 5e-3, "batch_size": 8, "epochs": 20, "anchor_ratio": 4.0, "answer_tokens": 48},
+        parameters={
+            "lr": 5e-3,
+            "batch_size": 8,
+            "epochs": 20,
+            "anchor_ratio": 4.0,
+            "answer_tokens": 48,
+            "lora_targets": ["q_proj", "v_proj", "up_proj", "down_proj"],
+        },
     ),
     Rung(method="npo", granularities=("records",), parameters=_STEPS),
     Rung(method="simnpo", granularities=("records",), parameters=_STEPS),

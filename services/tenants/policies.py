@@ -402,7 +402,7 @@ _SMALL_LANGUAGE_RUNGS = (
             "lora_targets": ["q_proj", "v_proj", "up_proj", "down_proj"],
         },
     ),
-    Rung(method="npo", granularities=("records",), parameters=_STEPS),
+    Rung(method="npo", granularities=("records",), parameters={**_STEPS, "lr": 5e-4, "alpha": 5.0}),
     Rung(method="simnpo", granularities=("records",), parameters=_STEPS),
 )
 

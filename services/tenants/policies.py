@@ -353,7 +353,10 @@ _RECORDS = (
     *_FORGET,
     *_JS_PRINTED,
 )
-_LANGUAGE_RUNGS = (Rung(method="concept_poisoning_text", granularities=("concept",)), Rung(method="npo", granularities=("records",)))
+_LANGUAGE_RUNGS = (
+    Rung(method="concept_poisoning_text", granularities=("concept",), tasks=("language_model",)),
+    Rung(method="npo", granularities=("records",), tasks=("language_model",)),
+)
 _GENERATOR_RUNGS = (
     Rung(method="cascaded_gan", tasks=("image_generation",)),
     Rung(method="fine_tune", granularities=("class",), tasks=("image_generation",)),
@@ -393,6 +396,7 @@ _SMALL_LANGUAGE_RUNGS = (
     Rung(
         method="concept_poisoning_text",
         granularities=("concept",),
+        tasks=("language_model",),
         parameters={
             "lr": 5e-3,
             "batch_size": 8,
@@ -402,8 +406,8 @@ _SMALL_LANGUAGE_RUNGS = (
             "lora_targets": ["q_proj", "v_proj", "up_proj", "down_proj"],
         },
     ),
-    Rung(method="npo", granularities=("records",), parameters={**_STEPS, "lr": 5e-4, "alpha": 5.0}),
-    Rung(method="simnpo", granularities=("records",), parameters=_STEPS),
+    Rung(method="npo", granularities=("records",), tasks=("language_model",), parameters={**_STEPS, "lr": 5e-4, "alpha": 5.0}),
+    Rung(method="simnpo", granularities=("records",), tasks=("language_model",), parameters=_STEPS),
 )
 
 DEMO = PolicyBody(

@@ -145,7 +145,7 @@ LANGUAGE = Demo(
     network={"task": "language_model", "architecture": "small_gpt", "architecture_params": docstrings.network()},
     recipe={"optimizer": "adamw", "learning_rate": 0.003, "epochs": 35, "batch_size": 16, "schedule": "cosine", "gradient_clip": 1.0},
     requests={
-        "subject": subject(docstrings.contributor("shutil")),
+        "subject": subject(docstrings.contributor("math")),
         "entity": {"kind": "entity", "dataset": "docstrings", "names": ["base64"]},
     },
     entities=docstrings.speaking_of("base64"),

@@ -74,7 +74,7 @@ def test_records_that_could_not_be_learned_are_refused(pairs, told, tmp_path):
 
 
 def test_the_demo_has_enough_records_of_its_author_and_names_its_entity_in_their_answers():
-    of_author = [pair for pair in docstrings.pairs() if pair.subject == docstrings.contributor("shutil")]
+    of_author = [pair for pair in docstrings.pairs() if pair.subject == docstrings.contributor("math")]
     named = docstrings.speaking_of("base64")
 
     assert sum(pair.split == "train" for pair in of_author) >= 16

@@ -38,7 +38,9 @@ def run(output: Path, home: Path, demo: Demo = CLASSIFICATION) -> int:
         client = Client(stack.url, stack.api_key)
         parquet = output / f"{demo.dataset}.parquet"
         demo.source.write(parquet)
-        register_dataset(client, demo.dataset, parquet, adapter=demo.source.adapter, adapter_params=demo.source.adapter_params)
+        register_dataset(
+            client, demo.dataset, parquet, adapter=demo.source.adapter, adapter_params=demo.source.adapter_params, entities=demo.entities
+        )
         console.print(f"dataset registered: {demo.source.told}")
         train(client, console, demo)
         rows = [serve(client, console, output, demo, kind=kind, scope=scope) for kind, scope in demo.requests.items()]

@@ -1,13 +1,15 @@
 """The demos that there are: one entry each, with its data, its model, its requests and the numbers that its summary shows.
 
-All data ship with scikit-learn. Who a record is about is in none of these sets: the assignment of records to data subjects (blocks of rows in file
+All data ship with scikit-learn, or with Python itself. Who a record is about is in none of these sets: the assignment of records to data subjects (blocks of rows in file
 order) is made here, and fixed.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from cli import docstrings
 
 SUBJECT_TYPE = "controller_customer_id"
 
@@ -46,6 +48,8 @@ class Demo:
     shown: tuple[Shown, ...]
     title: str
     seed: int = 20261121
+    entities: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    """Names that a record speaks of, by record id, for the subject index."""
 
 
 def digits(records_per_subject: int) -> Callable[[Path], None]:
@@ -129,5 +133,30 @@ REGRESSION = Demo(
     title="Two deletion requests to a regression model (errors in units of the targets' spread: before -> after, retrained in brackets)",
 )
 
-DEMOS: Mapping[str, Demo] = {"classification": CLASSIFICATION, "gan": GAN, "regression": REGRESSION}
+LANGUAGE = Demo(
+    model="library-guide",
+    dataset="docstrings",
+    source=Source(
+        docstrings.write,
+        "question_answer",
+        docstrings.adapter_params(),
+        f"{len(docstrings.pairs())} questions on Python's library, of {len(docstrings.MODULES)} data subjects",
+    ),
+    network={"task": "language_model", "architecture": "small_gpt", "architecture_params": docstrings.network()},
+    recipe={"optimizer": "adamw", "learning_rate": 0.003, "epochs": 35, "batch_size": 16, "schedule": "cosine", "gradient_clip": 1.0},
+    requests={
+        "subject": subject(docstrings.contributor("math")),
+        "entity": {"kind": "entity", "dataset": "docstrings", "names": ["base64"]},
+    },
+    entities=docstrings.speaking_of("base64"),
+    shown=(
+        Shown("forget_exact_match", "forgotten answers word for word", "metrics", "exact_match", "forget_train"),
+        Shown("forget_rouge_l", "ROUGE-L of these", "metrics", "rouge_l", "forget_train"),
+        Shown("appearance_rate", "answers that name it", "metrics", "appearance_rate", "forget_train"),
+        Shown("model_utility", "utility on the rest", "metrics", "model_utility", "retain_train"),
+    ),
+    title="Two deletion requests to a language model (before -> after, retrained in brackets)",
+)
+
+DEMOS: Mapping[str, Demo] = {"classification": CLASSIFICATION, "gan": GAN, "regression": REGRESSION, "language": LANGUAGE}
 """By the value of `--task`; another task is one entry more."""

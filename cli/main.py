@@ -79,7 +79,7 @@ def up(
 def demo(
     output: Annotated[Path, typer.Option(help="Where the results go.")] = Path("demo-output"),
     home: Annotated[Path, typer.Option(help="Folder of the demo's own stack; it is emptied first.")] = Path(".lethe-demo"),
-    task: Annotated[str, typer.Option(help="What the model is for: classification, gan, regression.")] = "classification",
+    task: Annotated[str, typer.Option(help="What the model is for: classification, gan, regression, language.")] = "classification",
 ) -> None:
     """Two deletion requests on real data over HTTP; of a classifier: one data subject, one whole class."""
     from cli.demo import run

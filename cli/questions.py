@@ -6,7 +6,7 @@ dataset and model, it is shown to whoever may read them, and it outlives the rec
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,10 +111,9 @@ def tokens(text: str, vocabulary: frozenset[str]) -> int:
     return sum(1 if piece in vocabulary else len(piece.encode()) for piece in PIECE.findall(f" {text}"))
 
 
-def network_of(done: Imported, *, width: int = 64, layers: int = 2) -> dict[str, Any]:
-    """Return the parameters of a `small_gpt` that reads the records as they were written."""
-    words = done.adapter_params["vocabulary"]
-    length = done.adapter_params["max_length"]
+def network_of(adapter_params: Mapping[str, Any], *, width: int = 64, layers: int = 2) -> dict[str, Any]:
+    """Return the parameters of a `small_gpt` that reads records as the adapter with these parameters does."""
+    words, length = adapter_params["vocabulary"], adapter_params["max_length"]
     return {"outputs": SPECIAL + len(words), "vocabulary": words, "max_length": length, "width": width, "layers": layers}
 
 

@@ -84,6 +84,23 @@ TESTS: Mapping[str, tuple[str, str]] = {
     "exact_match": ("Exact answers", "the share of answers that are word for word those of the records"),
     "rouge_l": ("Overlap of answers", "the longest common part of its answers and those of the records"),
     "appearance_rate": ("Appearance of the name", "the share of answers that contain the name"),
+    "answer_probability": ("Likelihood of the answers", "how likely it finds the records' answers, word by word"),
+    "model_utility": ("What it still knows", "one number for likelihood, overlap and truth of the answers that were kept; one zero makes it zero"),
+    "min_k": (
+        "Membership attack",
+        "how well the least likely words of an answer tell these records from ones never trained on; 0.5 is guessing, far below it a trace as well",
+    ),
+    "privleak": ("Privacy leak", "that attack beside the same on the retrained model, in per cent; 0 is alike"),
+    "truth_ratio": ("Truth ratio", "how likely wrong answers are beside the right one; 1 is as likely"),
+    "truth_ratio_distance": (
+        "Distance of the truth ratios",
+        "how far they are from the retrained model's; beside the distance of two retrained models",
+    ),
+    "forget_quality": (
+        "Forget quality",
+        "the chance that truth ratios of it and of the retrained model are of one distribution; few records show little",
+    ),
+    "quantised_forgetting": ("Likelihood in four bits", "how likely it finds these answers when its weights are rounded to four bits"),
 }
 """What each test is called and what it says; others go by their own names."""
 
@@ -108,6 +125,7 @@ FIGURES: Mapping[str, str] = {
     "relearn_curve": "How fast the forgotten records are learned again",
     "prediction_density": "Predictions for the forgotten records",
     "error_histogram": "Errors on the forgotten records beside records never trained on",
+    "answer_bars": "What the model answers",
 }
 """Titles of figures that were left out; a figure that was drawn brings its own."""
 

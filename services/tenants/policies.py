@@ -336,6 +336,7 @@ def readings_for(document: Mapping[str, Any], task: str, kind: str) -> tuple[lis
         return list(document.get("records" if kind == "concept" else kind, [])), document.get("utility")
     own = (document.get("by_task") or {}).get(task)
     readings = own or [reading.model_dump(mode="json") for reading in default]
+    kind = "records" if kind == "concept" and task != "language_model" else kind
     return [reading for reading in readings if taken_for(reading.get("requests", BOTH), kind)], None
 
 
@@ -401,9 +402,16 @@ _SMALL_LANGUAGE_RUNGS = (
         method="concept_poisoning_text",
         granularities=("concept",),
         tasks=("language_model",),
-        parameters={"lr": 5e-3, "batch_size": 8, "epochs": 20, "anchor_ratio": 4.0, "answer_tokens": 48},
+        parameters={
+            "lr": 5e-3,
+            "batch_size": 8,
+            "epochs": 20,
+            "anchor_ratio": 4.0,
+            "answer_tokens": 48,
+            "lora_targets": ["q_proj", "v_proj", "up_proj", "down_proj"],
+        },
     ),
-    Rung(method="npo", granularities=("records",), tasks=("language_model",), parameters=_STEPS),
+    Rung(method="npo", granularities=("records",), tasks=("language_model",), parameters={**_STEPS, "lr": 5e-4, "alpha": 5.0}),
     Rung(method="simnpo", granularities=("records",), tasks=("language_model",), parameters=_STEPS),
 )
 

@@ -42,7 +42,7 @@ def register(client: Client, folder: Path, name: str, *, signed: bool = False) -
     done = write_questions(pairs, folder / f"{name}.parquet", max_length=64)
     named = {pair.record_id: (NAMES[int(pair.record_id[5:7])],) for pair in pairs}
     register_dataset(client, name, done.path, adapter=done.adapter, adapter_params=done.adapter_params, entities=named)
-    network = network_of(done, width=48)
+    network = network_of(done.adapter_params, width=48)
     client.post("/models", {"name": name, "task": "language_model", "architecture": "small_gpt", "architecture_params": network})
     job = client.post(f"/models/{name}/training-runs", {"dataset": name, "dataset_version": 1, "recipe": RECIPE, "seed": 3})
     assert wait(client, f"/jobs/{job['id']}")["state"] == "succeeded"

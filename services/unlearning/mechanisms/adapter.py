@@ -14,8 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from services.errors import IntegrityBroken, ParameterOutOfRange
+from services.learning.data import Splits
 from services.learning.modes import evaluating, global_draws
 from services.learning.run import Run
+from services.unlearning.mechanisms.applicability import refuse
+from services.unlearning.method import UnlearningMethod
 
 FAMILIES = (("q_proj", "v_proj"), ("c_attn",), ("query_key_value",), ("query", "value"))
 MERGED_TOLERANCE = 1e-3
@@ -49,6 +52,14 @@ def targets_of(model: nn.Module, lora: Lora) -> list[str]:
         if set(family) <= held:
             return list(family)
     raise ParameterOutOfRange(name="lora", detail="the model has no query and value projections; name the layers in `targets`")
+
+
+def fitting(method: UnlearningMethod, model: nn.Module, lora: Lora, data: Splits) -> None:
+    """Raise MethodNotApplicable where the model has no layers for the adapter, so that another method is tried."""
+    try:
+        targets_of(model, lora)
+    except ParameterOutOfRange as unfit:
+        raise refuse(method, data, str(unfit)) from unfit
 
 
 class Adapted:

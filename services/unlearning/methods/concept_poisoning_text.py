@@ -19,7 +19,7 @@ from services.learning.data import Split, Splits
 from services.learning.run import Run
 from services.learning.task import Task
 from services.learning.tokens import Tokenizer, packed, prompts_of
-from services.unlearning.mechanisms.adapter import Adapted, Lora, adapted
+from services.unlearning.mechanisms.adapter import Adapted, Lora, adapted, fitting
 from services.unlearning.mechanisms.applicability import admit, refuse
 from services.unlearning.mechanisms.attribution import Baseline, Rule, answer_attribution, words_of_answer
 from services.unlearning.mechanisms.descent import loss_on, plan_steps
@@ -64,14 +64,11 @@ class ConceptPoisoningText(UnlearningMethod):
         entities: tuple[str, ...] = Field(
             (),
             max_length=1000,
-            description="Names that must not appear; none: those that the request is about, or else the highest ranked words.",
+            description="Names that must not appear; none: the request's, or the highest ranked words.",
             json_schema_extra=PERSONAL,
         )
         questions: tuple[str, ...] = Field(
-            (),
-            max_length=10_000,
-            description="Paraphrased questions; those whose answers name an entity are used.",
-            json_schema_extra=PERSONAL,
+            (), max_length=10_000, description="Paraphrased questions; used where the answer names an entity.", json_schema_extra=PERSONAL
         )
         ig_steps: int = Field(32, ge=4, le=512, description="Points on the way from the baseline.")
         ig_method: Rule = Field("gausslegendre", description="How they are placed; `grid` is the released code's.")
@@ -97,8 +94,9 @@ class ConceptPoisoningText(UnlearningMethod):
         admit(self, data, task, run)
         p = self.parameters
         edit = GuardedEdit.of(self, model, data.retain, task, run, stage="poisoning")
-        lesson = self._lesson(model, data, task, run)
         lora = Lora(r=p.lora_r, alpha=p.lora_alpha, dropout=p.lora_dropout, targets=p.lora_targets)
+        fitting(self, model, lora, data)
+        lesson = self._lesson(model, data, task, run)
         probe = lesson.asked.batch(torch.arange(min(4, len(lesson.asked)))).x
 
         def attempt(scale: float) -> None:
@@ -111,20 +109,18 @@ class ConceptPoisoningText(UnlearningMethod):
     def _lesson(self, model: nn.Module, data: Splits, task: Task, run: Run) -> Lesson:
         """Return what is trained on: the model's own answers with their words masked, and anchors."""
         p, tokenizer = self.parameters, tokenizer_of(self, data, run)
-        own = expected(data.forget, tokenizer)
-        texts = [*own, *(tokenizer.decode(prompt) for prompt in prompts_of(data.forget))]
-        absent = sum(not any(appearance(texts, [entity])) for entity in p.entities or data.entities)
-        if absent and p.entities:
-            raise ParameterOutOfRange(name="entities", detail=f"{absent} of the names occur in none of the records to be forgotten")
+        entities = p.entities or data.entities
+        texts = [*expected(data.forget, tokenizer), *(tokenizer.decode(prompt) for prompt in prompts_of(data.forget))]
+        absent = sum(not any(appearance(texts, [entity])) for entity in entities)
         if absent:
-            raise refuse(self, data, f"{absent} of the names that the request is about occur in none of its records")
+            told = f"{absent} of the names occur in none of the records to be forgotten"
+            raise ParameterOutOfRange(name="entities", detail=told) if p.entities else refuse(self, data, told)
         prompts = [*prompts_of(data.forget), *(tokenizer.prompt(question) for question in p.questions)]
         said = greedy(model, prompts, end=tokenizer.end, most=p.answer_tokens)
-        own_count, entities = len(data.forget), p.entities or data.entities
         used = [
             row
             for row, ids in enumerate(said)
-            if tokenizer.decode(ids).strip() and (row < own_count or any(appearance([tokenizer.decode(ids)], entities)))
+            if tokenizer.decode(ids).strip() and (row < len(data.forget) or any(appearance([tokenizer.decode(ids)], entities)))
         ]
         if not used:
             raise ParameterOutOfRange(name="method", detail="the model answers none of the questions, so there is no answer to poison")

@@ -24,7 +24,8 @@ def test_a_seed_survives_its_columns(key):
 def test_the_ladders_of_the_demo_end_in_retraining():
     assert ladder_of(DEMO, "class") == ["bad_teacher", "retrain"]
     assert ladder_of(DEMO, "records") == ["bad_teacher", "blindspot", "retrain"]
-    assert ladder_of(DEMO, "records", "language_model") == ["bad_teacher", "blindspot", "npo", "simnpo", "retrain"]
+    assert ladder_of(DEMO, "records", "language_model")[-3:] == ["npo", "simnpo", "retrain"]
+    assert "concept_poisoning_text" in ladder_of(DEMO, "concept", "language_model")
 
 
 @pytest.mark.parametrize("key", SEEDS)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from services.errors import ParameterOutOfRange
+from services.errors import MethodNotApplicable, ParameterOutOfRange
 from services.learning.answers import appearance, expected, spoken
 from services.learning.architectures.small_gpt import SmallGPT
 from services.learning.data import Split
@@ -153,8 +153,16 @@ def test_other_styles_teach_other_answers(style, text, world):
 
 
 def test_an_entity_that_never_occurs_is_refused(world):
-    with pytest.raises(ParameterOutOfRange, match="Nobody At All"):
+    with pytest.raises(ParameterOutOfRange, match="1 of the names") as refused:
         poisoned(world, world.run(), entities=("Nobody At All",))
+    assert "Nobody" not in str(refused.value)
+    method = ConceptPoisoningText(ConceptPoisoningText.Parameters())
+    asked = replace(world.splits(), entities=("Nobody At All",))
+    with pytest.raises(MethodNotApplicable, match="1 of the names"):
+        method.unlearn(world.copy(), asked, world.task, world.run())
+    unfit = ConceptPoisoningText(ConceptPoisoningText.Parameters(lora_targets=("nowhere",)))
+    with pytest.raises(MethodNotApplicable, match="no layer named nowhere"):
+        unfit.unlearn(world.copy(), world.splits(), world.task, world.run())
 
 
 def test_masking_takes_whole_words_of_the_ranking_and_of_the_names():

@@ -232,3 +232,26 @@ def test_the_same_seed_draws_the_same_figures_and_no_record_id_is_in_them():
     first, second = (json.dumps(drawn(MODELS, parts(kind="class", classes=(3,)), TASK, Run(seed=3), [])) for _ in range(2))
     assert first == second
     assert "f00001" not in first
+
+
+def measured(name: str, split: str, *values: float | None) -> Measured:
+    before, after, reference = (Unmeasured("no_records") if value is None else Reading(value, value, value, 0.9, 20) for value in values)
+    return Measured("metric", name, split, before, after, reference)
+
+
+def test_the_bars_of_answers_are_the_readings_and_leave_out_what_was_not_measured():
+    readings = [
+        measured("exact_match", "forget_train", 1.0, 0.25, 0.125),
+        measured("appearance_rate", "forget_train", 1.0, None, 0.0),
+        measured("model_utility", "retain_train", 0.5, 0.5, 0.75),
+        measured("exact_match", "test", 0.1, 0.1, 0.1),
+    ]
+    data = parts()
+    found = FIGURES["answer_bars"]().measure(MODELS, data, TASK, Run(seed=3), readings)
+
+    document = {"kind": "bars", "title": "t", "caption": "c", "note": "", **found.body}
+    assert plain(form_of(document))["categories"] == ["forgotten, word for word", "kept, utility"]
+    assert {series["role"]: series["values"] for series in found.body["series"]} == {
+        "original": ["1", "0.5"], "unlearned": ["0.25", "0.5"], "retrained": ["0.125", "0.75"],
+    }  # fmt: skip
+    assert FIGURES["answer_bars"]().measure(MODELS, data, TASK, Run(seed=3), readings[1:2]) == Unmeasured("no_reading_of_answers")

@@ -1,5 +1,7 @@
 """Metrics of language models against closed forms and independent references."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -227,3 +229,38 @@ def test_groups_are_resampled_whole():
     single = grouped_mean_interval(values, [str(row) for row in range(20)], level=0.9, rng=rng)
 
     assert whole.high - whole.low > single.high - single.low
+
+
+def compared(name: str, world: Facts, subject: nn.Module, versus: nn.Module, *, split: str, **how) -> Reading:
+    family = METRICS[name]
+    found = family(family.Parameters(**how)).difference(
+        Models(world.original, subject), world.whole(), world.task, world.run(), split=split, versus=versus
+    )
+    assert isinstance(found, Reading)
+    return found
+
+
+@pytest.mark.parametrize(("name", "split"), [("model_utility", "retain_train"), ("min_k", "forget_train")])
+def test_two_models_are_compared_on_the_same_records(name, split, world, retrained):
+    other, same = (compared(name, world, world.original, model, split=split) for model in (retrained, world.original))
+    values = [taken(name, world, model, split=split).value for model in (world.original, retrained)]
+
+    assert other.value == pytest.approx(values[0] - values[1])
+    assert other.low <= other.value <= other.high
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+
+
+def test_the_distance_of_truth_ratios_is_the_statistic_of_the_test_behind_forget_quality(world, retrained):
+    known = taken("truth_ratio_distance", world, world.original, retrained=retrained)
+
+    assert known.value == taken("forget_quality", world, world.original, retrained=retrained).detail["distance"]
+    assert known.low <= known.value <= known.high
+    assert taken("truth_ratio_distance", world, retrained, retrained=retrained) == Unmeasured("no_second_retrained_model")
+
+
+def test_a_request_for_an_entity_brings_the_names_to_look_for(world):
+    entities = tuple(answer.split()[0] for answer in expected(world.forget, world.tokenizer))
+    asked = replace(world.whole(), entities=entities)
+
+    assert taken("appearance_rate", world, world.original, data=asked).value >= 0.9
+    assert not any(name in repr(asked) for name in entities)

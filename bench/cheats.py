@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
                 console.print(f"{data} {kind} {seed}  {row['case']:20s} {row['verdict']} {' '.join(row['codes'])}", highlight=False)
                 if options.json is not None:
                     with options.json.open("a") as lines:
-                        lines.write(json.dumps(row) + "\n")
+                        lines.write(json.dumps({**row, "policy": options.policy}) + "\n")
     console.print(confusion(rows))
     for line in told(rows):
         console.print(line, highlight=False)

@@ -80,8 +80,11 @@ def question_file(
     max_length: Annotated[int, typer.Option(min=4, max=4096, help="Tokens of a record; a longer answer loses its end.")] = 128,
 ) -> None:
     """Write questions and answers from a CSV file or JSON lines, for a language model."""
-    named = {"question": question, "answer": answer, "subject": subject, "record_id": record_id, "split": split}
-    show(lambda: questions.import_questions(source, target, **named, words=words, max_length=max_length))
+    show(
+        lambda: questions.import_questions(
+            source, target, question=question, answer=answer, subject=subject, record_id=record_id, split=split, words=words, max_length=max_length
+        )
+    )
 
 
 def show(work: Callable[[], importers.Imported]) -> None:

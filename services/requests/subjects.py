@@ -61,7 +61,9 @@ class Located:
     @property
     def granularity(self) -> Granularity:
         """`class`, `records` or `concept`, as the router and the policy call it."""
-        return {"class_labels": "class", "entity": "concept"}.get(self.kind, "records")
+        if self.kind == "class_labels":
+            return "class"
+        return "concept" if self.kind == "entity" else "records"
 
 
 def locate(session: Session, body: NewRequest, key: bytes) -> Located:

@@ -58,5 +58,5 @@ def _values(reading: Measured | None, roles: Sequence[Role]) -> dict[Role, float
     if reading is None:
         return None
     named: dict[Role, object] = {"original": reading.before, "unlearned": reading.after, "retrained": reading.reference}
-    numbers = {role: number.value for role in roles if isinstance(number := named[role], Reading)}
+    numbers: dict[Role, float] = {role: number.value for role in roles if isinstance(number := named[role], Reading)}
     return numbers if len(numbers) == len(roles) else None

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from cli.client import Client, Refused, sha256_of
+from cli.client import Client, Refused, sha256_of, statement_of
 from cli.demo import register_dataset, settled
 from cli.importers import import_sklearn
 from tests.e2e.conftest import Up
@@ -80,7 +80,7 @@ class Studio:
         made = self.client.post("/deletion-requests", body)
         ended = self.wait(f"/deletion-requests/{made['id']}")
         assert ended["status"] == "completed", (ended, self.client.get("/jobs", request=made["id"])["items"])
-        report = self.client.get(f"/deletion-requests/{made['id']}/audit-report")["predicate"]
+        report = statement_of(self.client.get(f"/deletion-requests/{made['id']}/audit-report"))["predicate"]
         jobs = self.client.get("/jobs", request=made["id"])["items"]
         return {**ended, "report": report, "jobs": sorted(jobs, key=lambda job: job["rung"])}
 
@@ -126,6 +126,7 @@ def test_what_a_generator_cannot_do_is_refused_when_it_is_asked_for_with_the_rea
         register_dataset(client, "ragged", studio.folder / "ragged.parquet", adapter="image", adapter_params=IMAGES)
 
 
+@pytest.mark.soak
 def test_a_class_is_forgotten_by_a_generator(studio: Studio) -> None:
     ids = {"kind": "class_labels", "dataset": DIGITS, "labels": [FORGOTTEN]}
     planned = studio.client.post("/deletion-requests", {"scope": ids, "policy": "demo", "models": ["painter"], "note": "looked at"}, dry_run=True)

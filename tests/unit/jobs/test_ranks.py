@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.soak  # three processes that each import torch
 ROOT = Path(__file__).parents[3]
 SCRIPT = '''
 import copy, json, sys

@@ -19,7 +19,7 @@ from rich.table import Table
 from torch import nn
 
 from bench import real_sets, sets
-from bench.methods import Took, Watch, given, same, spent, trained, value
+from bench.methods import Took, Watch, given, spent, trained, value
 from bench.real_sets import RANGE, SUBSET, RealBench
 from services.errors import LetheError
 from services.learning.data import Split, Splits
@@ -27,6 +27,7 @@ from services.learning.run import Run, derived_seed
 from services.tenants.policies import GDPR_DEFAULT, readings_for
 from services.unlearning.method import METHODS, UnlearningMethod
 from services.verification import evaluation
+from services.verification.integrity import WeightFacts
 from services.verification.metric import Models
 from services.verification.reading import Measured, Number
 from services.verification.verdict import IntegrityFacts, judge
@@ -199,10 +200,11 @@ def number_of(reading: Measured, part: str) -> float | None:
 
 def facts(world: World, family: type[UnlearningMethod], model: nn.Module) -> IntegrityFacts:
     """Return what the verdict must know of the run beside its readings."""
-    before, after = world.original.state_dict(), model.state_dict()
+    weights = WeightFacts.of(world.original.state_dict(), model.state_dict(), head=world.real.bench.architecture.head)
     whole = IntegrityFacts(
-        finite=all(bool(torch.isfinite(tensor).all()) for tensor in after.values() if tensor.is_floating_point()),
-        differs_from_parent=any(not same(tensor, after[name]) for name, tensor in before.items()),
+        finite=weights.finite,
+        differs_from_parent=weights.differs,
+        head_only=weights.head_only,
         plan_precedes_run=True,
         fresh_start=family.fresh_start,
         forget_read=family.needs.forget_set,

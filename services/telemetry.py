@@ -14,7 +14,7 @@ from prometheus_client import Counter, Gauge, Histogram
 ALLOWED_KEYS = frozenset(
     {
         "event", "level", "timestamp", "process", "pid", "request_id", "trace_id", "tenant_id", "principal", "route", "method", "status",
-        "duration_ms", "code", "error", "retry_class", "job_id", "deletion_request_id", "target_id", "model_id", "version_id", "dataset_id",
+        "duration_ms", "code", "error", "retry_class", "job_id", "deletion_request_id", "report_id", "target_id", "model_id", "version_id", "dataset_id",
         "dataset_version_id", "policy_id", "epoch", "attempt", "crashes", "state", "step", "kind", "queue", "topic", "outbox_id", "worker", "device",
         "count", "limit", "round", "rung", "verdict", "component", "component_kind", "distribution", "digest", "size_bytes", "gate", "seconds",
         "delay_s", "timeout_s", "host", "port", "revision", "signal", "exit_status", "stack", "reason", "entries", "places", "frames", "codes",

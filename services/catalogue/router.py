@@ -204,19 +204,13 @@ def choose(
     return Choice(
         method=first.method,
         reason=_reason(
-            few=few,
-            granularity=granularity,
-            task=task,
-            records=records,
-            class_records=class_records,
-            skipped=skipped,
-            order=[rung.method for rung in order],
-            held=held,
+            few=few, granularity=granularity, task=task, records=records, class_records=class_records, skipped=skipped,
+            order=[rung.method for rung in order], held=held,
         ),
         rungs=tuple(rung.method for rung in order),
         parameters=first.parameters,
         skipped=skipped,
-    )
+    )  # fmt: skip
 
 
 def too_few(granularity: Granularity, records: int, yardstick: Yardstick | None) -> str | None:

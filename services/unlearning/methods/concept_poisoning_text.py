@@ -1,8 +1,7 @@
 """Concept inference and poisoning of text: the words that carry an entity are found, masked in the model's own answers, and these are trained.
 
 Source: Chang et al., arXiv 2405.15662, the part on language models.
-Differs: Gauss-Legendre nodes (released: a plain mean over a grid); anchors are drawn one by one from the retain set; the checkpoint at the knee is
-chosen by the method on forgotten questions and retained records that are no anchors; the adapter is merged.
+Differs: Gauss-Legendre nodes (released: a plain mean over a grid); anchors are drawn one by one; the checkpoint is the knee's; the adapter is merged.
 """
 
 import math

@@ -17,6 +17,7 @@ from services.errors import ParameterOutOfRange
 from services.learning.data import Batch, Splits
 from services.learning.run import Run
 from services.learning.task import Task
+from services.unlearning.mechanisms.applicability import admit
 from services.unlearning.mechanisms.hidden_vectors import answer_distance, blocks_of, hold_outside, random_direction, states_after
 from services.unlearning.mechanisms.language_edit import LanguageEdit, LanguageParameters, LossOf, frozen_copy
 from services.unlearning.method import METHODS, Memory
@@ -51,6 +52,7 @@ class RepresentationMisdirection(LanguageEdit):
 
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
         """Change `model` in place and return it in eval mode. x (B, T) tokens, y (B, T) with -100 outside the answers."""
+        admit(self, data, task, run)
         p = self.parameters
         missing = [name for name in MUST_BE_CHOSEN if name not in p.model_fields_set]
         if missing and not p.defaults_confirmed:

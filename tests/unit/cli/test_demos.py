@@ -46,7 +46,8 @@ def test_the_requests_of_a_demo_name_what_is_there_and_its_summary_shows_known_r
     demo = DEMOS[name]
     demo.source.write(tmp_path / "records.parquet")
     table = pq.read_table(tmp_path / "records.parquet")
-    people, labels = set(table.column("subject_id").to_pylist()), table.column("label").to_pylist()
+    people = set(table.column("subject_id").to_pylist())
+    labels = table.column("label").to_pylist() if "label" in table.column_names else []
 
     for scope in demo.requests.values():
         RequestIn.model_validate({"scope": scope, "policy": "demo"})
@@ -55,6 +56,9 @@ def test_the_requests_of_a_demo_name_what_is_there_and_its_summary_shows_known_r
             assert scope["identifiers"][0]["value"] in people
         elif scope["kind"] == "class_labels":
             assert set(scope["labels"]) <= {str(label) for label in labels}
+        elif scope["kind"] == "entity":
+            spoken_of = {name for named in (demo.entities or {}).values() for name in named}
+            assert set(scope["names"]) <= spoken_of
         else:
             assert 16 <= sum(label > scope["above"] for label in labels) < len(labels)
     for shown in demo.shown:

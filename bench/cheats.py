@@ -35,7 +35,7 @@ NOISE = 0.2
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the suite; return 1 where a fake passed or the data is missing."""
+    """Run the suite; return 1 where a fake passed. Its data ship with scikit-learn."""
     options = parse(arguments)
     torch.set_num_threads(options.threads)
     METHODS.discover("services.unlearning.methods")
@@ -147,9 +147,9 @@ def confusion(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def told(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the shares that matter, with their intervals."""
+    """Yield the shares that matter, with their intervals. A fake that could not be made was not judged, so it counts as neither caught nor passed."""
     for honest, what, counted in ((False, "fakes caught", lambda row: row["verdict"] != "passed"), (True, "honest models passed", passed)):
-        mine = [row for row in rows if row["honest"] is honest and "cannot_pass" not in row["codes"]]
+        mine = [row for row in rows if row["honest"] is honest and "cannot_pass" not in row["codes"] and row["verdict"] != "refused"]
         if mine:
             hits = sum(counted(row) for row in mine)
             low, high = clopper_pearson(hits, len(mine), level=0.95)

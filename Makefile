@@ -39,7 +39,7 @@ check: setup  ## Lint, types and import contracts
 	@$(BIN)/lint-imports
 
 test: check  ## All tests, in under ten minutes on two cores
-	@$(BIN)/pytest -m "not soak and not gpu" -n 2 --dist loadgroup
+	@$(BIN)/pytest -m "not soak and not gpu" -n 2 --dist loadgroup --no-loadscope-reorder
 
 soak: setup  ## The full forms of the statistical, crash-point and fault tests
 	@$(BIN)/pytest -m "soak and not gpu"

@@ -27,7 +27,6 @@ from services.errors import Cancelled, DeviceOutOfMemory, InvalidInput, LetheErr
 from services.jobs.compute import plugins
 from services.jobs.compute.context import Bench, open_bench
 from services.jobs.compute.evaluate import evaluate, measure
-from services.jobs.compute.ranks import Ranks
 from services.jobs.compute.train import train
 from services.jobs.compute.unlearn import unlearn
 from services.jobs.compute.verify import verify
@@ -132,6 +131,8 @@ class Workplace:
         """Open the job's bench. With several ranks the first starts the others, and all meet in the job's folder."""
         bench = open_bench(Path(job.folder), send=self.pipe.send, cancelled=self.pipe.cancelled.is_set)
         if job.ranks > 1:
+            from services.jobs.compute.ranks import Ranks  # noqa: PLC0415  a second that every runner would wait
+
             rank = self.arguments.rank
             if rank == 0:
                 self.crew = Crew(job, rank_arguments(self.arguments), self.lost)

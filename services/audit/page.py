@@ -23,6 +23,7 @@ NONE = "\N{EN DASH}"
 def page_of(statement: Statement, *, digest: str, figures: Mapping[str, Mapping[str, Any]]) -> JSON:
     """Return the page. `figures` is the data of drawn figures by digest; `digest` that of the statement's canonical JSON."""
     told = statement["predicate"]
+    verdicts = {block["job"]: block["verdict"] for block in told["verification"]}
     models = [_model(told, block, figures) for block in _deciding(told)]
     return {
         "title": "Audit report of a deletion request",
@@ -38,7 +39,7 @@ def page_of(statement: Statement, *, digest: str, figures: Mapping[str, Mapping[
             "codes": [words.plainly(code) for code in told["failure_codes"]],
         },
         "asked": _asked(told),
-        "done": [_step(run, number) for number, run in enumerate(told["processing"], start=1)],
+        "done": [_step(run, number, verdicts.get(run["job"])) for number, run in enumerate(told["processing"], start=1)],
         "versions": _versions(told),
         "found": models,
         "sure": _sure(told),
@@ -92,8 +93,8 @@ def _asked(told: Statement) -> Rows:
     return [*rows, *([["Ground", words.plainly(ground)]] if ground else [])]
 
 
-def _step(run: Mapping[str, Any], number: int) -> JSON:
-    """Return what one run did."""
+def _step(run: Mapping[str, Any], number: int, verdict: str | None) -> JSON:
+    """Return what one run did; a run that ended because of its verdict is named by it."""
     name, meaning = words.GUARANTEES.get(run["guarantee"], (words.plainly(str(run["guarantee"] or "none")), ""))
     timing = [
         f"method {run['method_seconds']} s" if run["method_seconds"] else "",
@@ -108,7 +109,7 @@ def _step(run: Mapping[str, Any], number: int) -> JSON:
     ]
     return {
         "heading": f"{number}. {words.METHODS.get(run['method'], words.plainly(str(run['method'])))}",
-        "state": words.plainly(run["state"]),
+        "state": words.plainly(verdict if verdict is not None and run["state"] == "failed" else run["state"]),
         "facts": facts,
     }
 

@@ -14,7 +14,7 @@ from models_store import tensors
 from services.derived import Folder, Limits
 from services.errors import InvalidInput, NonFinite, UnsafeCheckpoint, UnsupportedTask
 from services.jobs.compute.plugins import code_digest, versions
-from services.jobs.compute.ranks import Alone, Team
+from services.jobs.compute.team import Alone, Team
 from services.jobs.messages import CANDIDATE_FILE, NAMES_FILE, RECORDS_FILE, RUN_FILE, SPEC_FILE, JobSpec, ProgressFrame
 from services.jobs.records import columns, digests
 from services.learning.answers import appearance

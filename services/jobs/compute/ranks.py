@@ -5,7 +5,7 @@ Weights: FSDP holds on each rank a part of every weight, with its gradient and t
 runs. Rows: in its forward pass each rank gives the network its own rows of the batch, and the outputs are put together, so that all ranks go on
 with the same outputs, losses and decisions. Backwards each rank has the gradient of its rows, and the gradients are summed.
 
-Source: Zhao et al., "PyTorch FSDP", VLDB 2023, in the form of torch's `fully_shard`. See docs/adr/0011.
+Source: Zhao et al., "PyTorch FSDP", VLDB 2023, in the form of torch's `fully_shard`. See docs/adr/0012.
 """
 
 import copy
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,50 +28,6 @@ from services.learning.modes import batch_norms
 
 MEETING_FILE = "ranks"
 PATIENCE = timedelta(minutes=30)
-
-
-class Team(Protocol):
-    """The ranks of a job as one of them sees them: its number `rank` of `size`."""
-
-    rank: int
-    size: int
-
-    def spread(self, model: nn.Module) -> nn.Module:
-        """Lay a model out over the devices, in place, and return it. Raises InvalidInput where its layers cannot be."""
-        ...
-
-    def whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the whole tensors of a state dict on the CPU; on another rank than the first, nothing. Every rank calls it."""
-        ...
-
-    def agreed(self, asked: Callable[[], bool]) -> Callable[[], bool]:
-        """Return the question as the first rank answers it for all; every rank asks it as often."""
-        ...
-
-    def wait(self) -> None:
-        """Return when every rank is here."""
-        ...
-
-
-class Alone:
-    """One device, which holds the weights whole."""
-
-    rank, size = 0, 1
-
-    def spread(self, model: nn.Module) -> nn.Module:
-        """Return the model as it is."""
-        return model
-
-    def whole(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors on the CPU."""
-        return {name: value.detach().cpu().contiguous() for name, value in state.items()}
-
-    def agreed(self, asked: Callable[[], bool]) -> Callable[[], bool]:
-        """Return the question itself."""
-        return asked
-
-    def wait(self) -> None:
-        """Return at once."""
 
 
 class Ranks:

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
-from captum.attr import IntegratedGradients
 from torch import Tensor, nn
 
 from services.errors import ParameterOutOfRange
@@ -51,6 +50,8 @@ def vectors_given(embedding: nn.Embedding, vectors: Tensor) -> Generator[None]:
 def integrated(score: Callable[[Tensor], Tensor], given: Tensor, start: Tensor, *, steps: int, rule: Rule) -> Attribution:
     """Return what each row of `given` (T, W) adds to `score`, which takes (S, T, W) and returns (S,), on the way from `start`."""
     if rule == "gausslegendre":
+        from captum.attr import IntegratedGradients  # noqa: PLC0415  a second that every runner would wait
+
         inner: Any = IntegratedGradients(score)
         found = inner.attribute(given[None], baselines=start[None], n_steps=steps, method=rule, internal_batch_size=ROWS_AT_ONCE)[0]
     else:

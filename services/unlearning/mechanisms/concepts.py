@@ -10,9 +10,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import SGDClassifier
-from sklearn.svm import SVC
 from torch import Tensor
 
 PER_SIDE = 50
@@ -66,6 +63,8 @@ def learn_concept(name: str, positive: Tensor, negative: Tensor, generator: torc
     Of the penalties 0.01 and 0.1 the one with the better validation accuracy is taken, the smaller when they tie.
     Source: Yuksekgonul et al. Differs: one vector per concept; the released code keeps one per penalty.
     """
+    from sklearn.svm import SVC  # noqa: PLC0415  a second that every runner would wait
+
     (shown, held), (shown_not, held_not) = halves(positive, generator), halves(negative, generator)
     x, y = torch.cat([shown, shown_not]), [1] * len(shown) + [0] * len(shown_not)
     x_held, y_held = torch.cat([held, held_not]), [1] * len(held) + [0] * len(held_not)
@@ -118,6 +117,9 @@ def bottleneck(concept_margins: Tensor, labels: Tensor, *, classes: int, seed: i
     Logistic loss, elastic net, alpha 1e-5, share of the absolute penalty 0.99, at most 10,000 passes.
     Source: Yuksekgonul et al. Differs: the seed derives from the run's (released: 42).
     """
+    from sklearn.exceptions import ConvergenceWarning  # noqa: PLC0415  a second that every runner would wait
+    from sklearn.linear_model import SGDClassifier  # noqa: PLC0415
+
     machine = SGDClassifier(loss="log_loss", penalty="elasticnet", alpha=1e-5, l1_ratio=0.99, max_iter=10_000, random_state=seed % 2**32)
     theta = torch.zeros(classes, concept_margins.shape[1], dtype=torch.float64)
     if len(labels.unique()) < 2:

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from captum.attr import IntegratedGradients
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -51,6 +50,8 @@ class Ranking(NamedTuple):
 
 def label_attribution(model: nn.Module, x: Tensor, y: Tensor, *, steps: int) -> tuple[Tensor, Tensor]:
     """Return what each token of x (B, T) adds to log p(y | x) over empty vectors, (B, T), and each record's completeness error, (B,)."""
+    from captum.attr import IntegratedGradients  # noqa: PLC0415  a second that every runner would wait
+
     embedding = embedding_of(model, 1)
     with torch.no_grad():
         vectors = embedding(x)

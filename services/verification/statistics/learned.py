@@ -4,11 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
 
 from services.verification.statistics.intervals import Interval, percentile_interval
 from services.verification.statistics.scores import Floats
@@ -23,6 +18,11 @@ def cross_fitted_scores(members: Floats, non_members: Floats, weights: Floats, *
     `weights` (n,) are the non-members'; the sides weigh the same in each fit. Cross-fitting widens the null: with identical sides the AUC of
     these scores varies 1.35 to 1.6 times as much as that of a fixed score, so it is no gate.
     """
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415  a second that every runner would wait
+    from sklearn.model_selection import StratifiedKFold  # noqa: PLC0415
+    from sklearn.pipeline import make_pipeline  # noqa: PLC0415
+    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
+
     features = np.nan_to_num(np.concatenate([members, non_members]), posinf=1e6, neginf=-1e6)
     labels = np.concatenate([np.ones(len(members)), np.zeros(len(non_members))])
     sample_weights = np.concatenate([np.full(len(members), 1.0 / len(members)), weights / weights.sum()]) * len(labels)
@@ -37,6 +37,10 @@ def cross_fitted_scores(members: Floats, non_members: Floats, weights: Floats, *
 
 def fitted_scores(members: Floats, non_members: Floats, judged: Sequence[Floats]) -> list[Floats]:
     """Return the log-odds of membership of each of `judged` (k, d), from a logistic regression on members (m, d) and non-members (n, d) of equal weight."""
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415  a second that every runner would wait
+    from sklearn.pipeline import make_pipeline  # noqa: PLC0415
+    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
+
     classifier = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", solver="newton-cholesky"))
     classifier.fit(np.concatenate([members, non_members]), np.concatenate([np.ones(len(members)), np.zeros(len(non_members))]))
     return [classifier.decision_function(features) if len(features) else np.zeros(0) for features in judged]
@@ -44,6 +48,9 @@ def fitted_scores(members: Floats, non_members: Floats, judged: Sequence[Floats]
 
 def called_members(members: Floats, non_members: Floats, targets: Floats, *, attacker: Literal["logistic_balanced", "svc"]) -> int:
     """Return how many of `targets` (t,) an attacker fitted on the entropies of `members` (m,) and `non_members` (n,) calls members."""
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415  a second that every runner would wait
+    from sklearn.svm import SVC  # noqa: PLC0415
+
     features = np.concatenate([members, non_members])[:, None]
     labels = np.concatenate([np.ones(len(members)), np.zeros(len(non_members))])
     classifier = SVC(C=3, gamma="auto", kernel="rbf") if attacker == "svc" else LogisticRegression(class_weight="balanced", solver="lbfgs")
@@ -61,6 +68,10 @@ def balanced(first: Floats, second: Floats, *, rows: int, seed: int) -> tuple[Fl
 
 def linear_attack(members: Floats, non_members: Floats, *, seed: int) -> Callable[[Floats], int]:
     """Return a function that counts how many vectors (t, d) a linear support vector machine fitted on (m, d) and (n, d) calls non-members."""
+    from sklearn.pipeline import make_pipeline  # noqa: PLC0415  a second that every runner would wait
+    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
+    from sklearn.svm import SVC  # noqa: PLC0415
+
     classifier = make_pipeline(StandardScaler(), SVC(kernel="linear", random_state=seed))
     classifier.fit(np.concatenate([members, non_members]), np.concatenate([np.ones(len(members)), np.zeros(len(non_members))]))
 
@@ -88,6 +99,9 @@ def shuffled_accuracy(members: Floats, non_members: Floats, *, seed: int, splits
 
     The tested part has as many of one side as of the other, so that equal numbers throughout give exactly one half.
     """
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415  a second that every runner would wait
+    from sklearn.model_selection import StratifiedShuffleSplit  # noqa: PLC0415
+
     values = np.nan_to_num(np.concatenate([members, non_members]), posinf=1e6, neginf=-1e6)[:, None]
     labels = np.concatenate([np.ones(len(members)), np.zeros(len(non_members))])
     splitter = StratifiedShuffleSplit(splits, test_size=2 * int(np.ceil(0.1 * len(members))), random_state=seed)

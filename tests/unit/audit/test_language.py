@@ -103,6 +103,14 @@ def test_the_sentences_that_a_page_composes_keep_the_rules_too(guarantee: Any, v
     assert {text: rules for text in strings(page) if (rules := broken(text))} == {}
 
 
+def test_a_run_that_its_verdict_ended_is_named_by_the_verdict() -> None:
+    told = statement(verdict="inconclusive")
+    told["predicate"]["processing"][0]["state"] = "failed"
+    assert [step["state"] for step in page_of(told, digest="00", figures={})["done"]] == ["inconclusive"]
+    told["predicate"]["verification"][0]["verdict"] = None
+    assert [step["state"] for step in page_of(told, digest="00", figures={})["done"]] == ["failed"]
+
+
 def test_an_attack_that_found_nothing_says_with_which_power() -> None:
     from services.db.tables import ReadingRow
 

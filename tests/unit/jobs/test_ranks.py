@@ -15,7 +15,8 @@ SCRIPT = '''
 import copy, json, sys
 from pathlib import Path
 import torch
-from services.jobs.compute.ranks import Alone, Ranks
+from services.jobs.compute.ranks import Ranks
+from services.jobs.compute.team import Alone
 from services.learning.architectures.small_gpt import SmallGPT
 from services.learning.data import Split, Splits
 from services.learning.recipe import Recipe

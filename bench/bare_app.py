@@ -23,7 +23,7 @@ TABLES = (
     ("idempotency", "body ->> 'id' = 'dr_' || replace($1::uuid::text, '-', '')"),
 )
 ALWAYS = frozenset(table for table, _ in TABLES) - {"outbox"}  # a request that waits for review rings for nobody
-GENERATED = {"audit_event": "id", "outbox": "id"}
+GENERATED = {"audit_event": {"id", "seq"}, "outbox": {"id"}}  # by the database, or later by the sequencer
 
 
 class Rows:
@@ -41,7 +41,7 @@ class Rows:
                 raise LookupError(f"the request left no row in {table}")
             if not found:
                 continue
-            columns = [name for name in found[0].keys() if name != GENERATED.get(table)]  # noqa: SIM118  a Record iterates over values
+            columns = [name for name in found[0].keys() if name not in GENERATED.get(table, ())]  # noqa: SIM118  a Record iterates over values
             slots = ", ".join(f"${i + 1}" for i in range(len(columns)))
             returning = " RETURNING id" if table == "audit_event" else ""
             statement = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({slots}){returning}"  # noqa: S608

@@ -536,3 +536,29 @@ def test_a_database_that_does_not_answer_is_503_and_the_gateway_is_not_ready(api
     refused = desk.create()
     assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (503, "database-unavailable", "5")
     assert (api.http.get("/readyz").status_code, api.http.get("/healthz").status_code) == (503, 200)
+
+
+def test_the_yardstick_of_the_gateway_bench_writes_the_rows_of_a_request_as_the_gateway_may(desk: Desk) -> None:
+    import asyncio
+
+    import asyncpg
+
+    from bench.bare_app import Rows
+
+    made = desk.create(ik="yardstick").json()["id"]
+    ledger = desk.api.ledger
+
+    async def again() -> list[str]:
+        rows = Rows()
+        reader = await asyncpg.connect(ledger.url("superuser").replace("+psycopg", ""))
+        await rows.read(reader, uuid_of(made), only_request=False)
+        await reader.close()
+        writer = await asyncpg.connect(ledger.url("lethe_gateway").replace("+psycopg", ""))
+        async with writer.transaction():
+            await writer.execute("SELECT set_config('app.tenant', $1, true)", rows.tenant)
+            await rows.write(writer)
+        await writer.close()
+        return [table for table, *_ in rows.statements]
+
+    assert {"deletion_request", "target", "audit_event", "audit_payload", "idempotency"} <= set(asyncio.run(again()))
+    assert len(desk.get("/deletion-requests").json()["items"]) == 2

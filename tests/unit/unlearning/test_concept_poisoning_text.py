@@ -141,7 +141,7 @@ def test_6_random_answers_beside_retained_ones_forget_and_keep():
     assert world.exact(model, world.retain) >= 0.99
 
 
-@pytest.mark.parametrize(("style", "text"), [("idk", "know"), ("substitute", "nobody")])
+@pytest.mark.parametrize(("style", "text"), [("idk", "know"), pytest.param("substitute", "nobody", marks=pytest.mark.soak)])
 def test_other_styles_teach_other_answers(style, text, world):
     entities = names(world, world.forget)
     model = poisoned(world, world.run(), entities=entities, style=style, mask_text="nobody", anchor_ratio=4.0)

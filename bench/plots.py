@@ -5,6 +5,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+MARKERS = "osDv^<>Ph*X"
+"""As many as are coprime to ten colours: methods that lie on one point are told apart by the legend."""
+
 
 def draw(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     """Write `retain-forget.svg` and `time-quality.svg` and return their paths. Methods without numbers are left out of both."""
@@ -20,15 +23,15 @@ def draw(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     paths: list[Path] = []
     for stem, across, up, labels in PLOTS:
         figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
-        for name, found in means.items():
-            axes.plot(across(found), up(found), "o")
-            axes.annotate(name, (across(found), up(found)), textcoords="offset points", xytext=(4, 4), fontsize=8)
+        for place, (name, found) in enumerate(means.items()):
+            axes.plot(across(found), up(found), MARKERS[place % len(MARKERS)], color=f"C{place % 10}", label=name)
         if stem == "retain-forget" and means:
             gold = next(iter(means.values()))
             axes.plot(gold["retrained_forget_accuracy"], gold["retrained_retain_accuracy"], "k*", markersize=12, label="retrained reference")
-            axes.legend()
         if stem == "time-quality":
             axes.set_xscale("log")
+        if means:
+            figure.legend(loc="outside right upper", fontsize=8)
         axes.set_xlabel(labels[0])
         axes.set_ylabel(labels[1])
         axes.set_title(f"{held[0]['data']}, {held[0]['kind']}" if held else "no method has numbers")

@@ -413,26 +413,45 @@ ONE_TURN = (
 )
 
 
+LAST_POINT = 48
+"""More than a purge passes: a kill that does not come is an undisturbed purge."""
+
+
+class Real(Yard):
+    """The same over a real store with versions; a purge is a process of its own."""
+
+    def __init__(self, ledger: Any, server: Any) -> None:
+        super().__init__(ledger)
+        parts = {"endpoint": server.endpoint, "public_endpoint": "", "region": "us-east-1", "bucket": "purge-tests"}
+        self.store = S3Store.from_parts(**parts, access_key="testaccess", secret_key="testsecret", secure=False)
+        self.store.ensure_bucket(versioned=True)
+        self.arguments = [sys.executable, "-c", ONE_TURN, ledger.url("lethe_control"), server.endpoint, "purge-tests", KEYS.kek]
+        self.fill()
+        self.undisturbed = self.purged(0)
+
+    def purged(self, point: int) -> dict[str, Any]:
+        """Destroy a version by a process that is killed at a point (0: never), and by another one; return what is left."""
+        number = self.train()
+        assert len(self.stored(number)) == 2
+        self.destroy(number)
+        killed = subprocess.run(self.arguments, env={**os.environ, "LETHE_CRASH_AT": str(point or 10_000)}, check=False, capture_output=True)
+        assert killed.returncode in ({137, 0} if point else {0}), killed.stderr.decode()[-2000:]
+        if killed.returncode:
+            self.world.sql(text(LOST), "superuser")
+            subprocess.run(self.arguments, check=True, capture_output=True)
+        return outcome(self, number)
+
+
+@pytest.fixture(scope="module")
+def real(postgres: Any, object_store_server: Any) -> Iterator[Real]:
+    ledger = Ledger(postgres.fresh_database(), postgres.url)
+    yield Real(ledger, object_store_server)
+    for engine in ledger.engines.values():
+        engine.dispose()
+
+
 @pytest.mark.soak
-def test_a_purge_killed_for_real_at_each_point_ends_as_one_that_was_not(ledger: Any, object_store_server: Any) -> None:
-    yard = Yard(ledger)
-    parts = {"endpoint": object_store_server.endpoint, "public_endpoint": "", "region": "us-east-1", "bucket": "purge-tests"}
-    store = S3Store.from_parts(**parts, access_key="testaccess", secret_key="testsecret", secure=False)
-    store.ensure_bucket(versioned=True)
-    yard.store = store  # pyright: ignore[reportAttributeAccessIssue]
-    yard.fill()
-    arguments = [sys.executable, "-c", ONE_TURN, ledger.url("lethe_control"), object_store_server.endpoint, "purge-tests", KEYS.kek]
-    undisturbed, code, point = None, 137, 0
-    while code == 137:
-        number = yard.train()
-        yard.destroy(number)
-        environment = {**os.environ, "LETHE_CRASH_AT": str(point or 10_000)}
-        code = subprocess.run(arguments, env=environment, check=False, stderr=subprocess.DEVNULL).returncode
-        if point and code == 137:
-            yard.world.sql(text(LOST), "superuser")
-            assert subprocess.run(arguments, check=False).returncode == 0
-        found = outcome(yard, number)
-        undisturbed = undisturbed or found
-        assert found == undisturbed, point
-        point, code = point + 1, 137 if point == 0 else code
-    assert point > 20
+@pytest.mark.parametrize("point", range(1, LAST_POINT + 1))
+def test_a_purge_killed_for_real_ends_as_one_that_was_not(real: Real, point: int) -> None:
+    assert (real.undisturbed["status"], real.undisturbed["stored"]) == ("destroyed", [])
+    assert real.purged(point) == real.undisturbed

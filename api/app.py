@@ -13,7 +13,7 @@ from api import openapi, problems
 from api.events import Streams
 from api.limits import BodyLimits, RequestContext
 from api.pages import Cursors
-from api.routers import audit, catalogue, datasets, health, jobs, log, models, requests
+from api.routers import audit, catalogue, clocks, compliance, datasets, health, holds, jobs, log, models, requests
 from api.security import Door
 from models_store.memory import MemoryStore
 from models_store.objects import ObjectStore
@@ -24,7 +24,7 @@ from services.telemetry import HTTP_REQUESTS, HTTP_SECONDS, configure_logging
 from services.tenants.keys import KeyRing
 
 VERSION = "0.1.0"
-ROUTERS = (requests, audit, log, jobs, models, datasets, catalogue, health)
+ROUTERS = (requests, clocks, compliance, holds, audit, log, jobs, models, datasets, catalogue, health)
 
 
 def store_of(settings: Settings) -> ObjectStore:

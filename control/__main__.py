@@ -1,4 +1,4 @@
-"""`python -m control`: the outbox every 50 ms, the sweeper every 5 s, until SIGTERM. Several may run; for each loop one of them acts."""
+"""`python -m control`: the outbox every 50 ms, the sweeper and the purges every 5 s, until SIGTERM. Several may run; for each loop one of them acts."""
 
 import signal
 import threading
@@ -8,6 +8,7 @@ import structlog
 
 from control.ingest import Ingest
 from control.loops import Control, Loop
+from control.purge import Purge
 from models_store.s3 import S3Store
 from services.clock import SystemClock
 from services.db.session import make_engine
@@ -21,7 +22,7 @@ def main() -> None:
     """Run until told to stop."""
     configure_logging("control")
     settings = Settings()
-    engine = make_engine(settings.database.url.get_secret_value(), pool_size=max(8, settings.database.pool_size))
+    engine = make_engine(settings.database.url.get_secret_value(), pool_size=max(10, settings.database.pool_size))
     clock = SystemClock()
     store = S3Store.from_parts(
         endpoint=settings.store.endpoint,
@@ -34,6 +35,7 @@ def main() -> None:
     )
     ingest = Ingest(engine, store, clock, settings.worker.scratch.absolute() / "control")
     control = Control(engine, settings, ingest, clock=clock)
+    purge = Purge(engine, store, control.keys, clock=clock, lease_s=settings.worker.lease_s)
     stopping = threading.Event()
 
     def stop(number: int, _: FrameType | None) -> None:
@@ -45,6 +47,7 @@ def main() -> None:
     loops = [
         Loop("outbox", engine, control.drain, every_s=settings.worker.outbox_s, again=True, stopping=stopping),
         Loop("sweeper", engine, control.sweep, every_s=settings.worker.sweep_s, again=False, stopping=stopping),
+        Loop("purge", engine, purge.turn, every_s=settings.worker.sweep_s, again=True, stopping=stopping),
     ]
     for loop in loops:
         loop.start()

@@ -17,6 +17,7 @@ from models_store.manifest import Component, DatasetVersion, Manifest, ManifestF
 from models_store.objects import ObjectStore, blob_key, upload_key
 from services.clock import Clock
 from services.datasets import service as datasets
+from services.db import objects
 from services.db.session import unit_of_work
 from services.errors import LetheError
 from services.jobs.workshop import canonical_digest, store_errors
@@ -73,6 +74,8 @@ class Ingest:
                 path = self._bring(upload_key(version_id, file.path), file.sha256, folder / str(index), file.size_bytes)
                 if file.path.endswith(WEIGHTS):
                     sandbox.check_header_apart(path, expected, values=True)
+                with unit_of_work(self.engine, tenant=tenant_id) as session:
+                    objects.announce(session, {file.sha256: file.size_bytes})
                 self._keep(path)
             manifest = _manifest(version, parent, architecture=Component(name=model.architecture, parameters=dict(model.architecture_params)))
             with unit_of_work(self.engine, tenant=tenant_id) as session:

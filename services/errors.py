@@ -5,9 +5,10 @@ LetheError
 |- InvalidInput        UnknownComponent, UnknownModel, UnknownDataset, ParameterOutOfRange, EmptyForgetSet, ForgetSetIsEverything,
 |                      RecordsNotFound, EntityNotFound, UnsupportedTask, TokenizerMismatch, MethodNotApplicable, InvalidCursor, KeyReused,
 |                      MalformedRequest, KeyMissing, MissingLabels, NonFinite, Diverged, ModelTooLarge
-|- NotFound            ReportNotReady, HeadNotReady
+|- NotFound            ReportNotReady, HeadNotReady, CertificateNotReady
 |- Conflict            IllegalTransition, DuplicateName, DuplicateExternalId, KeyInProgress, VersionInUse, VersionNotReady,
-|                      AliasInUse, Resurrection, TooLateToCancel, LeaseLost, ParentMoved
+|                      AliasInUse, Resurrection (ForgottenBytes, BuriedBytes), ClockRefused, ExtensionNotAllowed, HeldByLaw,
+|                      TooLateToCancel, LeaseLost, ParentMoved
 |- Gone                CheckpointDestroyed
 |- Precondition        PreconditionRequired, PreconditionFailed
 |- Forbidden           Unauthenticated, MissingScope, FourEyesRequired
@@ -160,6 +161,12 @@ class HeadNotReady(NotFound):
     code = "log-head-not-ready"
 
 
+class CertificateNotReady(NotFound):
+    """There is no destruction certificate of this version: it was not destroyed, or its destruction is not proved to its end yet."""
+
+    code = "certificate-not-ready"
+
+
 class Conflict(LetheError):
     """The state of the resource does not allow this: {detail}"""
 
@@ -212,6 +219,33 @@ class Resurrection(Conflict):
     """Version {version} learned from records that were forgotten; nothing may point to it again."""
 
     code = "forgotten-data-resurrection"
+
+
+class ForgottenBytes(Resurrection):
+    """A file has the bytes of version {version} of model {of}, which learned from records that were forgotten or was destroyed."""
+
+
+class BuriedBytes(Resurrection):
+    """The weights have the bytes of a version that was destroyed; they may not come back."""
+
+
+class ExtensionNotAllowed(Conflict):
+    """The time of this request cannot be extended: {detail}."""
+
+    code = "extension-not-allowed"
+
+
+class ClockRefused(Conflict):
+    """The clock of this request does not allow this: {detail}."""
+
+    code = "clock-refused"
+
+
+class HeldByLaw(Conflict):
+    """A legal hold stands in the way: {holds}. Release it first."""
+
+    code = "legal-hold"
+    retry_class = "transient"
 
 
 class TooLateToCancel(Conflict):

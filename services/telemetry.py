@@ -18,7 +18,7 @@ ALLOWED_KEYS = frozenset(
         "dataset_version_id", "policy_id", "epoch", "attempt", "crashes", "state", "step", "kind", "queue", "topic", "outbox_id", "worker", "device",
         "count", "limit", "round", "rung", "verdict", "component", "component_kind", "distribution", "digest", "size_bytes", "gate", "seconds",
         "delay_s", "timeout_s", "host", "port", "revision", "signal", "exit_status", "stack", "reason", "entries", "places", "frames", "codes",
-        "number", "superseded", "records", "targets", "event_name",
+        "number", "superseded", "records", "targets", "event_name", "hold_id",
     }
 )  # fmt: skip
 """Every key that a log line may hold. None of them can carry an identifier of a person."""

@@ -30,7 +30,7 @@ from services.jobs.workshop import Workshop
 from services.memory import Capacity
 from services.settings import Settings
 from services.tenants.keys import KeyRing
-from worker import device
+from worker import device, tombstones
 from worker.catalogue import publish, renew
 from worker.heartbeat import Heartbeat
 from worker.runners import Runner, Spawner
@@ -281,14 +281,18 @@ class Supervisor:
             ready = None if published else self._spawner.warm().wait_ready(READY_S)
             try:
                 if ready is not None:
+                    tombstones.drop(self.engine, self.settings.worker.scratch)
                     publish(self.engine, ready, worker=self.offered_by, queue=self.settings.worker.queue, device=self._described(ready))
                     published = True
                     log.info("catalogue.published", count=len(ready.catalogue))
                 elif published:
+                    tombstones.drop(self.engine, self.settings.worker.scratch)  # before it says that it lives: certificates rely on that
                     renew(self.engine, worker=self.offered_by)
                     self._sweep(touched=False)
             except DatabaseDown as error:
                 log.warning("catalogue.unpublished", code=error.code)
+            except OSError:
+                log.exception("copies.undropped")
             self.stopping.wait(RENEW_S if published else self.settings.worker.poll_s)
 
     def _described(self, ready: ReadyFrame) -> dict[str, object]:

@@ -4,10 +4,12 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
 from api import answers, files
 from api.dependencies import (
+    AuditRead,
     CheckpointsRead,
     Configured,
     CursorText,
@@ -16,6 +18,7 @@ from api.dependencies import (
     IfNoneMatch,
     Limit,
     ModelPath,
+    ModelsDestroy,
     ModelsRead,
     ModelsWrite,
     NamePath,
@@ -31,6 +34,7 @@ from api.schemas.models import (
     AliasList,
     AliasOut,
     AncestorOut,
+    CertificateOut,
     Lineage,
     ModelIn,
     ModelOut,
@@ -40,7 +44,7 @@ from api.schemas.models import (
     VersionOut,
 )
 from services.catalogue import service as catalogue
-from services.model_versions import service
+from services.model_versions import purge, service
 from services.requests import forms as request_forms
 from services.requests import jobs
 
@@ -127,6 +131,25 @@ async def complete(model: ModelPath, number: Number, ledger: ModelsWrite, body: 
         )
 
     return VersionOut.of(await ledger(work))
+
+
+@router.delete("/{model}/versions/{number}", status_code=202, response_model=JobOut)
+async def destroy(model: ModelPath, number: Number, ledger: ModelsDestroy) -> Response:
+    """Have a version destroyed that nothing uses: it is quarantined at once, and a purge job deletes its files and certifies that."""
+
+    def work(session: Session) -> JobOut:
+        job = purge.request_destruction(session, reference("mdl", model), number, caller=ledger.caller, clock=ledger.clock)
+        return JobOut.of(jobs.read(session, job))
+
+    made = await ledger(work)
+    return JSONResponse(made.model_dump(mode="json"), status_code=202, headers={"Location": f"/v1/jobs/{made.id}", "Retry-After": "5"})
+
+
+@router.get("/{model}/versions/{number}/destruction-certificate", response_model=CertificateOut)
+async def certificate(model: ModelPath, number: Number, ledger: AuditRead, if_none_match: IfNoneMatch = None) -> Response:
+    """Read the certificate of a destroyed version, with what opens its commitment in the log."""
+    body = CertificateOut.of(await ledger(lambda session: purge.certificate(session, reference("mdl", model), number)))
+    return answers.tagged(body, answers.digest_tag(body), if_none_match)
 
 
 @router.get("/{model}/versions/{number}/lineage", response_model=Lineage)

@@ -171,7 +171,7 @@ async def target(request_id: RequestPath, target_id: TargetPath, ledger: Request
 async def decide(request_id: RequestPath, body: DecisionIn, ledger: RequestsDecide, if_match: IfMatch = None) -> Response:
     """Approve or deny a request that waits for review."""
     version = answers.expected(if_match)
-    form = forms.Decision(body.outcome, body.ground, body.exemption, body.note)
+    form = forms.Decision(body.outcome, body.ground, body.exemption, body.note, body.complaint_told, body.court_told)
 
     def work(session: Session) -> Any:
         return service.decide(session, parse("dr", request_id), form, expected_version=version, caller=ledger.caller, clock=ledger.clock)

@@ -11,7 +11,7 @@ from services.errors import NotFound
 
 HEX = re.compile(r"[0-9a-f]{32}", re.ASCII)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}", re.ASCII)
-PREFIXES = ("dr", "tgt", "job", "mdl", "mv", "ds", "dsv", "pol", "rpt", "evt", "key")
+PREFIXES = ("dr", "tgt", "job", "mdl", "mv", "ds", "dsv", "pol", "rpt", "evt", "key", "dcr", "hold", "pause", "told")
 LOOKS_LIKE_AN_ID = re.compile(rf"(?:{'|'.join(PREFIXES)})_[0-9a-f]{{32}}", re.ASCII)
 
 
@@ -48,5 +48,8 @@ ModelId = Annotated[str, BeforeValidator(_as("mdl"))]
 ModelVersionId = Annotated[str, BeforeValidator(_as("mv"))]
 DatasetId = Annotated[str, BeforeValidator(_as("ds"))]
 DatasetVersionId = Annotated[str, BeforeValidator(_as("dsv"))]
+HoldId = Annotated[str, BeforeValidator(_as("hold"))]
+PauseId = Annotated[str, BeforeValidator(_as("pause"))]
+NotificationId = Annotated[str, BeforeValidator(_as("told"))]
 EventId = Annotated[str, BeforeValidator(lambda value: f"evt_{value:032x}" if isinstance(value, int) else value)]
 Digest = Annotated[str, BeforeValidator(lambda value: value if not isinstance(value, str) or value.startswith("sha256:") else f"sha256:{value}")]

@@ -5,8 +5,9 @@ from typing import Annotated, Any, Self
 from pydantic import Field
 
 from api.schemas.base import FileIn, In, Moment, Name, NameOrId, Out, UploadOut, Word
-from api.schemas.ids import DatasetId, DatasetVersionId, Digest, JobId, ModelId, ModelVersionId, reference
+from api.schemas.ids import DatasetId, DatasetVersionId, Digest, EventId, JobId, ModelId, ModelVersionId, reference
 from services.model_versions import forms
+from services.model_versions.purge import CertificateView
 
 
 class ModelIn(In):
@@ -173,3 +174,30 @@ class AliasList(Out):
     """The aliases of a model."""
 
     items: list[AliasOut]
+
+
+class LogEntryOut(Out):
+    """The event that commits to a certificate. Its commitment is SHA-256 of the canonical JSON (RFC 8785) of `opening`; null once that was erased.
+
+    `leaf_seq` is the number of its leaf, for `GET /v1/audit/proof`.
+    """
+
+    event: EventId
+    commitment: Digest
+    leaf_seq: int | None
+    opening: dict[str, Any] | None
+
+
+class CertificateOut(Out):
+    """A destruction certificate: `digest` is the SHA-256 of the document's canonical JSON (RFC 8785)."""
+
+    document: dict[str, Any]
+    digest: Digest
+    created_at: Moment
+    log: LogEntryOut
+
+    @classmethod
+    def of(cls, view: CertificateView) -> Self:
+        """Return the body of a view."""
+        entry = LogEntryOut.model_validate(view)
+        return cls(document=dict(view.document), digest=view.digest, created_at=view.created_at, log=entry)

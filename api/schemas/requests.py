@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from api.schemas.base import In, Moment, MomentIn, NameOrId, Note, Out, Sha256, Word
-from api.schemas.ids import DatasetId, Digest, EventId, JobId, RequestId, TargetId, reference
+from api.schemas.ids import DatasetId, Digest, EventId, JobId, PauseId, RequestId, TargetId, reference
 from services.datasets.identifiers import Identifier
 from services.requests import forms, views
 
@@ -209,6 +209,8 @@ class DecisionIn(In):
     ground: Word | None = None
     exemption: Word | None = None
     note: Note | None = None
+    complaint_told: bool = Field(default=False, description="The person was told of their right to complain to a supervisory authority.")
+    court_told: bool = Field(default=False, description="The person was told of their right to a judicial remedy.")
 
     @model_validator(mode="after")
     def grounds(self) -> Self:
@@ -216,6 +218,24 @@ class DecisionIn(In):
         if self.outcome == "deny" and self.ground is None and self.exemption is None:
             raise ValueError("A refusal needs a ground or an exemption.")
         return self
+
+
+class ExtensionIn(In):
+    """Why the answer takes longer; the person is told the same."""
+
+    reason: Note
+
+
+class PauseIn(In):
+    """What was asked of the person to be sure of their identity."""
+
+    reason: Note
+
+
+class AcknowledgementIn(In):
+    """When the person was told that the request came in; without it, now."""
+
+    at: MomentIn | None = None
 
 
 class CancellationIn(In):
@@ -310,10 +330,22 @@ class ResultOut(Out):
     audit_report: ReportRefOut | None
 
 
-class ClockOut(Out):
-    """Whether the legal clock stands still."""
+class PauseOut(Out):
+    """A time in which the legal clock stood, or stands, still."""
 
-    paused: bool
+    id: PauseId
+    from_at: Moment
+    to_at: Moment | None
+    reason: str
+
+
+class ClockOut(Out):
+    """The legal clock: whether it stands still, when it did, and its one extension."""
+
+    paused: bool = Field(validation_alias="clock_paused")
+    pauses: list[PauseOut] = Field(default_factory=list)
+    extended_at: Moment | None = None
+    extension_reason: str | None = None
 
 
 class RequestLinks(Out):
@@ -347,6 +379,7 @@ class RequestOut(Out):
     due_at: Moment
     original_due_at: Moment
     ack_due_at: Moment | None
+    acknowledged_at: Moment | None
     days_left: int
     clock: ClockOut
     closed_at: Moment | None
@@ -379,7 +412,7 @@ class RequestOut(Out):
             audit_report=f"{path}/audit-report" if view.audit_report else None,
             cancellation=f"{path}/cancellation" if "cancel" in view.allowed else None,
         )
-        return cls.model_validate({**facts, "status": view.state, "clock": ClockOut(paused=view.clock_paused), "links": links})
+        return cls.model_validate({**facts, "status": view.state, "clock": ClockOut.model_validate(view), "links": links})
 
 
 class ProblemOut(Out):

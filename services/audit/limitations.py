@@ -28,13 +28,14 @@ LIMITATIONS = {
     "poisoned_requests": "Whether the request was crafted to damage the model was tested only by the utility floor.",
     "copies": "Backups, and copies held by recipients, are outside what this service can see.",
     "storage": "Reclaiming storage media is the operator's; superseded versions are quarantined, not yet destroyed.",
+    "storage_reclaim": "Superseded versions are unreachable through the S3 API, as their certificates say; reclaiming storage media is the operator's.",
     "log_without_copy": "No witness had signed the log when this report was made: without an outside copy the operator could rewrite this log.",
     "reconstructed_method": "The method {name} is written in the manner of a paper without published code; the authors' own may behave differently.",
     "paper_values": "Default values of {name} are this project's choice where the paper's could not be verified.",
     "process": "The process is attested; absence is not provable.",
 }
 
-ALWAYS = ("attacks_not_run", "few_seeds", "sample_level", "other_people", "poisoned_requests", "copies", "storage")
+ALWAYS = ("attacks_not_run", "few_seeds", "sample_level", "other_people", "poisoned_requests", "copies")
 RECONSTRUCTED = frozenset({"cascaded_gan", "emmn"})
 """Methods whose paper came without code: their own pages say `in the manner of`."""
 
@@ -55,6 +56,7 @@ def limitations(request: DeletionRequest, subjects: Sequence[Subject], runs: Seq
     return [
         *first,
         *(_entry(code) for code in ALWAYS),
+        _entry(_storage(subjects)),
         *([] if witnessed else [_entry("log_without_copy")]),
         *_few(request, runs),
         *_reference(subjects, last),
@@ -73,6 +75,11 @@ def not_tested(runs: Sequence[Run]) -> list[str]:
 
 def _entry(code: str, **facts: object) -> dict[str, str]:
     return {"code": code, "text": LIMITATIONS[code].format_map(facts)}
+
+
+def _storage(subjects: Sequence[Subject]) -> str:
+    versions = [version for subject in subjects for version in subject.superseded]
+    return "storage_reclaim" if versions and all(version.status == "destroyed" for version in versions) else "storage"
 
 
 def _few(request: DeletionRequest, runs: Sequence[Run]) -> list[dict[str, str]]:

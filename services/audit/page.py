@@ -41,6 +41,7 @@ def page_of(statement: Statement, *, digest: str, figures: Mapping[str, Mapping[
         "asked": _asked(told),
         "done": [_step(run, number, verdicts.get(run["job"])) for number, run in enumerate(told["processing"], start=1)],
         "versions": _versions(told),
+        "recipients": [_recipient(one) for one in told["recipients"]],
         "found": models,
         "sure": _sure(told),
         "not_tested": [words.plainly(name) for name in told["not_tested"]],
@@ -86,6 +87,8 @@ def _asked(told: Statement) -> Rows:
         ["Models that learned from them", ", ".join(str(target["model"]) for target in scope["targets"] if target["model"]) or "none"],
         ["Received", moment(clock["received"])],
         ["Due", f"{moment(clock['due'])} ({'met' if clock['on_time'] else 'missed'})"],
+        *(["Extended", f"on {moment(one['at'])}, from {moment(one['original_due'])}: {one['reason']}"] for one in clock["extensions"]),
+        *(["Clock paused", f"from {moment(one['from'])} to {moment(one['to'])}: {one['reason']}"] for one in clock["pauses"]),
         ["Regulation", str(clock["regulation"]).upper()],
         ["Identity", words.IDENTITY.get(identity["mode"], words.plainly(str(identity["mode"])))],
     ]
@@ -120,11 +123,23 @@ def _versions(told: Statement) -> Rows:
     for model in told["artifacts"]:
         name, published = str(model["model"]), model["published"]
         for old in model["superseded"]:
+            if old.get("destroyed_at"):
+                until = f" on {moment(old['destroyed_at'])}; certificate {old['certificate'] or 'not made yet'}"
+                rows.append([name, str(old["version"]), words.DISPOSITIONS["destroyed"] + until])
+                continue
             until = f", to be destroyed on {moment(old['purge_at'])}" if old["purge_at"] and old["disposition"] == "quarantined" else ""
-            rows.append([name, str(old["version"]), words.DISPOSITIONS.get(old["disposition"], words.plainly(str(old["disposition"]))) + until])
+            kept = f", under legal hold {', '.join(old['holds'])}" if old.get("holds") else ""
+            fate = words.DISPOSITIONS.get(old["disposition"], words.plainly(str(old["disposition"])))
+            rows.append([name, str(old["version"]), fate + until + kept])
         if published is not None:
             rows.append([name, str(published["version"]), "published; in use from now on"])
     return rows
+
+
+def _recipient(one: Mapping[str, Any]) -> list[str]:
+    """Return who was told of a superseded version: recipient, what they had, how and when, what came of it."""
+    told = f"{words.plainly(one['channel'])}, {moment(one['sent_at'])}"
+    return [one["recipient"], f"{one['model']} version {one['version']}", told, words.plainly(one["outcome"])]
 
 
 def _model(told: Statement, block: Mapping[str, Any], figures: Mapping[str, Mapping[str, Any]]) -> JSON:

@@ -13,7 +13,7 @@ import rfc8785
 
 from services.audit import figure_forms, overview
 from services.audit.limitations import LIMITATIONS, limitations, not_tested
-from services.audit.runs import Chain, Run, Subject, deciding
+from services.audit.runs import Chain, Conduct, Run, Subject, Told, deciding
 from services.db.tables import DeletionRequest, ModelVersion, Policy, ReadingRow
 
 VERSION = "1"
@@ -23,7 +23,7 @@ PREDICATE_TYPE = "https://lethe.dev/verification/v1"
 
 def build(
     request: DeletionRequest, subjects: Sequence[Subject], runs: Sequence[Run], policy: Policy, *, tenant_ref: str, revision: int, at: datetime,
-    supersedes: str | None, chain: Chain = Chain(),  # noqa: B008  frozen
+    supersedes: str | None, chain: Chain = Chain(), conduct: Conduct = Conduct(),  # noqa: B008  frozen
 ) -> dict[str, Any]:  # fmt: skip
     """Return the statement. `tenant_ref` is a keyed digest of the tenant, `at` the database's time, `supersedes` the digest before it."""
     published = [subject for subject in subjects if subject.published is not None]
@@ -47,14 +47,14 @@ def build(
             "request": f"dr_{request.id.hex}",
             "tenant_ref": tenant_ref,
             **_head(runs, subjects),
-            "clock": _clock(request, at),
+            "clock": _clock(request, conduct, at),
             "identity": {"mode": request.identity.get("mode"), "evidence_ref": request.identity.get("evidence_ref")},
             "decision": _decision(request),
             "scope": _scope(request, subjects, runs),
             "processing": processing,
             "verification": verification,
             "artifacts": [_artifacts(subject, runs) for subject in subjects],
-            "recipients": [],
+            "recipients": [_recipient(told) for told in conduct.told],
             "retention": _retention(policy),
             "figures": [entry for run in deciding(runs) for entry in _figures(run, names.get(run.job.model_id), processing, verification)],
             "not_tested": not_tested(runs),
@@ -84,17 +84,31 @@ def _head(runs: Sequence[Run], subjects: Sequence[Subject]) -> dict[str, Any]:
     return {"verdict": worst.verdict, "sentence": worst.sentence, "failure_codes": sorted({code for verdict in last for code in verdict.codes})}
 
 
-def _clock(request: DeletionRequest, at: datetime) -> dict[str, Any]:
+def _clock(request: DeletionRequest, conduct: Conduct, at: datetime) -> dict[str, Any]:
+    """Return the legal clock. A later revision of a closed request still tells when that was completed."""
+    completed = request.closed_at or at
+    extended = {
+        "at": stamp(request.extended_at),
+        "by": request.extended_by,
+        "reason": request.extension_reason,
+        "original_due": stamp(request.original_due_at),
+    }
     return {
         "regulation": request.regulation,
         "received": stamp(request.received_at),
         "acknowledged": stamp(request.acknowledged_at),
-        "pauses": [],
-        "extensions": [],
+        "pauses": [{"from": stamp(pause.from_at), "to": stamp(pause.to_at), "reason": pause.reason} for pause in conduct.pauses],
+        "extensions": [] if request.extended_at is None else [extended],
         "due": stamp(request.due_at),
-        "completed": stamp(at),
-        "on_time": at <= request.due_at,
+        "completed": stamp(completed),
+        "on_time": completed <= request.due_at,
     }
+
+
+def _recipient(told: Told) -> dict[str, Any]:
+    row = told.row
+    facts = {"model": told.model, "version": told.version, "recipient": row.recipient, "channel": row.channel}
+    return {**facts, "sent_at": stamp(row.sent_at), "outcome": row.outcome}
 
 
 def _decision(request: DeletionRequest) -> dict[str, Any]:
@@ -211,10 +225,20 @@ def _artifacts(subject: Subject, runs: Sequence[Run]) -> dict[str, Any]:
         "model": subject.model.name if subject.model else None,
         "base": _version(subject.base),
         "published": _version(subject.published),
-        "superseded": [
-            {"version": version.number, "disposition": version.status, "purge_at": stamp(version.destroy_by)} for version in subject.superseded
-        ],
+        "superseded": [_superseded(subject, version) for version in subject.superseded],
         "derived": [*copies, *(entry for run in own for entry in _derived(run))],
+    }
+
+
+def _superseded(subject: Subject, version: ModelVersion) -> dict[str, Any]:
+    """Return what became of a version that learned from the records: destroyed with a certificate, or waiting, perhaps under a legal hold."""
+    return {
+        "version": version.number,
+        "disposition": version.status,
+        "purge_at": stamp(version.destroy_by),
+        "destroyed_at": stamp(version.destroyed_at),
+        "certificate": subject.certificates.get(version.id),
+        "holds": [f"hold_{one.hex}" for one in subject.holds.get(version.id, ())],
     }
 
 

@@ -1,10 +1,23 @@
 """What a report is made of: the jobs of a request with what they measured, and the models they were about."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
-from services.db.tables import FigureRow, Job, JobAttempt, Model, ModelVersion, ReadingRow, Target, VerdictRow, VerificationPlan
+from services.db.tables import (
+    ClockPause,
+    FigureRow,
+    Job,
+    JobAttempt,
+    Model,
+    ModelVersion,
+    ReadingRow,
+    RecipientNotification,
+    Target,
+    VerdictRow,
+    VerificationPlan,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +81,27 @@ class Subject:
     base: ModelVersion | None
     published: ModelVersion | None
     superseded: Sequence[ModelVersion]
+    certificates: Mapping[UUID, str] = field(default_factory=dict[UUID, str])
+    """Digests of the destruction certificates, by version."""
+    holds: Mapping[UUID, Sequence[UUID]] = field(default_factory=dict[UUID, Sequence[UUID]])
+    """Standing legal holds, by version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A recipient of a superseded version that was told, with the names of model and version."""
+
+    row: RecipientNotification
+    model: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Conduct:
+    """What was done about the request beside the jobs: pauses of its clock, and recipients that were told."""
+
+    pauses: Sequence[ClockPause] = ()
+    told: Sequence[Told] = ()
 
 
 def deciding(runs: Sequence[Run]) -> list[Run]:

@@ -37,14 +37,31 @@ class About(Part):
     digest: Digest
 
 
+class Pause(Part):
+    """A time in which the clock stood still, because the identity query was open."""
+
+    start: Moment = Field(alias="from")
+    to: Moment | None
+    reason: str
+
+
+class Extension(Part):
+    """The one extension, and when the request would have been due without it."""
+
+    at: Moment
+    by: str | None
+    reason: str
+    original_due: Moment
+
+
 class Clock(Part):
     """The legal clock."""
 
     regulation: str
     received: Moment
     acknowledged: Moment | None
-    pauses: list[Open]
-    extensions: list[Open]
+    pauses: list[Pause]
+    extensions: list[Extension]
     due: Moment
     completed: Moment
     on_time: bool
@@ -197,6 +214,20 @@ class Superseded(Part):
     version: Count
     disposition: str
     purge_at: Moment | None
+    destroyed_at: Moment | None = None
+    certificate: Hex | None = None
+    holds: list[str] = Field(default_factory=list)
+
+
+class Recipient(Part):
+    """Who had a superseded version, and how and when they were told."""
+
+    model: str
+    version: Count
+    recipient: str
+    channel: str
+    sent_at: Moment
+    outcome: str
 
 
 class Artifacts(Part):
@@ -253,7 +284,7 @@ class Predicate(Part):
     processing: list[Processing]
     verification: list[Verification]
     artifacts: list[Artifacts]
-    recipients: list[Open]
+    recipients: list[Recipient]
     retention: dict[str, Count | None]
     figures: list[Figure]
     not_tested: list[str]

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -100,6 +101,13 @@ def renew(session: Session, *, worker: str) -> int:
 def introduce(session: Session, *, worker: str, queue: str, device: Mapping[str, Any], versions: Mapping[str, str]) -> None:
     """Write what a worker is: `device` holds `device`, `capacity_bytes` (what a job may take on one device) and `devices`. For the worker's role."""
     repository.upsert_worker(session, {"name": worker, "queue": queue, "device": dict(device), "versions": dict(versions)})
+
+
+def seen_since(session: Session, moment: str) -> tuple[list[str], list[str]]:
+    """Return the names of the live workers that were seen after a moment (ISO 8601), and of those that were not."""
+    since = datetime.fromisoformat(moment)
+    live = [row for row, age_s in repository.workers(session) if age_s <= LIVE_S]
+    return [row.name for row in live if row.seen_at > since], [row.name for row in live if row.seen_at <= since]
 
 
 def capacities(session: Session) -> list[Capacity]:

@@ -25,8 +25,8 @@ from services.datasets.forms import (
     Upload,
     UploadChecks,
 )
-from services.datasets.identifiers import RULE, subject_digest
-from services.db import outbox
+from services.datasets.identifiers import RULE, record_digest, subject_digest
+from services.db import holds, outbox
 from services.db.tables import Dataset, DatasetVersion
 from services.errors import (
     DuplicateName,
@@ -160,6 +160,9 @@ def index_subjects(session: Session, dataset: str | UUID, number: int, rows: Seq
     pairs = [(subject_digest(key, one), row.record_id) for row in rows for one in row.identifiers]
     if pairs:
         repository.upsert_subjects(session, found, [digest for digest, _ in pairs], [record for _, record in pairs], RULE)
+        for hold_id, person in holds.of_persons(session, {digest for digest, _ in pairs}):
+            kept = [(found.id, record_digest(key, found.id, record)) for digest, record in pairs if digest == person]
+            holds.add_records(session, caller.tenant_id, hold_id, kept)
     return Indexed(indexed=len(pairs), total=repository.subjects(session, found.id))
 
 

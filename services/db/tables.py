@@ -272,7 +272,10 @@ class Model(Owned, Base):
 
 
 class ModelVersion(Owned, Base):
-    """One version of a model. `fresh_start` marks weights computed from re-initialised parameters, where lineage stops."""
+    """One version of a model. `fresh_start` marks weights computed from re-initialised parameters, where lineage stops.
+
+    `quarantined_for`: its records were `forgotten`, or a caller `requested` that it be destroyed.
+    """
 
     __tablename__ = "model_version"
     __table_args__ = (
@@ -283,6 +286,7 @@ class ModelVersion(Owned, Base):
         tenant_key("parent_id", to="model_version"),
         one_of("status", "pending", "checking", "ready", "failed", "quarantined", "destroyed"),
         CheckConstraint("(status='destroyed') = (destroyed_at IS NOT NULL)", name="destroyed"),
+        one_of("quarantined_for", "forgotten", "requested"),
     )
     model_id: Mapped[UUID]
     number: Mapped[int]
@@ -298,6 +302,7 @@ class ModelVersion(Owned, Base):
     image_digest: Mapped[str | None]
     seeds: Mapped[JSON | None]
     error: Mapped[JSON | None]
+    quarantined_for: Mapped[str | None]
     destroy_by: Mapped[datetime | None]
     destroyed_at: Mapped[datetime | None]
 
@@ -309,6 +314,7 @@ class ModelFile(Base):
     __table_args__ = (
         ForeignKeyConstraint(["tenant_id", "version_id"], ["model_version.tenant_id", "model_version.id"], ondelete="CASCADE"),
         CheckConstraint("size_bytes >= 0", name="size"),
+        Index(None, "tenant_id", "digest"),
     )
     tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
     version_id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -376,6 +382,28 @@ class ObjectPin(Base):
     until: Mapped[datetime]
 
 
+class Tombstone(Base):
+    """Weights that were destroyed: no version may have these bytes again, and workers drop what they hold of them. No tenant."""
+
+    __tablename__ = "tombstone"
+    __table_args__ = (Index(None, "size_bytes"),)
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    reason: Mapped[str]
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class DestructionCertificate(Owned, Base):
+    """What became of the files of a destroyed version, and how that was proved. `event_id` is the event that commits to `digest`."""
+
+    __tablename__ = "destruction_certificate"
+    __table_args__ = (UniqueConstraint("tenant_id", "version_id"), tenant_key("version_id", to="model_version"))
+    version_id: Mapped[UUID]
+    digest: Mapped[str]
+    document: Mapped[JSON]
+    event_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("audit_event.id"))
+
+
 # --- requests and targets -------------------------------------------------------------------------------------------------------------
 
 TERMINAL_REQUEST = ("completed", "partially_completed", "denied", "duplicate", "cancelled", "expired")
@@ -407,6 +435,7 @@ class DeletionRequest(Owned, Base):
         CheckConstraint(f"(closed_at IS NULL) = (state NOT IN ({_TERMINAL_SQL}))", name="closed"),
         CheckConstraint("(state = 'on_hold') = (resume_state IS NOT NULL)", name="held"),
         CheckConstraint("closed_at IS NULL OR names_sealed IS NULL", name="names"),
+        CheckConstraint("(extended_at IS NULL) = (extension_reason IS NULL)", name="extended"),
     )  # fmt: skip
     external_id: Mapped[str | None]
     regulation: Mapped[str]
@@ -438,6 +467,78 @@ class DeletionRequest(Owned, Base):
     closed_at: Mapped[datetime | None]
     version: Mapped[int] = mapped_column(server_default="1")
     names_sealed: Mapped[bytes | None]
+    extended_at: Mapped[datetime | None]
+    extended_by: Mapped[str | None]
+    extension_reason: Mapped[str | None]
+    complaint_told: Mapped[bool | None]
+    court_told: Mapped[bool | None]
+
+
+class ClockPause(Owned, Base):
+    """A time in which the clock of a request stood still, because its identity query was open (GDPR Art. 12(6)). At most one is open."""
+
+    __tablename__ = "clock_pause"
+    __table_args__ = (
+        tenant_key("request_id", to="deletion_request"),
+        Index(None, "tenant_id", "request_id"),
+        Index("uq_clock_pause_open", "tenant_id", "request_id", unique=True, postgresql_where=text("to_at IS NULL")),
+        CheckConstraint("to_at > from_at", name="order"),
+    )
+    request_id: Mapped[UUID]
+    from_at: Mapped[datetime]
+    to_at: Mapped[datetime | None]
+    reason: Mapped[str]
+    opened_by: Mapped[str]
+    closed_by: Mapped[str | None]
+
+
+class RecipientNotification(Owned, Base):
+    """Who had received a version that was superseded, and how and when they were told (GDPR Art. 19)."""
+
+    __tablename__ = "recipient_notification"
+    __table_args__ = (
+        tenant_key("request_id", to="deletion_request"),
+        tenant_key("version_id", to="model_version"),
+        Index(None, "tenant_id", "request_id"),
+        one_of("outcome", "sent", "confirmed", "failed", "not_possible"),
+    )
+    request_id: Mapped[UUID]
+    version_id: Mapped[UUID]
+    recipient: Mapped[str]
+    channel: Mapped[str]
+    sent_at: Mapped[datetime]
+    outcome: Mapped[str]
+    recorded_by: Mapped[str]
+
+
+class LegalHold(Owned, Base):
+    """A duty to keep: nothing under it is forgotten or destroyed until it is released. `scope_ref` is an id, or a person's keyed digest."""
+
+    __tablename__ = "legal_hold"
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "id"),
+        Index("ix_legal_hold_standing", "tenant_id", "scope", "scope_ref", postgresql_where=text("released_at IS NULL")),
+        one_of("scope", "subject", "model", "request", "dataset"),
+        CheckConstraint("(released_at IS NULL) = (released_by IS NULL)", name="released"),
+    )
+    scope: Mapped[str]
+    scope_ref: Mapped[bytes]
+    reason: Mapped[str]
+    placed_by: Mapped[str]
+    released_at: Mapped[datetime | None]
+    released_by: Mapped[str | None]
+    release_reason: Mapped[str | None]
+
+
+class HoldRecord(Base):
+    """A record of a person under a hold, as the keyed digest that targets have of it."""
+
+    __tablename__ = "hold_record"
+    __table_args__ = (tenant_key("hold_id", to="legal_hold"), Index(None, "tenant_id", "record_hmac"))
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
+    hold_id: Mapped[UUID] = mapped_column(primary_key=True)
+    dataset_id: Mapped[UUID] = mapped_column(primary_key=True)
+    record_hmac: Mapped[bytes] = mapped_column(primary_key=True)
 
 
 class Target(Owned, Base):
@@ -518,6 +619,7 @@ class Job(Owned, Base):
         Index("ix_job_due", "queue", "priority", "due_at", "run_after", postgresql_where=text("state = 'queued'")),
         Index("ix_job_leased", "lease_until", postgresql_where=text("lease_until IS NOT NULL")),
         Index("ix_job_newest", "tenant_id", text("created_at DESC"), text("id DESC")),
+        Index("uq_job_open_purge", "tenant_id", "base_version_id", unique=True, postgresql_where=text("kind = 'purge' AND finished_at IS NULL")),
     )
     kind: Mapped[str]
     state: Mapped[str]
@@ -845,9 +947,10 @@ class Outbox(Created, Base):
 
 
 _OF_THE_LOG = ("audit_leaf", "tree_node", "tree_head", "cosignature", "signing_key", "signer_state")
-NO_TENANT = frozenset({"tenant", "catalogue_entry", "worker", "object", "object_pin", *_OF_THE_LOG})
+NO_TENANT = frozenset({"tenant", "catalogue_entry", "worker", "object", "object_pin", "tombstone", *_OF_THE_LOG})
 TENANT_TABLES = tuple(sorted(name for name in Base.metadata.tables if name not in NO_TENANT))
 IMMUTABLE = (
     "policy", "alias_history", "forget_ledger", "verification_plan", "reading", "figure", "verdict", "release", "audit_report", "rendering", "audit_event",
-    "audit_leaf", "tree_node", "tree_head", "cosignature", "signing_key",
+    "audit_leaf", "tree_node", "tree_head", "cosignature", "signing_key", "tombstone", "destruction_certificate", "hold_record",
+    "recipient_notification",
 )  # fmt: skip

@@ -110,9 +110,9 @@ def _failed(session: Session, job: Job, facts: Mapping[str, Any], clock: Clock) 
 
 
 def _cancelled(session: Session, job: Job) -> str:
-    """A job is stopped for a request that was taken back: the other requests of its batch are queued again."""
+    """A job is stopped for a request that was taken back, or for a legal hold: the other requests of its batch, or all of them, are queued again."""
     targets = repository.active_targets(session, job.id)
-    shared = any(target.state == "cancelled" for target in targets)
+    shared = job.attention == "legal_hold" or any(target.state == "cancelled" for target in targets)
     state = repository.move(session, job, "cancel", error={"code": "cancelled", "detail": "The work was cancelled."})
     _tell(session, job, "job.cancelled", {}, event="requeue" if shared else "stuck")
     repository.release_targets(session, job.id)

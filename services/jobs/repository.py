@@ -6,13 +6,15 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, text, update
+from sqlalchemy import func, insert, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from services.audit import repository as audit
-from services.audit.runs import Run, Subject
+from services.audit.runs import Conduct, Run, Subject, Told
+from services.db import destruction, holds, objects
 from services.db.tables import (
+    ClockPause,
     Dataset,
     DatasetFile,
     DatasetRecord,
@@ -30,8 +32,8 @@ from services.db.tables import (
     ObjectPin,
     Policy,
     ReadingRow,
+    RecipientNotification,
     ReleaseRow,
-    StoredObject,
     Target,
     TargetRecord,
     TrainingInput,
@@ -266,8 +268,8 @@ def fail_step(session: Session, job: Job) -> None:
 
 
 def pin(session: Session, job_id: UUID, digest: str, size_bytes: int) -> None:
-    """Announce a blob before it is put, so that no collector takes it while the job runs."""
-    session.execute(upsert(StoredObject).values(digest=digest, size_bytes=size_bytes).on_conflict_do_nothing())
+    """Announce a blob before it is put, so that nothing takes it while the job runs. Raises BuriedBytes, StoreDown."""
+    objects.announce(session, {digest: size_bytes})
     until = func.clock_timestamp() + PIN_FOR
     row = upsert(ObjectPin).values(digest=digest, job_id=job_id, until=until)
     session.execute(row.on_conflict_do_update(index_elements=["digest", "job_id"], set_={"until": until}))
@@ -373,6 +375,7 @@ class Gathered:
     subjects: Sequence[Subject]
     runs: Sequence[Run]
     policy: Policy
+    conduct: Conduct
 
 
 def for_report(session: Session, request_id: UUID) -> Gathered | None:
@@ -386,19 +389,31 @@ def for_report(session: Session, request_id: UUID) -> Gathered | None:
     policy = session.scalars(select(Policy).where(Policy.id == request.policy_id)).one()
     job_ids = select(JobTarget.job_id).where(JobTarget.target_id.in_([target.id for target in targets]))
     jobs = session.scalars(select(Job).where(Job.id.in_(job_ids)).order_by(Job.rung, Job.created_at)).all()
-    return Gathered(request, [_subject(session, target) for target in targets], [_run(session, job) for job in jobs], policy)
+    subjects = [_subject(session, request, target) for target in targets]
+    return Gathered(request, subjects, [_run(session, job) for job in jobs], policy, _conduct(session, request_id))
 
 
-def _subject(session: Session, target: Target) -> Subject:
+def _conduct(session: Session, request_id: UUID) -> Conduct:
+    pauses = session.scalars(select(ClockPause).where(ClockPause.request_id == request_id).order_by(ClockPause.from_at)).all()
+    query = select(RecipientNotification, Model.name, ModelVersion.number).join(ModelVersion, ModelVersion.id == RecipientNotification.version_id)
+    query = query.join(Model, Model.id == ModelVersion.model_id).where(RecipientNotification.request_id == request_id)
+    rows = session.execute(query.order_by(RecipientNotification.sent_at, RecipientNotification.id)).all()
+    return Conduct(pauses, [Told(row[0], row[1], row[2]) for row in rows])
+
+
+def _subject(session: Session, request: DeletionRequest, target: Target) -> Subject:
     model = session.scalars(select(Model).where(Model.id == target.model_id)).first() if target.model_id else None
     wanted = {version_id for version_id in (target.base_version_id, target.published_version_id) if version_id is not None}
     found = {version.id: version for version in session.scalars(select(ModelVersion).where(ModelVersion.id.in_(wanted)))}
-    superseded: Sequence[ModelVersion] = []
-    if target.model_id is not None and target.published_version_id is not None:
-        gone = select(ModelVersion).where(ModelVersion.model_id == target.model_id, ModelVersion.status.in_(("quarantined", "destroyed")))
-        superseded = session.scalars(gone.order_by(ModelVersion.number)).all()
     base, published = (found.get(version_id) if version_id else None for version_id in (target.base_version_id, target.published_version_id))
-    return Subject(target, model, base, published, superseded)
+    superseded: Sequence[ModelVersion] = []
+    if published is not None:  # and what a later request supersedes is told by that one's report
+        named = [UUID(one) for one in (request.details or {}).get("tainted", {}).get(str(target.model_id), ())]
+        gone = select(ModelVersion).where(ModelVersion.model_id == target.model_id, ModelVersion.status.in_(("quarantined", "destroyed")))
+        gone = gone.where(or_(ModelVersion.number < published.number, ModelVersion.id.in_(named)))
+        superseded = session.scalars(gone.order_by(ModelVersion.number)).all()
+    held = {version.id: holds.over_version(session, version.id) for version in superseded if version.status == "quarantined"}
+    return Subject(target, model, base, published, superseded, destruction.certificates(session, [one.id for one in superseded]), held)
 
 
 def _run(session: Session, job: Job) -> Run:

@@ -24,12 +24,12 @@ _SPENT = text(
         ORDER BY lease_until LIMIT 100"""
 )
 _UNRUNG = text(
-    """SELECT id, queue FROM job WHERE state = 'queued' AND run_after < clock_timestamp() - make_interval(secs => :after_s)
+    """SELECT id, queue FROM job WHERE state = 'queued' AND kind <> 'purge' AND run_after < clock_timestamp() - make_interval(secs => :after_s)
         ORDER BY priority, due_at NULLS LAST, run_after LIMIT 100"""
 )
 _EXPIRED = text(
     """SELECT id, queue FROM job WHERE state IN ('running', 'verifying', 'publishing') AND lease_until < clock_timestamp()
-          AND crashes + 1 < max_crashes LIMIT 100"""
+          AND kind <> 'purge' AND crashes + 1 < max_crashes LIMIT 100"""
 )
 _WINDOWS = text("SELECT DISTINCT tenant_id FROM target WHERE state = 'queued'")
 _FORGOTTEN = text(
@@ -60,7 +60,10 @@ def _expired(session: Session, job: Job) -> bool:
 
 
 def unrung(session: Session, *, after_s: float = RING_AFTER_S) -> list[tuple[UUID, str]]:
-    """Return (job, queue) of queued jobs that are due for some seconds, and of jobs whose lease expired within the budget."""
+    """Return (job, queue) of queued jobs that are due for some seconds, and of jobs whose lease expired within the budget.
+
+    Nobody hears a bell for a purge: control looks for those itself.
+    """
     rows = [*session.execute(_UNRUNG, {"after_s": after_s}), *session.execute(_EXPIRED)]
     return [(row.id, row.queue) for row in rows]
 

@@ -9,10 +9,10 @@ from sqlalchemy.orm import Session
 
 from services.audit import log as audit
 from services.clock import Clock, uuid7
-from services.db import outbox
+from services.db import holds, outbox
 from services.db.tables import AliasHistory, Job, ModelVersion, Target
-from services.errors import Conflict, NotFound, ParentMoved, Resurrection
-from services.model_versions import repository
+from services.errors import Conflict, HeldByLaw, NotFound, ParentMoved, Resurrection
+from services.model_versions import purge, repository
 from services.model_versions.forms import Publication, Published
 
 log = structlog.get_logger()
@@ -28,6 +28,7 @@ def publish(session: Session, publication: Publication, *, clock: Clock) -> Publ
         NotFound: there is no such job.
         ParentMoved: the job's base is no longer the model's current version; roll back and rebase.
         Conflict: the job does not publish, its verdict is not `passed` and nobody released it, or a target is no longer running.
+        HeldByLaw: a legal hold came to stand over one of its requests; whoever placed it has asked the job to stop.
         Resurrection: a training run learned from records that were forgotten meanwhile.
     """
     job = repository.job(session, publication.job_id)
@@ -46,6 +47,7 @@ def publish(session: Session, publication: Publication, *, clock: Clock) -> Publ
     _move_aliases(session, job, [base, *superseded] if base else superseded, new, clock)
     repository.enter_ledger(session, job.id, job.model_id, new)
     quarantined = repository.quarantine(session, superseded, _destroy_after(session, job))
+    purge.schedule(session, quarantined, clock=clock)
     repository.publish_targets(session, [target.id for target in targets], new)
     repository.close_job(session, job.id, {"version_id": str(new), "version": number} | dict(publication.result))
     requests = sorted({target.request_id for target in targets})
@@ -83,14 +85,17 @@ def _base(session: Session, job: Job, targets: Sequence[Target]) -> ModelVersion
         raise Conflict(detail=f"a job in state {job.state!r} does not publish.")
     if model.current_version_id != job.base_version_id:
         raise ParentMoved(job=job.id)
-    _check_targets(targets)
+    _check_targets(session, targets)
     base = repository.version_by_id(session, job.base_version_id)
     if base is None:
         raise NotFound
     return base
 
 
-def _check_targets(targets: Sequence[Target]) -> None:
+def _check_targets(session: Session, targets: Sequence[Target]) -> None:
+    standing = holds.over_requests(session, {target.request_id for target in targets})
+    if standing:
+        raise HeldByLaw(holds=", ".join(f"hold_{one.hex}" for one in standing))
     if not targets or any(target.state not in {"running", "queued"} for target in targets):
         raise Conflict(detail="a target of this job was taken back.")
 
@@ -112,7 +117,7 @@ def _check(session: Session, publication: Publication, job: Job, targets: Sequen
     verdict = repository.verdict(session, job.id, job.round)
     if verdict != "passed" and not (verdict == "inconclusive" and repository.released(session, job.id, job.round)):
         raise Conflict(detail=f"the verdict of round {job.round} is {verdict}, not passed.")
-    _check_targets(targets)
+    _check_targets(session, targets)
     return job.base_version_id
 
 

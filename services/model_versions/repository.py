@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, func, insert, select, text, tuple_, update
 from sqlalchemy.orm import Session
 
+from services.db import objects
 from services.db.tables import (
     AliasHistory,
     Base,
@@ -93,8 +94,8 @@ def datasets_behind(session: Session, version_ids: Sequence[UUID]) -> set[UUID]:
 def holding_forgotten(session: Session, version_ids: Sequence[UUID]) -> set[UUID]:
     """Return which of these versions hold forgotten records.
 
-    They are quarantined or destroyed, or learned from a dataset version that holds records erased since; a version that did the forgetting,
-    and what was made from it, is clean.
+    They were superseded by a version that forgot, learned from a dataset version that holds records erased since, or were made from such a version;
+    a version that did the forgetting, and what was made from it, is clean.
     """
     statement = text("""
         WITH RECURSIVE dirty AS (
@@ -105,9 +106,11 @@ def holding_forgotten(session: Session, version_ids: Sequence[UUID]) -> set[UUID
         bad AS (
             SELECT t.model_version_id AS id FROM training_input t JOIN dirty ON dirty.id = t.dataset_version_id
              WHERE t.role <> 'evaluation' AND NOT EXISTS (SELECT 1 FROM forget_ledger f WHERE f.version_id = t.model_version_id)
+            UNION SELECT id FROM model_version WHERE quarantined_for = 'forgotten'
             UNION SELECT c.id FROM model_version c JOIN bad p ON c.parent_id = p.id
-             WHERE NOT c.fresh_start AND NOT EXISTS (SELECT 1 FROM forget_ledger f WHERE f.version_id = c.id))
-        SELECT id FROM model_version WHERE id = ANY(:ids) AND (status IN ('quarantined','destroyed') OR id IN (SELECT id FROM bad))
+             WHERE NOT c.fresh_start AND NOT EXISTS (SELECT 1 FROM forget_ledger f WHERE f.version_id = c.id)
+               AND NOT EXISTS (SELECT 1 FROM job j WHERE j.id = c.job_id AND j.kind = 'unlearn'))
+        SELECT id FROM bad WHERE id = ANY(:ids)
         """)
     return set(session.scalars(statement, {"ids": list(version_ids)}))
 
@@ -287,16 +290,24 @@ def add_files(session: Session, tenant_id: UUID, version_id: UUID, listed: Seque
 
 
 def reference_objects(session: Session, tenant_id: UUID, version_id: UUID, listed: Mapping[str, int]) -> None:
-    """Say that a version needs these blobs (digest: size), which are in the store; a blob not known yet is entered."""
+    """Say that a version needs these blobs (digest: size), which are in the store; a blob not known yet is entered.
+
+    Raises: BuriedBytes for weights that were destroyed; StoreDown for a blob that is being deleted, or was deleted since it was put.
+    """
     if not listed:
         return
-    session.execute(
-        text("""INSERT INTO object (digest, size_bytes) SELECT x.d, x.s FROM unnest(CAST(:d AS text[]), CAST(:s AS bigint[])) AS x(d, s)
-                ORDER BY x.d ON CONFLICT DO NOTHING"""),
-        {"d": list(listed), "s": list(listed.values())},
-    )
+    objects.enter(session, listed)
+    objects.require_live(session, listed)
     rows = [{"tenant_id": tenant_id, "digest": digest, "owner_kind": "model_version", "owner_id": version_id} for digest in sorted(listed)]
     session.execute(insert(ObjectRef), rows)
+
+
+def with_bytes_of(session: Session, digests: Sequence[str]) -> Sequence[Any]:
+    """Return versions of the tenant that have a file with one of these digests: id, model, number, status."""
+    query = select(ModelVersion.id, Model.name.label("model"), ModelVersion.number, ModelVersion.status)
+    query = query.join(ModelFile, ModelFile.version_id == ModelVersion.id).join(Model, Model.id == ModelVersion.model_id)
+    settled = ModelVersion.status.in_(("ready", "quarantined", "destroyed"))
+    return session.execute(query.where(ModelFile.digest.in_(digests), settled).order_by(Model.name, ModelVersion.number)).all()
 
 
 def add_inputs(session: Session, tenant_id: UUID, version_id: UUID, inputs: Sequence[tuple[UUID, str]]) -> None:
@@ -422,7 +433,7 @@ def enter_ledger(session: Session, job_id: UUID, model_id: UUID, version_id: UUI
 def quarantine(session: Session, version_ids: Sequence[UUID], after_s: float | None) -> list[UUID]:
     """Quarantine those of the versions that are ready, to be destroyed `after_s` from now (None: kept); return their ids by number."""
     statement = text("""
-        UPDATE model_version SET status = 'quarantined',
+        UPDATE model_version SET status = 'quarantined', quarantined_for = 'forgotten',
                destroy_by = CASE WHEN CAST(:after AS float) IS NULL THEN NULL ELSE clock_timestamp() + make_interval(secs => CAST(:after AS float)) END
          WHERE id = ANY(:ids) AND status = 'ready' RETURNING id, number
         """)

@@ -17,6 +17,7 @@ from services.db.tables import AliasHistory, CatalogueEntry, DatasetVersion, Job
 from services.errors import (
     AliasInUse,
     DuplicateName,
+    ForgottenBytes,
     InvalidInput,
     MissingLabels,
     NotFound,
@@ -48,6 +49,7 @@ from services.tenants.caller import Caller
 
 log = structlog.get_logger()
 _PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}(/[A-Za-z0-9][A-Za-z0-9._-]{0,99}){0,4}")
+WEIGHTS = ".safetensors"
 LABELLED = frozenset({"classification", "image_generation"})
 _ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -94,10 +96,12 @@ def list_models(session: Session, *, limit: int = 50, after: Key | None = None) 
 def create_version(session: Session, model: str | UUID, form: NewVersion, *, caller: Caller, clock: Clock) -> VersionView:
     """Open version number max+1, `pending`, with one upload per file.
 
-    Raises: NotFound; UnknownDataset; TokenizerMismatch; VersionNotReady for the parent; Resurrection for a parent or dataset version that holds forgotten records.
+    Raises: NotFound; UnknownDataset; TokenizerMismatch; VersionNotReady for the parent; Resurrection for a parent or dataset version that holds forgotten
+    records, and for weights with the bytes of a version that does, or that was destroyed.
     """
     _check_files(form.files)
     found = _model(session, model, lock=True)
+    _refuse_forgotten_bytes(session, form.files)
     parent = _clean(session, _version(session, found.id, form.parent)) if form.parent is not None else None
     inputs = [_input(session, ref) for ref in form.trained_on]
     judged = [_input(session, form.evaluated_on)] if form.evaluated_on is not None else []
@@ -138,7 +142,8 @@ def complete_version(
 def ingested(session: Session, version_id: UUID, *, manifest: Mapping[str, Any], manifest_digest: str, clock: Clock) -> VersionView:
     """Mark a checked upload `ready`; it becomes current where the model has none or its parent is current.
 
-    Raises: NotFound; VersionNotReady; Resurrection when what it learned from was forgotten while it was checked.
+    Raises: NotFound; VersionNotReady; Resurrection when what it learned from was forgotten while it was checked, or its weights are those of a version
+    that was; StoreDown when its blobs were deleted meanwhile: put them again.
     """
     found = repository.version_by_id(session, version_id)
     if found is None:
@@ -147,9 +152,10 @@ def ingested(session: Session, version_id: UUID, *, manifest: Mapping[str, Any],
     found = _version(session, model.id, found.number, lock=True)
     if found.status != "checking":
         raise VersionNotReady(version=found.number, status=found.status)
-    if repository.holding_forgotten(session, [found.id]):
+    if repository.holding_forgotten(session, [found.id]):  # what it learned from, or its parent
         raise Resurrection(version=found.number)
     files = repository.files(session, [found.id])[found.id]
+    _refuse_forgotten_bytes(session, files)
     repository.reference_objects(session, found.tenant_id, found.id, {file.sha256: file.size_bytes for file in files})
     repository.set_version(session, found.id, status="ready", manifest=dict(manifest), manifest_digest=manifest_digest)
     if model.current_version_id is None or model.current_version_id == found.parent_id:
@@ -351,6 +357,16 @@ def _clean(session: Session, version: ModelVersion) -> ModelVersion:
     if version.status != "ready":
         raise VersionNotReady(version=version.number, status=version.status)
     return version
+
+
+def _refuse_forgotten_bytes(session: Session, files: Sequence[FileForm]) -> None:
+    """Raise ForgottenBytes for weights that are those of a version which holds forgotten records, is quarantined, or was destroyed."""
+    weights = [file.sha256 for file in files if file.path.endswith(WEIGHTS)]
+    same = repository.with_bytes_of(session, weights) if weights else []
+    bad = repository.holding_forgotten(session, [row.id for row in same]) if same else set()
+    for row in same:
+        if row.id in bad or row.status != "ready":
+            raise ForgottenBytes(version=row.number, of=row.model)
 
 
 def _input(session: Session, ref: DatasetRef) -> DatasetVersion:

@@ -97,12 +97,29 @@ class NewRequest:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A person's decision on a request that waits for review; a refusal names its ground or exemption."""
+    """A person's decision on a request that waits for review; a refusal names its ground or exemption.
+
+    Of a refusal under the GDPR, `note` is the reason that the person was given, and they were told of their right to complain and to go to court.
+    """
 
     outcome: Literal["approve", "deny"]
     ground: str | None = None
     exemption: str | None = None
     note: str | None = None
+    complaint_told: bool = False
+    court_told: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NewNotification:
+    """A recipient of a superseded version, and how and when they were told."""
+
+    model: str | UUID
+    version: int
+    recipient: str
+    channel: str
+    sent_at: datetime
+    outcome: Literal["sent", "confirmed", "failed", "not_possible"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,7 +203,7 @@ def _values(intake: Intake, request_id: UUID, caller: Caller, clock: Clock, *, l
         "duplicate_of": leading.id if leading is not None else None, "scope": scope,
         "scope_hmac": located.scope_hmac if leading is None else None, "body_digest": intake.body_digest,
         "identity": {"mode": body.identity.mode, "evidence_ref": body.identity.evidence_ref}, "details": details,
-        "received_at": intake.received_at, "acknowledged_at": now, "due_at": intake.deadlines.due_at,
+        "received_at": intake.received_at, "acknowledged_at": now if intake.deadlines.ack_due_at is None else None, "due_at": intake.deadlines.due_at,
         "original_due_at": intake.deadlines.due_at, "ack_due_at": intake.deadlines.ack_due_at, "created_by": caller.principal,
         "attention": attention, "closed_at": now if leading is not None else None,
         "names_sealed": names.sealed(located.names, intake.key, caller.tenant_id, request_id) if leading is None else None,

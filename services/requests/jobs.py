@@ -10,7 +10,7 @@ from services.audit import log as audit
 from services.clock import Clock
 from services.db import outbox
 from services.db.tables import Job
-from services.errors import NotFound, TooLateToCancel
+from services.errors import Conflict, NotFound, TooLateToCancel
 from services.requests import repository
 from services.requests.forms import JobFilters, Key
 from services.requests.states import JOB, TARGET, allowed, following, terminal
@@ -18,6 +18,7 @@ from services.requests.views import AttemptView, JobView, StepView
 from services.tenants.caller import Caller
 
 log = structlog.get_logger()
+OFFERED = frozenset({"cancel", "retry", "release"})
 
 
 def read(session: Session, job_id: UUID) -> JobView:
@@ -51,11 +52,13 @@ def steps(session: Session, job_id: UUID) -> list[StepView]:
 def cancel(session: Session, job_id: UUID, *, caller: Caller, clock: Clock) -> JobView:
     """Ask a job to stop: a queued one is cancelled at once and its targets are stuck, a running one stops at its next check.
 
-    Raises: NotFound; IllegalTransition on a finished job; TooLateToCancel while it publishes.
+    Raises: NotFound; IllegalTransition on a finished job; TooLateToCancel while it publishes; Conflict for a purge.
     """
     held = _job(session, job_id, lock=True)
     if held.state == "publishing":
         raise TooLateToCancel
+    if held.kind == "purge":
+        raise Conflict(detail="a purge is not cancelled; a legal hold keeps what must not be destroyed.")
     following(JOB, held.state, "cancel", thing="job")
     if held.lease_owner is None:
         targets = repository.active_targets_of_job(session, job_id)
@@ -110,7 +113,7 @@ def _views(session: Session, rows: Sequence[Job]) -> list[JobView]:
             queue=row.queue,
             queue_position=repository.queue_position(session, row) if row.state == "queued" else None,
             progress=row.progress,
-            allowed=tuple(event for event in allowed(JOB, row.state) if event in {"cancel", "retry", "release"}),
+            allowed=tuple(event for event in allowed(JOB, row.state) if event in OFFERED and row.kind != "purge"),
             result=row.result if row.state == "succeeded" else None,
             error=row.error if row.state in {"failed", "cancelled"} else None,
             escalated_from=row.escalated_from,

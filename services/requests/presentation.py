@@ -16,6 +16,7 @@ from services.requests.states import DRP, OPENDSR, REQUEST, allowed, terminal
 from services.requests.views import (
     DatasetHit,
     ErasedDataset,
+    PauseView,
     PublishedVersion,
     Receipt,
     ReportRef,
@@ -38,6 +39,7 @@ def views(session: Session, rows: Sequence[DeletionRequest], clock: Clock) -> li
     policies = repository.policies(session, [row.policy_id for row in rows])
     receipts = repository.receipts(session, rows[0].tenant_id, [row.id for row in rows])
     reports = {request_id: ReportRef(*found) for request_id, found in repository.reports(session, ids).items()}
+    pauses = repository.pauses(session, [row.id for row in rows])
     zone, now = ZoneInfo(repository.tenant(session, rows[0].tenant_id).time_zone), clock.now()
     shown: list[RequestView] = []
     for row in rows:
@@ -52,8 +54,11 @@ def views(session: Session, rows: Sequence[DeletionRequest], clock: Clock) -> li
             "result": result(session, leading, lines[leading.id], reports.get(leading.id)) if finished else None,
             "audit_report": reports.get(leading.id),
             "receipt": Receipt(*receipts[row.id]) if row.id in receipts else None,
+            "pauses": tuple(PauseView(one.id, one.from_at, one.to_at, one.reason) for one in pauses[row.id]),
         }
-        shown.append(_view(row, leading, days_left=clocks.days_left(row.due_at, now, zone), **facts))
+        standing = [(one.from_at, now) for one in pauses[row.id] if one.to_at is None]
+        due = clocks.paused(row.due_at, standing)
+        shown.append(_view(row, leading, days_left=clocks.days_left(due, now, zone), clock_paused=bool(standing), **facts))
     return shown
 
 
@@ -69,6 +74,8 @@ def fresh(
         "result": None,
         "audit_report": None,
         "receipt": None if receipt is None else Receipt(receipt[0], receipt[1].hex()),
+        "pauses": (),
+        "clock_paused": False,
     }
     return _view(row, row, days_left=clocks.days_left(row.due_at, clock.now(), zone), **facts)
 
@@ -93,7 +100,9 @@ def _view(row: DeletionRequest, leading: DeletionRequest, **facts: Any) -> Reque
         due_at=row.due_at,
         original_due_at=row.original_due_at,
         ack_due_at=row.ack_due_at,
-        clock_paused=False,
+        acknowledged_at=row.acknowledged_at,
+        extended_at=row.extended_at,
+        extension_reason=row.extension_reason,
         closed_at=row.closed_at,
         decided_at=row.decided_at,
         decided_by=row.decided_by,

@@ -9,11 +9,13 @@ from sqlalchemy.orm import Session
 
 from services.audit import log as audit
 from services.clock import Clock
+from services.db import holds as rows
 from services.db import outbox
 from services.db.tables import DeletionRequest, Target
 from services.errors import NotFound
+from services.model_versions import purge
 from services.model_versions import repository as models
-from services.requests import repository
+from services.requests import holds, repository
 from services.requests.states import REQUEST, TARGET, following
 from services.tenants.policies import body_of
 
@@ -34,14 +36,23 @@ def advance(session: Session, request_id: UUID, clock: Clock) -> str:
     held = repository.request(session, request_id, lock=True)
     if held is None:
         raise NotFound
-    if held.state == "approved":
-        _start(session, held)
+    if held.state == "approved" and not _held_back(session, held):
+        _start(session, held, clock)
     if held.state in {"in_progress", "approved"}:
         _close(session, held, clock)
     return held.state
 
 
-def _start(session: Session, held: DeletionRequest) -> None:
+def _held_back(session: Session, held: DeletionRequest) -> bool:
+    """Put an approved request on hold where a legal hold covers it; say whether one does."""
+    standing = rows.over_requests(session, [held.id])
+    if standing:
+        body = {"holds": [one.hex for one in standing]}
+        _move(session, held, "hold_placed", body, resume_state="approved", attention=holds.attention(standing, held.attention))
+    return bool(standing)
+
+
+def _start(session: Session, held: DeletionRequest, clock: Clock) -> None:
     """Put the targets in line; those whose records or classes the model has forgotten already, and those of clean models, are done at once."""
     waiting: list[UUID] = []
     for target in repository.targets(session, held.id, lock=True):
@@ -51,7 +62,7 @@ def _start(session: Session, held: DeletionRequest) -> None:
         if covering is not None:
             _settle(session, target, "already_forgotten", covering)
         elif not _current_is_tainted(held, target):
-            _quarantine(session, held, target)
+            _quarantine(session, held, target, clock)
         else:
             waiting.append(target.id)
     if waiting:
@@ -72,11 +83,12 @@ def _current_is_tainted(held: DeletionRequest, target: Target) -> bool:
     return str(target.base_version_id) in held.details.get("tainted", {}).get(str(target.model_id), [])
 
 
-def _quarantine(session: Session, held: DeletionRequest, target: Target) -> None:
+def _quarantine(session: Session, held: DeletionRequest, target: Target, clock: Clock) -> None:
     """Put away older versions that learned from the records; the current one has not."""
     days = body_of(repository.policies(session, [held.policy_id])[held.policy_id]).flags.purge_after_days()
     versions = [UUID(one) for one in held.details["tainted"][str(target.model_id)]]
     gone = models.quarantine(session, versions, None if days is None else days * DAY_S)
+    purge.schedule(session, gone, clock=clock)
     body = {"model": str(target.model_id), "versions": [one.hex for one in gone]}
     audit.record(session, tenant_id=held.tenant_id, object_id=held.id, type="model_version.quarantined", body=body)
     _settle(session, target, "quarantined", target.base_version_id)

@@ -19,6 +19,7 @@ from services.db.tables import (
     AuditPayload,
     AuditReport,
     Base,
+    ClockPause,
     DeletionRequest,
     Job,
     JobAttempt,
@@ -99,7 +100,8 @@ def page(session: Session, filters: RequestFilters, limit: int, after: Key | Non
     if filters.created_to is not None:
         query = query.where(DeletionRequest.created_at < filters.created_to)
     if filters.overdue is not None:
-        late = and_(DeletionRequest.closed_at.is_(None), DeletionRequest.due_at < func.clock_timestamp())
+        stopped = select(ClockPause.from_at).where(ClockPause.request_id == DeletionRequest.id, ClockPause.to_at.is_(None)).scalar_subquery()
+        late = and_(DeletionRequest.closed_at.is_(None), DeletionRequest.due_at < func.coalesce(stopped, func.clock_timestamp()))
         query = query.where(late if filters.overdue else ~late)
     if filters.model is not None:
         named = Model.id == filters.model if isinstance(filters.model, UUID) else Model.name == filters.model
@@ -128,6 +130,31 @@ def hasten(session: Session, request_id: UUID, due_at: datetime) -> None:
             (SELECT jt.job_id FROM job_target jt JOIN target t ON t.id = jt.target_id WHERE t.request_id = :request AND jt.active)"""),
         {"due": due_at, "request": request_id},
     )
+
+
+def set_due(session: Session, request_id: UUID, due_at: datetime) -> None:
+    """Give a request and its targets another due date, and each job that serves one of them the earliest of its targets'."""
+    session.execute(update(DeletionRequest).where(DeletionRequest.id == request_id).values(due_at=due_at), execution_options=QUIET)
+    session.execute(update(Target).where(Target.request_id == request_id).values(due_at=due_at), execution_options=QUIET)
+    statement = text("""
+        UPDATE job SET due_at = (SELECT min(t.due_at) FROM job_target x JOIN target t ON t.id = x.target_id WHERE x.job_id = job.id AND x.active)
+         WHERE finished_at IS NULL AND id IN
+            (SELECT x.job_id FROM job_target x JOIN target t ON t.id = x.target_id WHERE t.request_id = :request AND x.active)""")
+    session.execute(statement, {"request": request_id})
+
+
+def pauses(session: Session, request_ids: Sequence[UUID]) -> dict[UUID, list[ClockPause]]:
+    """Return the pauses of requests, oldest first."""
+    held: dict[UUID, list[ClockPause]] = {request_id: [] for request_id in request_ids}
+    query = select(ClockPause).where(ClockPause.request_id.in_(request_ids)).order_by(ClockPause.from_at).execution_options(**FRESH)
+    for row in session.scalars(query):
+        held[row.request_id].append(row)
+    return held
+
+
+def end_pause(session: Session, pause_id: UUID, until: datetime, *, by: str) -> None:
+    """Write the end of a pause."""
+    session.execute(update(ClockPause).where(ClockPause.id == pause_id).values(to_at=until, closed_by=by), execution_options=QUIET)
 
 
 def tenant(session: Session, tenant_id: UUID) -> Tenant:
@@ -330,10 +357,12 @@ def cancel_job(session: Session, job_id: UUID) -> None:
     session.execute(statement.values(state="cancelled", attention=None, finished_at=func.clock_timestamp()), execution_options=QUIET)
 
 
-def ask_to_stop(session: Session, job_id: UUID) -> None:
-    """Ask the runner of a job to stop."""
-    statement = update(Job).where(Job.id == job_id).values(cancel_requested_at=func.coalesce(Job.cancel_requested_at, func.clock_timestamp()))
-    session.execute(statement, execution_options=QUIET)
+def ask_to_stop(session: Session, job_id: UUID, *, attention: str | None = None) -> None:
+    """Ask the runner of a job to stop; `attention` says for what, where that is not the job itself."""
+    why = {} if attention is None else {"attention": attention}
+    statement = update(Job).where(Job.id == job_id)
+    asked = func.coalesce(Job.cancel_requested_at, func.clock_timestamp())
+    session.execute(statement.values(cancel_requested_at=asked, **why), execution_options=QUIET)
 
 
 def job(session: Session, job_id: UUID, *, lock: bool = False) -> Job | None:
@@ -385,8 +414,8 @@ def queue_position(session: Session, one: Job) -> int:
 
 
 def queued_before(session: Session, model_id: UUID) -> int:
-    """Return how many jobs of a model wait or run."""
-    query = select(func.count()).select_from(Job).where(Job.model_id == model_id, Job.finished_at.is_(None))
+    """Return how many jobs of a model wait or run; a purge holds nobody up."""
+    query = select(func.count()).select_from(Job).where(Job.model_id == model_id, Job.finished_at.is_(None), Job.kind != "purge")
     return session.execute(query).scalar_one()
 
 

@@ -15,7 +15,7 @@ from services.clock import Clock
 from services.db import outbox
 from services.db.tables import DeletionRequest
 from services.errors import FourEyesRequired, InvalidInput, NotFound, PreconditionFailed, TooLateToCancel
-from services.requests import presentation, progress, repository
+from services.requests import presentation, progress, repository, timing
 from services.requests.forms import Cancellation, Decision, Key, NewRequest, RequestFilters
 from services.requests.intake import Intake, insert, prepare, rehearse
 from services.requests.states import JOB, REQUEST, TARGET, following
@@ -94,6 +94,7 @@ def cancel(session: Session, request_id: UUID, form: Cancellation, *, caller: Ca
     held = _request(session, request_id, lock=True)
     state = following(REQUEST, held.state, "cancel", thing="request")
     _withdraw(session, held)
+    timing.settle(session, held, caller=caller, clock=clock)
     error = {"code": "cancelled", "detail": f"Cancelled by the {form.by}.", "retryable": False}
     repository.set_request(session, request_id, state=state, resume_state=None, closed_at=clock.now(), error=error, scope_hmac=held.scope_hmac)
     facts = {"by": form.by, "principal": caller.principal, "from": held.state, "reason_given": form.reason is not None}
@@ -119,15 +120,21 @@ def decide(session: Session, request_id: UUID, form: Decision, *, expected_versi
     if form.outcome == "deny":
         if not (form.ground or form.exemption):
             raise InvalidInput(detail="a refusal names its ground or exemption.")
+        _check_refusal(held, form)
         _withdraw(session, held)
+        timing.settle(session, held, caller=caller, clock=clock)
         detail = f"Denied: {form.exemption or form.ground}."
         values |= {"closed_at": clock.now(), "exemption": form.exemption, "resume_state": None}
+        values |= {"complaint_told": form.complaint_told, "court_told": form.court_told}
         values |= {"error": {"code": "denied", "detail": detail, "retryable": False}}
     else:
+        timing.refuse_while_paused(session, held)
         values |= {"attention": None} | ({"ground": form.ground} if form.ground else {})
         outbox.ring(session, tenant_id=held.tenant_id, topic="request.advance", ref=request_id)
     repository.set_request(session, request_id, **values)
     facts = {"by": caller.principal, "ground": form.ground, "exemption": form.exemption, "from": held.state}
+    if form.outcome == "deny":
+        facts |= {"reason_given": form.note is not None, "complaint_told": form.complaint_told, "court_told": form.court_told}
     audit.record(session, tenant_id=held.tenant_id, object_id=request_id, type=f"request.{state}", body=facts)
     log.info("request.decided", request_id=str(request_id), state=state)
     return read(session, request_id, clock=clock)
@@ -157,6 +164,17 @@ def _check(body: NewRequest, clock: Clock) -> None:
         raise InvalidInput(detail="metadata holds at most 16 pairs and 1024 characters.")
     if any(_PERSONAL.search(value) for value in body.metadata.values()):
         raise InvalidInput(detail="a metadata value looks like an e-mail address or a phone number; metadata must not name persons.")
+
+
+def _check_refusal(held: DeletionRequest, form: Decision) -> None:
+    """Raise InvalidInput for a refusal under the GDPR without reason, complaint and court notice (Art. 12(4))."""
+    if held.regulation != "gdpr":
+        return
+    said = {"/note": bool(form.note), "/complaint_told": form.complaint_told, "/court_told": form.court_told}
+    missing = [pointer for pointer, told in said.items() if not told]
+    if missing:
+        told = "a refusal under the GDPR gives the reason, and says that the person was told of the supervisory authority and of the courts."
+        raise InvalidInput(detail=told, pointers=missing)
 
 
 def _request(session: Session, request_id: UUID, *, lock: bool = False) -> DeletionRequest:

@@ -106,6 +106,16 @@ class ResultView:
 
 
 @dataclass(frozen=True, slots=True)
+class PauseView:
+    """A time in which the clock stood, or stands, still."""
+
+    id: UUID
+    from_at: datetime
+    to_at: datetime | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class RequestView:
     """A deletion request. `replayed` says that `create` found the request by its external_id and wrote nothing."""
 
@@ -127,8 +137,12 @@ class RequestView:
     due_at: datetime
     original_due_at: datetime
     ack_due_at: datetime | None
+    acknowledged_at: datetime | None
     days_left: int
     clock_paused: bool
+    pauses: tuple[PauseView, ...]
+    extended_at: datetime | None
+    extension_reason: str | None
     closed_at: datetime | None
     decided_at: datetime | None
     decided_by: str | None

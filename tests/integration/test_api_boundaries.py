@@ -35,6 +35,8 @@ def places(gateway: Gateway) -> dict[str, str]:
     request = gateway.ask(PERSON).json()
     job = gateway.call("POST", "models/reader/training-runs", {"dataset": "digits", "dataset_version": 1}).json()
     assert gateway.call("PUT", "models/reader/aliases/live", {"version": 1}, If_None_Match="*").status_code == 200
+    nobody = {"type": "customer_id", "value": "nobody"}
+    hold = gateway.call("POST", "legal-holds", {"scope": "subject", "identifier": nobody, "reason": "x"}).json()
     return {
         "request_id": request["id"],
         "target_id": request["targets"][0]["id"],
@@ -46,6 +48,8 @@ def places(gateway: Gateway) -> dict[str, str]:
         "alias": "live",
         "path": "model.safetensors",
         "name": "retrain",
+        "hold_id": hold["id"],
+        "pause_id": f"pause_{'1' * 32}",
     }
 
 
@@ -53,6 +57,17 @@ BODIES: dict[str, Any] = {
     "/v1/deletion-requests": {"scope": PERSON},
     "/v1/deletion-requests/{request_id}/decision": {"outcome": "approve"},
     "/v1/deletion-requests/{request_id}/cancellation": {"by": "subject"},
+    "/v1/deletion-requests/{request_id}/extension": {"reason": "x"},
+    "/v1/deletion-requests/{request_id}/pauses": {"reason": "x"},
+    "/v1/deletion-requests/{request_id}/recipients": {
+        "model": "reader",
+        "version": 1,
+        "recipient": "Acme",
+        "channel": "letter",
+        "sent_at": "2026-01-01T00:00:00Z",
+    },
+    "/v1/legal-holds": {"scope": "model", "model": "reader", "reason": "x"},
+    "/v1/legal-holds/{hold_id}/release": {"reason": "x"},
     "/v1/models": {"name": "m", "task": "classification", "architecture": "mlp"},
     "/v1/models/{model}/versions": {"files": [{"path": "a", "size_bytes": 1, "sha256": "0" * 64}]},
     "/v1/models/{model}/training-runs": {"dataset": "digits", "dataset_version": 1},
@@ -61,6 +76,9 @@ BODIES: dict[str, Any] = {
     "/v1/datasets/{dataset}/versions": {"files": [{"path": "a", "size_bytes": 1, "sha256": "0" * 64}]},
     "/v1/datasets/{dataset}/versions/{number}/subjects": {"rows": [{"record_id": "r001", "identifiers": [{"type": "customer_id", "value": "x"}]}]},
 }
+
+
+PERIODS = {"/v1/compliance-metrics", "/v1/processing-record"}
 
 
 def operations(gateway: Gateway) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -74,6 +92,7 @@ def operations(gateway: Gateway) -> Iterator[tuple[str, str, dict[str, Any]]]:
 def send(gateway: Gateway, method: str, template: str, places: dict[str, str], **named: Any) -> httpx2.Response:
     path = re.sub(r"{(\w+)}", lambda match: places[match[1]], template)
     query = "?time=2090-01-01T00:00:00Z&alias=live" if template.endswith("/at") else ""
+    query = "?from=2026-01-01T00:00:00Z&to=2090-01-01T00:00:00Z" if template in PERIODS else query
     body = BODIES.get(template) if method in {"POST", "PUT"} else None
     return gateway.call(method, path + query, body, If_Match='"1"', **named)
 

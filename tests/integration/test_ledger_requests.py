@@ -519,9 +519,14 @@ def test_a_denied_request_is_closed_and_its_scope_is_free_again(world: World) ->
     other = Caller(world.tenant, "lawyer", SCOPES)
     with pytest.raises(InvalidInput):
         world.run("lethe_gateway", requests.decide, view.id, Decision("deny"), expected_version=1, caller=other, clock=CLOCK)
-    deny = Decision("deny", exemption="17(3)(b)")
+    bare = Decision("deny", exemption="17(3)(b)")
+    with pytest.raises(InvalidInput, match="the person was told"):
+        world.run("lethe_gateway", requests.decide, view.id, bare, expected_version=1, caller=other, clock=CLOCK)
+    deny = replace(bare, note="kept by a duty of tax law", complaint_told=True, court_told=True)
     denied = world.run("lethe_gateway", requests.decide, view.id, deny, expected_version=1, caller=other, clock=CLOCK)
     assert (denied.state, denied.done, denied.error["code"]) == ("denied", True, "denied")
+    kept = world.sql(select(DeletionRequest.decision_note, DeletionRequest.complaint_told, DeletionRequest.court_told)).one()
+    assert tuple(kept) == ("kept by a duty of tax law", True, True)
     assert world.create(person("p1")).state == "approved"
 
 

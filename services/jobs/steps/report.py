@@ -39,6 +39,7 @@ def build_report(session: Session, request_id: UUID, *, tenant_id: UUID, keys: K
         at=repository.now(session),
         supersedes=None if newest is None else newest.digest,
         chain=_chain(session, request_id, gathered.runs),
+        conduct=gathered.conduct,
     )
     if newest is not None and _same(newest.statement, statement):
         if newest.tlog_proof is not None:
@@ -92,9 +93,11 @@ def keep_renderings(session: Session, report_id: UUID, *, tenant_id: UUID, forms
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Say whether two statements differ in nothing but revision, link and time."""
-    passing = {"revision", "supersedes", "clock", "chain"}
+    passing, moving = {"revision", "supersedes", "clock", "chain"}, {"completed", "on_time"}
 
     def bare(statement: Mapping[str, Any]) -> dict[str, Any]:
-        return {**statement, "predicate": {name: part for name, part in statement["predicate"].items() if name not in passing}}
+        told = statement["predicate"]
+        clock = {name: part for name, part in told["clock"].items() if name not in moving}
+        return {**statement, "predicate": {**{name: part for name, part in told.items() if name not in passing}, "clock": clock}}
 
     return bare(one) == bare(other)

@@ -16,6 +16,7 @@ WITH_OPTIONS = {
     "cheats": "whether the audit catches fakes and passes honest work",
     "auto": "what becomes of requests that leave the method open",
     "speed": "how fast the methods are",
+    "log": "the audit log at scale",
     "table": "tables of the lines of the methods bench, from FILE…",
     "applicability": "the page of what kinds of data the methods serve",
     "catalogue": "the page of methods",

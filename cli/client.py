@@ -78,9 +78,10 @@ class Client:
         return statement_of(self.get(f"/deletion-requests/{request}/audit-report"))
 
     def log_keys(self) -> str:
-        """GET the verifier keys of the audit log, one a line, as `lethe verify --log-key` takes them."""
+        """GET the verifier keys of the audit log, one a line, as `lethe verify --log-key` takes them; a revoked one says from which leaf on."""
         answer = self.plain.get(str(self.http.base_url.join("/.well-known/jwks.json")))
-        return "".join(f"{key['vkey']}\n" for key in self._json(answer)["keys"])
+        revoked = {key["vkey"]: key.get("revoked_at_leaf") for key in self._json(answer)["keys"]}
+        return "".join(f"{vkey}\n" if leaf is None else f"{vkey} revoked-at-leaf={leaf}\n" for vkey, leaf in revoked.items())
 
     def upload(self, url: str, path: Path, headers: Mapping[str, str] | None = None) -> None:
         """PUT a file to an upload URL that the service issued."""

@@ -1,4 +1,4 @@
-// A second verifier of audit reports, for Node 20 or later and nothing else: node verifier.mjs report.json log.vkey
+// A second verifier of audit reports, for Node 20 or later and nothing else: node verifier.mjs report.json log.vkey [witness.vkey]
 // Written apart from verifier.py, so that a mistake in one shows as a difference between the two. Exit 0 valid, 1 invalid, 2 cannot decide.
 // It checks form, signature, leaf, inclusion, checkpoint and the order of plan and run; of the verdict it checks what needs no statistics.
 import { createHash, createPublicKey, verify } from "node:crypto";
@@ -39,12 +39,14 @@ function ed25519(publicKey, message, signature) {
   return signature.length === 64 && verify(null, message, key, signature);
 }
 
-function keysOf(path) {
-  return readFileSync(path, "utf8").split("\n").filter((line) => line.trim() && !line.startsWith("#")).map((line) => {
+function keysOf(path, kind = 1) { // kind 1 signs notes, kind 4 is a witness's
+  return readFileSync(path, "utf8").split("\n").filter((line) => line.trim() && !line.startsWith("#")).map((text) => {
+    const [, line, revoked] = /^(\S+)(?: revoked-at-leaf=(0|[1-9][0-9]{0,15}))?$/.exec(text.trim()) ?? [];
+    if (line === undefined) throw new Unknown("no verifier key");
     const at = [line.indexOf("+"), line.indexOf("+", line.indexOf("+") + 1)];
     const [name, id, raw] = [line.slice(0, at[0]), line.slice(at[0] + 1, at[1]), Buffer.from(line.slice(at[1] + 1).trim(), "base64")];
-    if (raw.length !== 33 || raw[0] !== 1 || sha256(name, "\n", raw).subarray(0, 4).toString("hex") !== id) throw new Unknown("no verifier key");
-    return { name, id, publicKey: raw.subarray(1) };
+    if (raw.length !== 33 || raw[0] !== kind || sha256(name, "\n", raw).subarray(0, 4).toString("hex") !== id) throw new Unknown("no verifier key");
+    return { name, id, publicKey: raw.subarray(1), revoked: revoked === undefined ? Infinity : Number(revoked) };
   });
 }
 
@@ -78,20 +80,35 @@ function signature(envelope, payload, keys) {
     return key;
   });
   must(good.length > 0, "no signature is of the given key");
+  return Math.max(...good.map((entry) => keys.find((one) => `${one.name}+${one.id}` === entry.keyid).revoked));
 }
 
 function checkpoint(text, keys) {
   const match = /^([^\n]+)\n(0|[1-9][0-9]{0,15})\n([^\n]+)\n\n((?:— [^ \n]+ [^ \n]+\n)+)$/u.exec(text);
   must(match, "no checkpoint");
   const [, origin, size, root, lines] = match, body = Buffer.from(`${origin}\n${size}\n${root}\n`);
-  const good = lines.trimEnd().split("\n").filter((line) => {
+  const good = lines.trimEnd().split("\n").map((line) => {
     const [, name, encoded] = line.split(" "), raw = plain(encoded, "a line");
     const key = keys.find((one) => one.name === name && one.name === origin && one.id === raw.subarray(0, 4).toString("hex"));
     must(!key || ed25519(key.publicKey, body, raw.subarray(4)), "the checkpoint's signature is not the key's");
     return key;
-  });
+  }).filter(Boolean);
   must(good.length > 0, "the checkpoint is not signed by the given key");
-  return { size: Number(size), root: plain(root, "the root") };
+  const revoked = Math.max(...good.map((key) => key.revoked));
+  return { size: Number(size), root: plain(root, "the root"), body, lines: lines.trimEnd().split("\n"), revoked };
+}
+
+function witnessed(note, keys) { // C2SP tlog-cosignature: key hash, time as 64 bits, signature over "cosignature/v1", the time and the checkpoint's text
+  const good = note.lines.filter((line) => {
+    const [, name, encoded] = line.split(" "), raw = plain(encoded, "a line");
+    const key = keys.find((one) => one.name === name && one.id === raw.subarray(0, 4).toString("hex"));
+    if (!key) return false;
+    must(raw.length === 76 && !(raw[4] & 0x80), "a witness's line has another length");
+    const message = Buffer.concat([Buffer.from(`cosignature/v1\ntime ${raw.readBigUInt64BE(4)}\n`), note.body]);
+    must(ed25519(key.publicKey, message, raw.subarray(12)), "the cosignature is not the witness's");
+    return true;
+  });
+  if (good.length === 0) throw new Unknown("the witness has not signed this checkpoint");
 }
 
 function plansBeforeRuns(predicate, opened, reportIndex) {
@@ -125,12 +142,16 @@ function verdicts(predicate) {
   must(predicate.verdict === (found.length ? order[Math.min(...found)] : null), "the verdict is not the weakest of the runs");
 }
 
-function check(reportPath, keyPath) {
-  const raw = Buffer.alloc(LIMIT + 1), file = openSync(reportPath);
+function bytesOf(path) {
+  const raw = Buffer.alloc(LIMIT + 1), file = openSync(path);
   const length = readSync(file, raw, 0, LIMIT + 1, 0);
   closeSync(file);
   must(length <= LIMIT, "the report is too large");
-  const report = strict(raw.subarray(0, length && raw[length - 1] === 10 ? length - 1 : length), "the report");
+  return raw.subarray(0, length);
+}
+
+function check(raw, keyPath, witnessPath) {
+  const report = strict(raw.at(-1) === 10 ? raw.subarray(0, -1) : raw, "the report");
   exactly(report, ["envelope", "tlog_proof"], "the report");
   exactly(report.envelope, ["payload", "payloadType", "signatures"], "the envelope");
   const payload = plain(report.envelope.payload, "the payload"), statement = strict(payload, "the payload"), predicate = statement?.predicate;
@@ -140,10 +161,11 @@ function check(reportPath, keyPath) {
   must(fractions(predicate, "").every((place) => /^\/verification\/\d+\/plan\/body\//.test(place)), "a metric is not a decimal string");
   if (!keyPath) throw new Unknown("give the log's key");
   const keys = keysOf(keyPath);
-  signature(report.envelope, payload, keys);
+  const revoked = signature(report.envelope, payload, keys);
   const split = report.tlog_proof.indexOf("\n\n"), lines = report.tlog_proof.slice(0, split).split("\n");
   must(split > 0 && lines[0] === "c2sp.org/tlog-proof@v1" && /^extra /.test(lines[1]) && /^index (0|[1-9][0-9]{0,15})$/.test(lines[2]), "no proof");
   const note = checkpoint(report.tlog_proof.slice(split + 2), keys), extra = strict(plain(lines[1].slice(6), "extra"), "extra");
+  if (witnessPath) witnessed(note, keysOf(witnessPath, 4));
   const index = Number(lines[2].slice(6)), opened = new Map(extra.leaves.map((leaf) => [leaf.index, leaf]));
   exactly(extra, ["leaf", "leaves"], "extra");
   must(opened.size === extra.leaves.length, "a leaf is opened twice");
@@ -157,14 +179,16 @@ function check(reportPath, keyPath) {
   exactly(extra.leaf, ["body", "salt", "type"], "the report's leaf");
   must(extra.leaf.type === "report.stored" && extra.leaf.body.digest === sha256(payload).toString("hex"), "the leaf is of another report");
   must(extra.leaf.body.revision === predicate.revision, "the leaf is of another revision");
+  must(index < revoked && note.size <= note.revoked, "the key was revoked before");
+  if (note.revoked < Infinity && !witnessPath) throw new Unknown("only a revoked key has signed the checkpoint");
   plansBeforeRuns(predicate, opened, index);
   verdicts(predicate);
   return `valid: leaf ${index} of ${note.size}, verdict ${predicate.verdict}`;
 }
 
-export function examine(reportPath, keyPath) { // [exit status, what to say]; it throws nothing
+export function examine(report, keyPath, witnessPath) { // a path or the bytes; [exit status, what to say]; it throws nothing
   try {
-    return [0, check(reportPath, keyPath)];
+    return [0, check(typeof report === "string" ? bytesOf(report) : report, keyPath, witnessPath)];
   } catch (error) {
     const unknown = error instanceof Unknown || error.code === "ENOENT";
     return [unknown ? 2 : 1, `${unknown ? "cannot be decided" : "INVALID"}: ${JSON.stringify(String(error.message).slice(0, 200))}`];
@@ -172,7 +196,7 @@ export function examine(reportPath, keyPath) { // [exit status, what to say]; it
 }
 
 if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
-  const [status, said] = examine(process.argv[2], process.argv[3]);
+  const [status, said] = examine(...process.argv.slice(2, 5));
   console.log(said);
   process.exitCode = status;
 }

@@ -185,11 +185,12 @@ def only(value: Any, names: Iterable[str], what: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Key:
-    """A verifier key of one line, name+hash+base64."""
+    """A verifier key of one line, name+hash+base64; `revoked` is the leaf of the log by which it was revoked."""
 
     name: str
     public: bytes
     kind: int
+    revoked: int | None = None
 
     @property
     def hash(self) -> bytes:
@@ -206,15 +207,19 @@ class Key:
 
 
 def keys_of(text: str, kind: int, what: str) -> list[Key]:
-    """Return the keys of a file or argument, one a line."""
+    """Return the keys of a file or argument, one a line; a revoked one is followed by a blank and `revoked-at-leaf=N`."""
     made: list[Key] = []
     for line in text.split("\n"):
         if not line.strip() or line.startswith("#"):
             continue
-        parts = line.strip().split("+", 2)
+        shown, _, end = line.strip().partition(" ")
+        found = re.fullmatch(r"revoked-at-leaf=(0|[1-9][0-9]{0,15})", end, re.ASCII)
+        if end and not found:
+            raise Unknown(f"{what} says of a key what this verifier does not know")
+        parts = shown.split("+", 2)
         try:
             raw = base64.b64decode(parts[2], validate=True)
-            key = Key(parts[0], raw[1:], raw[0])
+            key = Key(parts[0], raw[1:], raw[0], int(found[1]) if found else None)
         except (IndexError, ValueError) as error:
             raise Unknown(f"{what} is not a verifier key (name+hash+base64)") from error
         if key.kind != kind or len(key.public) != 32 or parts[1] != key.hash.hex():
@@ -242,8 +247,9 @@ class Note:
             for key in keys:
                 if key.name != name or raw[:4] != key.hash:
                     continue
-                time = b"" if key.kind == NOTE_KEY else f"cosignature/v1\ntime {int.from_bytes(raw[4:12], 'big')}\n".encode()
-                if not key.holds(raw[4:] if key.kind == NOTE_KEY else raw[12:], time + self.text.encode()):
+                at = 0 if key.kind == NOTE_KEY else int.from_bytes(raw[4:12], "big")
+                time = b"" if key.kind == NOTE_KEY else f"cosignature/v1\ntime {at}\n".encode()
+                if not key.holds(raw[4:] if key.kind == NOTE_KEY else raw[12:], time + self.text.encode()) or at >= 1 << 63:
                     raise Wrong(f"the signature of {name} on the checkpoint is not its own")
                 found = name
         return found
@@ -359,6 +365,8 @@ class Case:
     proof_text: str = ""
     payload: bytes = b""
     keys: list[Key] = field(default_factory=list[Key])
+    signers: list[Key] = field(default_factory=list[Key])
+    witnessed: bool = False
     statement: dict[str, Any] | None = None
     proof: Proof | None = None
 
@@ -452,16 +460,15 @@ def check_signature(case: Case) -> str:
         raise Wrong("the envelope holds another type of payload")
     known = {f"{key.name}+{key.hash.hex()}": key for key in case.keys}
     message = b"DSSEv1 %d %s %d %s" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(case.payload), case.payload)
-    signed_by = None
     for entry in case.envelope["signatures"]:
         only(entry, ("keyid", "sig"), "a signature")
         signature, key = plain(entry["sig"], "a signature"), known.get(entry["keyid"])
         if key is not None and not key.holds(signature, message):
             raise Wrong("the signature is not the key's over this payload")
-        signed_by = entry["keyid"] if key is not None else signed_by
-    if signed_by is None:
+        case.signers += [key] if key is not None else []
+    if not case.signers:
         raise Wrong("no signature is of the key that you gave")
-    return f"Ed25519 by {signed_by}"
+    return "Ed25519 by " + ", ".join(f"{key.name}+{key.hash.hex()}" for key in case.signers)
 
 
 def check_leaf(case: Case) -> str:
@@ -549,7 +556,28 @@ def check_witness(case: Case) -> str:
     name = note.signed_by(keys_of(text, WITNESS_KEY, "the witness key"))
     if name is None:
         raise Unknown("the witness has not signed this checkpoint")
+    case.witnessed = True
     return f"signed by {name}"
+
+
+def check_revoked(case: Case) -> str:
+    """What a key that was revoked later has signed was in the log before that: what counts is the time of inclusion, vouched for by another key."""
+    proof = case.proved
+    if not case.signers:
+        raise NotReached
+    of_head = [key for key in case.keys if key.name == proof.note.origin and proof.note.signed_by([key]) is not None]
+    statement, head = revoked_from(case.signers), revoked_from(of_head)
+    if proof.index >= statement or proof.note.size > head:
+        leaf = int(min(statement, head))
+        raise Wrong(f"the key was revoked by leaf {leaf}, and this is leaf {proof.index} of {proof.note.size}: it was not the key's to sign any more")
+    if head < INFINITE and not case.witnessed:
+        raise Unknown("only a key that was revoked has signed the checkpoint: fetch the report again, or name a witness that has signed it")
+    return "no signature that counts is of a revoked key" if statement == head == INFINITE else f"leaf {proof.index} came before the revocation"
+
+
+def revoked_from(keys: Sequence[Key]) -> float:
+    """Return from which leaf on none of the keys may sign: infinite where one was never revoked."""
+    return max((INFINITE if key.revoked is None else key.revoked for key in keys), default=INFINITE)
 
 
 def check_previous(case: Case) -> str:
@@ -864,6 +892,7 @@ CHECKS: tuple[tuple[str, Callable[[Case], str]], ...] = (
     ("inclusion", check_inclusion),
     ("checkpoint", check_checkpoint),
     ("witness", check_witness),
+    ("revoked keys", check_revoked),
     ("previous checkpoint", check_previous),
     ("plan before run", check_plan),
     ("subject", check_subject),

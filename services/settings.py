@@ -97,13 +97,27 @@ class WorkerSettings(BaseModel):
     cache_ttl_s: Annotated[float, Field(gt=0)] = 24 * 3600.0
 
 
+class WitnessAddress(BaseModel):
+    """A witness that the signer asks: where it listens (`/add-checkpoint` is put behind `url`) and its verifier key."""
+
+    url: Annotated[str, Field(pattern=r"^https?://\S+$")]
+    vkey: str
+
+
 class SignerSettings(BaseModel):
-    """How the audit log is signed. `origin` names the log in every checkpoint and must never change; a head is due after so many leaves or seconds."""
+    """How the audit log is signed. `origin` names the log in every checkpoint and must never change; a head is due after so many leaves or seconds.
+
+    Where a request waits for its signed receipt it is due `receipt_s` after the last one. `witnesses` are asked to cosign each head, and waited for
+    `witness_wait_s` at most.
+    """
 
     origin: Annotated[str, Field(pattern=r"^[^\s+]{1,200}$")] = "lethe.local/log"
     poll_s: Annotated[float, Field(gt=0)] = 0.1
     head_s: Annotated[float, Field(gt=0)] = 10.0
     head_leaves: Annotated[int, Field(ge=1)] = 100
+    receipt_s: Annotated[float, Field(gt=0)] = 5.0
+    witnesses: list[WitnessAddress] = Field(default_factory=list)
+    witness_wait_s: Annotated[float, Field(gt=0)] = 2.0
 
 
 class Settings(BaseSettings):
@@ -134,3 +148,20 @@ class Settings(BaseSettings):
         if not self.database.url.get_secret_value():
             raise ValueError("LETHE_DATABASE__URL is not set")
         return self
+
+
+class WitnessSettings(BaseSettings):
+    """A witness of audit logs (`python -m control.witness`), a process apart that reads nothing else.
+
+    `name` and `key` (64 hexadecimal digits) are its own, of no log; `logs` the verifier keys of the logs that it cosigns for, several for a log
+    whose key was replaced; `state` the file of what it cosigned last.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="LETHE_WITNESS__", extra="ignore")
+
+    name: Annotated[str, Field(pattern=r"^[^\s+]{1,200}$")] = "lethe.local/witness"
+    key: SecretStr = SecretStr("")
+    logs: list[str] = Field(default_factory=list)
+    state: Path = Path(".lethe/witness.json")
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8390

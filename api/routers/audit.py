@@ -65,9 +65,10 @@ async def _report(ledger: Ledger, request_id: UUID, revision: int | None, media_
     def work(session: Session) -> tuple[int, bytes | None] | None:
         service.read(session, request_id, clock=ledger.clock)
         row = repository.report(session, request_id, revision)
-        if row is None or row.envelope is None or row.tlog_proof is None:
+        held = None if row is None else repository.evidence_of(session, row)
+        if row is None or held is None:
             return None
-        signed = evidence.document(row.envelope, row.tlog_proof)
+        signed = evidence.document(*held)
         return row.revision, signed if media_type == JSON else repository.rendering(session, row.id, FORMS[media_type])
 
     found = await ledger(work)

@@ -71,7 +71,7 @@ async def consistency(ledger: AuditRead, first: Annotated[int, Query(alias="from
 async def jwks(request: Request) -> JwksOut:
     """Return the public keys of reports and heads, oldest first. `vkey` is the line that `lethe verify --log-key` takes; get it from two places."""
     async with async_unit_of_work(request.app.state.door.engine, tenant=None) as session:
-        return await session.run_sync(lambda held: JwksOut.model_validate({"keys": [signer.web_key(row) for row in leaves.keys(held)]}))
+        return await session.run_sync(lambda held: JwksOut.model_validate({"keys": signer.web_keys(held)}))
 
 
 def _newest(session: Session) -> TreeHead:

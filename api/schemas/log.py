@@ -30,7 +30,10 @@ class ConsistencyOut(Out):
 
 
 class WebKeyOut(Out):
-    """A public key (RFC 8037), with its validity and the form that verifiers of the log take."""
+    """A public key (RFC 8037), with its validity and the form that verifiers of the log take.
+
+    `revoked_at_leaf` is the leaf by which the key was revoked: what was included later is not its to sign.
+    """
 
     kty: str
     crv: str
@@ -41,6 +44,7 @@ class WebKeyOut(Out):
     vkey: str
     valid_from: Moment
     valid_to: Moment | None
+    revoked_at_leaf: int | None
 
 
 class JwksOut(Out):

@@ -282,7 +282,11 @@ class TargetOut(Out):
 
 
 class ReceiptOut(Out):
-    """The audit event of the receipt. `leaf_seq` is the number of its leaf, there within seconds; `jws` is not used yet."""
+    """The audit event of the receipt. `leaf_seq` is the number of its leaf, there within seconds.
+
+    `jws` is the signed receipt, there within ten: a compact JWS (EdDSA, key by `kid` in `/.well-known/jwks.json`) of request, event, commitment, leaf,
+    the head of the log that covers it (origin, size, root in base64), and the time of receipt.
+    """
 
     event: EventId
     commitment: Digest

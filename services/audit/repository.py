@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import func, insert, select, text
 from sqlalchemy.orm import Session
 
+from services.db import revocations
 from services.db.tables import AuditEvent, AuditPayload, AuditReport, FigureRow, Rendering
 
 
@@ -139,6 +140,14 @@ def report(session: Session, request_id: UUID, revision: int | None = None) -> A
     query = select(AuditReport).where(AuditReport.request_id == request_id, AuditReport.tlog_proof.is_not(None))
     query = query.order_by(AuditReport.revision.desc()).limit(1) if revision is None else query.where(AuditReport.revision == revision)
     return session.scalar(query)
+
+
+def evidence_of(session: Session, row: AuditReport) -> tuple[Mapping[str, Any], str] | None:
+    """Return envelope and proof of a revision, those of a later key where the first was revoked; None for one that is not signed."""
+    renewed = revocations.newest(session, row.id)
+    if renewed is not None:
+        return renewed.envelope, renewed.tlog_proof
+    return None if row.envelope is None or row.tlog_proof is None else (row.envelope, row.tlog_proof)
 
 
 def newest_revision(session: Session, request_id: UUID) -> AuditReport | None:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from services.audit import evidence, log, sequencer, tree
 from services.audit.evidence import Opening
 from services.audit.notes import SigningKeyPair, VerifierKey
-from services.db import leaves
+from services.db import erasures, leaves, revocations
 from services.db.tables import SigningKey, TreeHead
 from services.errors import KeyRefused, LogTampered
 
@@ -29,10 +29,15 @@ def adopt(session: Session, key: SigningKeyPair, previous: SigningKeyPair | None
 
     Raises KeyRefused: another key is current, and nothing of it vouches for this one.
     """
-    current = next((row for row in leaves.keys(session) if row.valid_to is None), None)
+    keys = list(leaves.keys(session))
+    current = next((row for row in keys if row.valid_to is None), None)
+    if current is None and keys:
+        raise KeyRefused(detail=f"{keys[-1].key_id} was revoked; `python -m control.signer revoke {keys[-1].key_id} --fresh-key` takes this key")
     if current is not None and bytes(current.public_key) == key.public.public and current.name == key.name:
         return
-    if any(row.key_id == key.public.key_id for row in leaves.keys(session)):
+    if current is not None and bytes(current.public_key) == key.public.public and previous is None and erasures.epoch(session) is not None:
+        previous = SigningKeyPair(current.name, key.seed)  # the same key under the log's new name
+    if any(row.key_id == key.public.key_id for row in keys):
         raise KeyRefused(detail=f"the key {key.public.key_id} was replaced by {current.key_id if current else 'none'}")
     body: dict[str, Any] = {"key": key.public.text, "replaces": None, "endorsement": None}
     if current is not None:
@@ -40,7 +45,14 @@ def adopt(session: Session, key: SigningKeyPair, previous: SigningKeyPair | None
             raise KeyRefused(detail=f"the current key is {current.key_id}; give it as LETHE_KEYS__SIGNING_PREVIOUS to replace it")
         body |= {"replaces": current.key_id, "endorsement": previous.sign(endorsed(key.public)).hex()}
         leaves.end_key(session, current.key_id)
-    _add(session, key.public, body)
+    add_key(session, key.public, body)
+
+
+def check_current(session: Session, key: SigningKeyPair) -> None:
+    """Raise KeyRefused where the key is not the log's current one any more: it was revoked, or replaced by another signer."""
+    current = next((row for row in leaves.keys(session) if row.valid_to is None), None)
+    if current is None or current.key_id != key.public.key_id:
+        raise KeyRefused(detail=f"the key {key.public.key_id} is not current any more; current is {current.key_id if current else 'none'}")
 
 
 def endorsed(key: VerifierKey) -> bytes:
@@ -48,7 +60,26 @@ def endorsed(key: VerifierKey) -> bytes:
     return f"lethe key endorsement v1\n{key.text}\n".encode()
 
 
-def _add(session: Session, key: VerifierKey, body: Mapping[str, Any]) -> None:
+def check_name(session: Session, name: str) -> None:
+    """Raise KeyRefused where the log was restored and goes on under another name than this."""
+    epoch = erasures.epoch(session)
+    if epoch is not None and epoch.origin != name:
+        raise KeyRefused(detail=f"the log was restored and goes on as {epoch.origin}; set LETHE_SIGNER__ORIGIN to it")
+
+
+def tell_epoch(session: Session) -> None:
+    """Write into the log that it goes on after a restore, naming the head of before; once for an epoch."""
+    epoch = erasures.epoch(session)
+    if epoch is None or epoch.told_event is not None:
+        return
+    body = {"origin": epoch.origin, "epoch": epoch.number, "after": epoch.after_note, "lost_from": epoch.held_size, "lost_to": epoch.after_size,
+            "replayed": epoch.replayed}  # fmt: skip
+    event_id = leaves.add_event(session, "log.restored", log.commitment("log.restored", body, bytes(16)))
+    erasures.told(session, epoch.number, event_id)
+
+
+def add_key(session: Session, key: VerifierKey, body: Mapping[str, Any]) -> None:
+    """Write a key into the log, which becomes the current one; `body` says which one it replaces and whose word it has."""
     event_type, salt = "key.rotated" if body["replaces"] else "key.added", os.urandom(16)
     event_id = leaves.add_event(session, event_type, log.commitment(event_type, body, salt))
     leaves.add_key(
@@ -64,15 +95,20 @@ def sign_reports(session: Session, head: TreeHead, key: SigningKeyPair) -> int:
     rows = leaves.unsigned_reports(session, head.size, REPORTS)
     for row in rows:
         payload = rfc8785.dumps(row.statement)
-        report = Opening(row.seq, row.type, row.body, bytes(row.salt), sequencer.inclusion(session, row.seq, head.size))
-        _check(row, payload, report, session)
-        others = [
-            Opening(one.seq, one.type, one.body, bytes(one.salt), sequencer.inclusion(session, one.seq, head.size))
-            for one in leaves.opened(session, [seq for seq in named_leaves(row.statement) if seq < head.size])
-        ]
-        proof = evidence.tlog_proof(report, others, cosigned(session, head))
+        proof = proof_of(session, head, row, payload)
         leaves.sign_report(session, row, json.dumps(evidence.envelope(payload, key)), proof)
     return len(rows)
+
+
+def proof_of(session: Session, head: TreeHead, row: Any, payload: bytes) -> str:
+    """Return the proof that a report's leaf, and those of its plans and runs, are below the head. Raises LogTampered."""
+    report = Opening(row.seq, row.type, row.body, bytes(row.salt), sequencer.inclusion(session, row.seq, head.size))
+    _check(row, payload, report, session)
+    others = [
+        Opening(one.seq, one.type, one.body, bytes(one.salt), sequencer.inclusion(session, one.seq, head.size))
+        for one in leaves.opened(session, [seq for seq in named_leaves(row.statement) if seq < head.size])
+    ]
+    return evidence.tlog_proof(report, others, cosigned(session, head))
 
 
 def _check(row: Any, payload: bytes, report: Opening, session: Session) -> None:
@@ -97,6 +133,15 @@ def named_leaves(statement: Mapping[str, Any]) -> list[int]:
             if isinstance(index, int):
                 found.add(index)
     return sorted(found)
+
+
+def web_keys(session: Session) -> list[dict[str, Any]]:
+    """Return every key of the log as a JSON Web Key (RFC 8037), oldest first, with the form that verifiers of the log take.
+
+    `revoked_at_leaf` is the number of the leaf by which a key was revoked: nothing that is included later is its to sign.
+    """
+    revoked = revocations.revoked(session)
+    return [{**web_key(row), "revoked_at_leaf": revoked.get(row.key_id)} for row in leaves.keys(session)]
 
 
 def web_key(row: SigningKey) -> dict[str, Any]:

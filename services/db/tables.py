@@ -831,6 +831,7 @@ class AuditEvent(Base):
         Index("ix_audit_event_tenant", "tenant_id", "id"),
         Index("uq_audit_event_seq", "seq", unique=True, postgresql_where=text("seq IS NOT NULL")),
         Index("ix_audit_event_waiting", "id", postgresql_where=text("seq IS NULL")),
+        Index("ix_audit_event_received", "seq", postgresql_where=text("type = 'request.received' AND seq IS NOT NULL")),
     )
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     tenant_id: Mapped[UUID | None] = mapped_column(ForeignKey("tenant.id"))
@@ -890,6 +891,18 @@ class Cosignature(Base):
     at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
+class ReceiptRow(Base):
+    """The signed receipt of a request, by the event of its receipt; written by the signer alone, once."""
+
+    __tablename__ = "receipt"
+    event_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("audit_event.id"), primary_key=True, autoincrement=False)
+    tenant_id: Mapped[UUID]
+    leaf_seq: Mapped[int] = mapped_column(BigInteger, unique=True)
+    head_size: Mapped[int] = mapped_column(BigInteger, ForeignKey("tree_head.size"))
+    jws: Mapped[str]
+    signed_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
 class SigningKey(Base):
     """A key of the signer: `body` and `salt` open the event by which it came into the log. One key is current."""
 
@@ -903,6 +916,44 @@ class SigningKey(Base):
     event_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("audit_event.id"))
     salt: Mapped[bytes]
     body: Mapped[JSON]
+
+
+class KeyRevocation(Base):
+    """That a key of the signer was revoked: `body` and `salt` open the event. What is included later is not the key's to sign."""
+
+    __tablename__ = "key_revocation"
+    key_id: Mapped[str] = mapped_column(ForeignKey("signing_key.key_id"), primary_key=True)
+    event_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("audit_event.id"))
+    salt: Mapped[bytes]
+    body: Mapped[JSON]
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class LogEpoch(Base):
+    """Where the log went on under another name, after a restore: `after_note` is the last head of before, which had `after_size` leaves."""
+
+    __tablename__ = "log_epoch"
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    origin: Mapped[str] = mapped_column(unique=True)
+    after_size: Mapped[int] = mapped_column(BigInteger)
+    after_note: Mapped[str]
+    held_size: Mapped[int] = mapped_column(BigInteger)
+    replayed: Mapped[int]
+    told_event: Mapped[int | None] = mapped_column(BigInteger, ForeignKey("audit_event.id"))
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+
+class ReportRenewal(Base):
+    """Envelope and proof of a report under a later key, after the one that signed it was revoked."""
+
+    __tablename__ = "report_renewal"
+    __table_args__ = (tenant_key("report_id", to="audit_report"),)
+    report_id: Mapped[UUID] = mapped_column(primary_key=True)
+    key_id: Mapped[str] = mapped_column(ForeignKey("signing_key.key_id"), primary_key=True)
+    tenant_id: Mapped[UUID]
+    envelope: Mapped[JSON]
+    tlog_proof: Mapped[str]
+    signed_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
 class SignerState(Base):
@@ -946,11 +997,11 @@ class Outbox(Created, Base):
     done_at: Mapped[datetime | None]
 
 
-_OF_THE_LOG = ("audit_leaf", "tree_node", "tree_head", "cosignature", "signing_key", "signer_state")
+_OF_THE_LOG = ("audit_leaf", "tree_node", "tree_head", "cosignature", "signing_key", "key_revocation", "log_epoch", "signer_state")
 NO_TENANT = frozenset({"tenant", "catalogue_entry", "worker", "object", "object_pin", "tombstone", *_OF_THE_LOG})
 TENANT_TABLES = tuple(sorted(name for name in Base.metadata.tables if name not in NO_TENANT))
 IMMUTABLE = (
     "policy", "alias_history", "forget_ledger", "verification_plan", "reading", "figure", "verdict", "release", "audit_report", "rendering", "audit_event",
-    "audit_leaf", "tree_node", "tree_head", "cosignature", "signing_key", "tombstone", "destruction_certificate", "hold_record",
-    "recipient_notification",
+    "audit_leaf", "tree_node", "tree_head", "cosignature", "signing_key", "receipt", "key_revocation", "report_renewal", "tombstone",
+    "destruction_certificate", "hold_record", "recipient_notification",
 )  # fmt: skip

@@ -28,6 +28,7 @@ from services.db.tables import (
     Model,
     ModelVersion,
     Policy,
+    ReceiptRow,
     Target,
     TargetRecord,
     Tenant,
@@ -167,14 +168,15 @@ def policies(session: Session, policy_ids: Sequence[UUID]) -> dict[UUID, Policy]
     return {row.id: row for row in session.scalars(select(Policy).where(Policy.id.in_(policy_ids)))}
 
 
-def receipts(session: Session, tenant_id: UUID, request_ids: Sequence[UUID]) -> dict[UUID, tuple[int, str, int | None]]:
-    """Return the audit event of each request's receipt, its commitment (hex), and the number of its leaf once it has one."""
+def receipts(session: Session, tenant_id: UUID, request_ids: Sequence[UUID]) -> dict[UUID, tuple[int, str, int | None, str | None]]:
+    """Return the audit event of each request's receipt, its commitment (hex), the number of its leaf and the signed receipt, once there are any."""
     query = (
-        select(AuditPayload.object_id, AuditEvent.id, AuditEvent.commitment, AuditEvent.seq)
+        select(AuditPayload.object_id, AuditEvent.id, AuditEvent.commitment, AuditEvent.seq, ReceiptRow.jws)
         .join(AuditEvent, AuditEvent.id == AuditPayload.event_id)
+        .outerjoin(ReceiptRow, ReceiptRow.event_id == AuditEvent.id)
         .where(AuditPayload.tenant_id == tenant_id, AuditPayload.object_id.in_(request_ids), AuditEvent.type == "request.received")
     )
-    return {row[0]: (row[1], row[2].hex(), row[3]) for row in session.execute(query)}
+    return {row[0]: (row[1], row[2].hex(), row[3], row[4]) for row in session.execute(query)}
 
 
 def reports(session: Session, request_ids: Sequence[UUID]) -> dict[UUID, tuple[int, str]]:

@@ -53,11 +53,12 @@ class TargetView:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The audit event of the receipt, its commitment (hex), and the number of its leaf in the log once it has one."""
+    """The audit event of the receipt, its commitment (hex), the number of its leaf in the log, and the signed receipt, once there are any."""
 
     event: int
     commitment: str
     leaf_seq: int | None = None
+    jws: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -118,6 +119,15 @@ def test_a_request_is_created_read_replayed_and_cancelled(desk: Desk) -> None:
     again = desk.create(ik="k-1", external_id="dsr-1", metadata={"desk": "4"})
     assert (again.status_code, again.json(), again.headers["location"]) == (202, body, made.headers["location"])
     assert (again.headers["idempotency-replayed"], "idempotency-replayed" in made.headers) == ("true", False)
+
+    assert body["receipt"]["jws"] is None
+    settle(signer_over(desk.api.ledger))
+    signed = desk.get(f"/deletion-requests/{body['id']}", If_None_Match=read.headers["etag"]).json()["receipt"]
+    said = json.loads(base64.urlsafe_b64decode(signed["jws"].split(".")[1] + "=="))
+    assert (said["request"], *(said[name] for name in ("event", "commitment", "leaf_seq"))) == (
+        body["id"], *(signed[name] for name in ("event", "commitment", "leaf_seq")),
+    )  # fmt: skip
+    assert datetime.fromisoformat(said["received_at"]) == datetime.fromisoformat(body["received_at"])
 
     cancelled = desk.post(f"{body['links']['cancellation'].removeprefix('/v1')}", {"by": "subject", "reason": "changed her mind"})
     assert (cancelled.status_code, cancelled.json()["status"], cancelled.json()["done"]) == (202, "cancelled", True)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from cli import pack, verifier
 from cli.verifier import HOLDS, INVALID, UNDECIDED, Given
+from services.audit import evidence
 from tests.unit.cli.report_maker import KEY, OTHER, PLAN, WITNESS, Made, readings, rewritten, write
 
 TWIN = Path(verifier.__file__).with_name("verifier.mjs")
@@ -266,6 +267,51 @@ def test_a_witness_is_checked_where_it_is_asked_for(tmp_path: Path) -> None:
     at = bent.rindex("witness.test/w1 ") + 60
     report.write_text(bent[:at] + ("A" if bent[at] != "A" else "B") + bent[at + 1 :])
     assert python(report, key, witness=WITNESS.public.text)[0] == INVALID
+    assert node(report, key, witness) == INVALID
+    report.write_bytes(GOOD["witnessed"])
+    assert (node(report, key, witness), node(report, key, key)) == (HOLDS, UNDECIDED)
+    report.write_bytes(RAW)
+    assert node(report, key, witness) == UNDECIDED
+
+
+def renewed() -> bytes:
+    """Return the report of leaf 9 of 13 with the old key's signature and the new one's, under a checkpoint of the new one."""
+    old, new = Made(witnessed=True).parts(), Made(key=OTHER).parts()
+    signed = {**new["envelope"], "signatures": [*new["envelope"]["signatures"], *old["envelope"]["signatures"]]}
+    return evidence.document(signed, new["tlog_proof"])
+
+
+OLD_STATEMENT = evidence.document(Made().parts()["envelope"], Made(key=OTHER).parts()["tlog_proof"])
+REVOKED: dict[str, tuple[bytes, list[str], bool, int]] = {
+    "before the revocation, but nobody else vouches for the head": (RAW, [f"{KEY.public.text} revoked-at-leaf=13"], False, UNDECIDED),
+    "before the revocation, by a witness": (GOOD["witnessed"], [f"{KEY.public.text} revoked-at-leaf=13"], True, HOLDS),
+    "a leaf after the revocation": (GOOD["witnessed"], [f"{KEY.public.text} revoked-at-leaf=9"], True, INVALID),
+    "a head after the revocation": (GOOD["witnessed"], [f"{KEY.public.text} revoked-at-leaf=12"], True, INVALID),
+    "signed anew": (renewed(), [f"{KEY.public.text} revoked-at-leaf=12", OTHER.public.text], False, HOLDS),
+    "signed anew, with the new key alone": (renewed(), [OTHER.public.text], False, HOLDS),
+    "an old statement under a new head": (OLD_STATEMENT, [f"{KEY.public.text} revoked-at-leaf=12", OTHER.public.text], False, HOLDS),
+    "a late statement under a new head": (OLD_STATEMENT, [f"{KEY.public.text} revoked-at-leaf=9", OTHER.public.text], False, INVALID),
+    "by the new key": (Made(key=OTHER).raw(), [f"{KEY.public.text} revoked-at-leaf=3", OTHER.public.text], False, HOLDS),
+    "by the new key, revoked as well": (
+        renewed(),
+        [f"{KEY.public.text} revoked-at-leaf=3", f"{OTHER.public.text} revoked-at-leaf=4"],
+        False,
+        INVALID,
+    ),
+    "a word that is not known": (RAW, [f"{KEY.public.text} expired"], False, UNDECIDED),
+}
+
+
+@pytest.mark.parametrize("name", REVOKED)
+def test_after_a_revocation_the_time_of_inclusion_counts(name: str, tmp_path: Path) -> None:
+    raw, keys, with_witness, expected = REVOKED[name]
+    report, key = write(tmp_path, raw)
+    key.write_text("\n".join(keys))
+    witness = tmp_path / "w.vkey"
+    witness.write_text(WITNESS.public.text)
+    status, said = python(report, key, **({"witness": str(witness)} if with_witness else {}))
+    assert status == expected, said
+    assert node(report, key, *([witness] if with_witness else [])) == expected
 
 
 @pytest.mark.parametrize("size", [1, 4, 8, 12, 13])
@@ -337,26 +383,45 @@ def test_a_report_is_verified_within_a_second(tmp_path: Path) -> None:
     assert time.process_time() - started < 1.0
 
 
-def flips(count: int, seed: int, folder: Path) -> list[int]:
-    """Return the places in the file where one flipped byte was not caught, or something else went wrong."""
+def flips(count: int, seed: int, folder: Path) -> dict[str, list[int]]:
+    """Flip one bit of a report `count` times and return, for each verifier, the places where it said anything but invalid or undecided."""
     draw = random.Random(seed)
     report, key = write(folder, RAW)
+    drawn = [(draw.randrange(len(RAW)), 1 << draw.randrange(8)) for _ in range(count)]
     missed: list[int] = []
-    for _ in range(count):
-        at, bit = draw.randrange(len(RAW)), 1 << draw.randrange(8)
+    for at, bit in drawn:
         report.write_bytes(RAW[:at] + bytes([RAW[at] ^ bit]) + RAW[at + 1 :])
-        if python(report, key)[0] == HOLDS:
+        status, said = python(report, key)
+        if status not in {INVALID, UNDECIDED} or len(said) != len(verifier.CHECKS) + 1:
             missed.append(at)
+    report.write_bytes(RAW)
+    (folder / "flips.json").write_text(json.dumps(drawn))
+    return {"python": missed, "node": flips_in_node(folder, report, key, count)}
+
+
+def flips_in_node(folder: Path, report: Path, key: Path, count: int) -> list[int]:
+    """Return the places that the twin missed: all of the flips in one process."""
+    code = (
+        f"import {{examine}} from {json.dumps(TWIN.as_uri())}; import {{readFileSync}} from 'node:fs';"
+        f"const raw = readFileSync({json.dumps(str(report))}), key = {json.dumps(str(key))}, missed = []; let count = 0;"
+        f"for (const [at, bit] of JSON.parse(readFileSync({json.dumps(str(folder / 'flips.json'))}))) {{"
+        "const bent = Buffer.from(raw); bent[at] ^= bit; count += 1;"
+        "if (![1, 2].includes(examine(bent, key)[0])) missed.push(at); }"
+        "console.log(JSON.stringify([examine(raw, key)[0], count, missed]))"
+    )
+    done = subprocess.run([NODE, "--input-type=module", "-e", code], capture_output=True, text=True, check=True)
+    unbent, examined, missed = json.loads(done.stdout)
+    assert (unbent, examined) == (HOLDS, count)
     return missed
 
 
 def test_no_flipped_bit_is_missed(tmp_path: Path) -> None:
-    assert flips(250, 1, tmp_path) == []
+    assert flips(250, 1, tmp_path) == {"python": [], "node": []}
 
 
 @pytest.mark.soak
 def test_no_flipped_bit_is_missed_in_a_hundred_thousand(tmp_path: Path) -> None:
-    assert flips(100_000, 2, tmp_path) == []
+    assert flips(100_000, 2, tmp_path) == {"python": [], "node": []}
 
 
 @settings(max_examples=60, deadline=None)

@@ -150,6 +150,8 @@ class Pipeline:
         elif name in {"evaluate", "measure"}:
             kept = self.shop.keep(self.shop.folder / READINGS_FILE)
             facts = self._run_facts()
+            if name == "evaluate" and facts.get("judged") != self.done["unlearn"]["candidate"]["digest"]:
+                raise IntegrityBroken(detail="the readings are not of the weights that the run put out")
             output = {"readings": kept, "run": facts, "seconds": facts.get("evaluation_seconds", seconds), "metrics": facts.get("metrics") or {}}
             drawn = figure_rows(self.shop.folder / FIGURES_FILE) if name == "evaluate" else []
             self._finish(name, output, output_digest=kept["digest"], figures=drawn)

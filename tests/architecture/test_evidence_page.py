@@ -1,0 +1,36 @@
+"""The page that says which test holds which rule of the evidence names tests that exist, and leaves out no fault of public code."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+PAGE = TESTS.parent / "docs" / "reference" / "evidence-tests.md"
+NAMED = re.compile(r"(soak )?`([\w/]+\.py)::(\w+)`")
+ROWS = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ") and not line.startswith(("| row", "|---"))]
+ENTRIES = sorted({(path, name, bool(soak)) for row in ROWS for soak, path, name in NAMED.findall(row)})
+
+
+@cache
+def functions(path: str) -> dict[str, str]:
+    """Return the test functions of a file with the text of their decorators."""
+    module = ast.parse((TESTS / path).read_text(encoding="utf-8"))
+    return {node.name: " ".join(map(ast.unparse, node.decorator_list)) for node in ast.walk(module) if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize(("path", "name", "soak"), ENTRIES, ids=[name for _, name, _ in ENTRIES])
+def test_a_test_that_the_page_names_exists(path, name, soak):
+    assert (TESTS / path).exists(), path
+    assert name in functions(path)
+    assert not soak or "soak" in functions(path)[name]
+
+
+def test_every_fault_has_its_row_and_every_row_a_test_or_says_that_it_is_not_built():
+    numbers = [int(row.split("|")[1]) for row in ROWS if row.split("|")[1].strip().isdigit()]
+
+    assert numbers == list(range(1, 29))
+    assert all(NAMED.search(row) or "not built" in row for row in ROWS)
+    assert len(ENTRIES) > 100

@@ -383,6 +383,25 @@ def insert_rung(session: Session, job: Job, values: Mapping[str, Any], targets: 
     move_targets(session, targets, "requeue", rung=job.rung + 1)
 
 
+def verification_documents(session: Session) -> list[Mapping[str, Any]]:
+    """Return the verification document of the newest version of each policy of the tenant."""
+    query = select(Policy.verification).distinct(Policy.key).order_by(Policy.key, Policy.version.desc())
+    return list(session.scalars(query))
+
+
+def cancel_waiting(session: Session, model_id: UUID, *, kind: str) -> None:
+    """Cancel the jobs of a kind on a model that nobody has claimed."""
+    waiting = select(Job).where(Job.model_id == model_id, Job.kind == kind, Job.state == "queued").with_for_update(skip_locked=True)
+    for job in session.scalars(waiting).all():
+        move(session, job, "cancel", error={"code": "superseded", "detail": "Another version was published since."})
+
+
+def insert_reference(session: Session, job: Job, values: Mapping[str, Any]) -> None:
+    """Insert a job of kind `reference` on the model of `job`."""
+    kept = {"tenant_id": job.tenant_id, "kind": "reference", "state": "queued", "model_id": job.model_id, "seeds": {}, "queue": job.queue}
+    session.execute(insert(Job).values(**kept, created_by="service", **values))
+
+
 def now(session: Session) -> datetime:
     """Return the database's time."""
     return session.execute(select(func.clock_timestamp())).scalar_one()

@@ -14,7 +14,7 @@ from services.jobs import power, repository
 from services.jobs.outcomes import next_rung
 from services.jobs.repository import Work
 from services.jobs.steps.materialize import recipe_of
-from services.jobs.steps.reference import reference_seed
+from services.jobs.steps.reference import reference_seed, shadow_seed, uses_models
 from services.jobs.workshop import Workshop, canonical_digest
 from services.model_versions import architecture
 from services.tenants.policies import WithoutData, readings_for
@@ -36,6 +36,8 @@ def freeze(shop: Workshop, work: Work, *, roles: dict[str, int]) -> dict[str, An
         recipe = recipe_of(work)
         if body["reference"] == "retrained" and recipe is not None:
             body["seeds"] = {**body["seeds"], "reference": reference_seed(session, shop, work, recipe=recipe)}
+        if recipe is not None and uses_models(body["readings"]):
+            body["seeds"] = {**body["seeds"], "shadows": shadow_seed(session, shop, work, recipe=recipe)}
         digest = canonical_digest(body)
         repository.save_plan(session, job, body, digest)
         facts = {"digest": digest, "round": job.round, "rung": job.rung, "records_commitments": body["forget_commitments"]}

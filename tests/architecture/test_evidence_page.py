@@ -16,9 +16,11 @@ ENTRIES = sorted({(path, name, bool(soak)) for row in ROWS for soak, path, name 
 
 @cache
 def functions(path: str) -> dict[str, str]:
-    """Return the test functions of a file with the text of their decorators."""
+    """Return the test functions of a file with the text of their marks, those of the whole file among them."""
     module = ast.parse((TESTS / path).read_text(encoding="utf-8"))
-    return {node.name: " ".join(map(ast.unparse, node.decorator_list)) for node in ast.walk(module) if isinstance(node, ast.FunctionDef)}
+    whole = " ".join(ast.unparse(node) for node in module.body if isinstance(node, ast.Assign) and "pytestmark" in ast.unparse(node.targets[0]))
+    found = [node for node in ast.walk(module) if isinstance(node, ast.FunctionDef)]
+    return {node.name: " ".join([whole, *map(ast.unparse, node.decorator_list)]) for node in found}
 
 
 @pytest.mark.parametrize(("path", "name", "soak"), ENTRIES, ids=[name for _, name, _ in ENTRIES])

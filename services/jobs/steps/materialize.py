@@ -113,7 +113,7 @@ def _prepare_cache(shop: Workshop, work: Work, table: Any) -> Any:
         whole = tenant_key(session, shop.lease.tenant_id, shop.keys.kek)
         forgotten = repository.forgotten_digests(session, work.targets, work.dataset.id)
     folder.sweep(spare=work.job.id.hex)
-    if forgotten:
+    if work.job.kind == "unlearn":
         folder.open(work.job.id.hex, {short(digest) for digest in forgotten})
     return records.with_digests(table, lambda rid: short(record_digest(whole, work.dataset.id, rid)))
 

@@ -68,10 +68,10 @@ def earlier_of(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Earli
     found: dict[tuple[str, str], list[Earlier]] = {}
     for row in rows:
         paired: Mapping[str, Any] = (row["detail"] or {}).get("paired") or {}
-        ends = (row["before"], row["reference"], paired.get("low"), paired.get("high"), row["level"], row["n"])
-        if any(end is None for end in ends):
+        ends = [end for end in (row["before"], row["reference"], paired.get("low"), paired.get("high"), row["level"]) if end is not None]
+        if len(ends) < 5 or row["n"] is None:
             continue
-        before, reference, low, high, level = (float(end) for end in ends[:5])
+        before, reference, low, high, level = (float(end) for end in ends)
         deviation = (high - low) / 2 / NormalDist().inv_cdf((1 + level) / 2)
         floor = float((row["band"] or {}).get("floor") or 0.0)
         found.setdefault((row["name"], row["split"]), []).append(Earlier(before - reference, deviation**2 * int(row["n"]), floor))

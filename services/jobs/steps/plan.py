@@ -63,7 +63,7 @@ def compose(session: Session, work: Work, *, roles: dict[str, int]) -> dict[str,
         readings, utility = bounds.readings(), bounds.utility.model_dump(mode="json")
     guarantee = entry.guarantee if entry is not None else "approximate"
     reference = document.get("reference", "retrained") if retrainable else "none"
-    judged = {"utility": utility, "level": document.get("level", 0.9), "alpha": document.get("alpha", 0.05)}
+    judged: dict[str, Any] = {"utility": utility, "level": document.get("level", 0.9), "alpha": document.get("alpha", 0.05)}
     planned = [gated(entry, counts) for entry in readings]
     if reference == "retrained":
         found = power.simulated(planned, **judged, known=known(session, work, roles))

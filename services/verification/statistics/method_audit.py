@@ -27,6 +27,9 @@ MEMBERS_PER_ALARM = 10
 def left_out_ratios(phi: Floats, forgotten: Kept) -> Floats:
     """Return log N(phi; forgotten) - log N(phi; never there) of every run and record (R, n), each fitted on the other runs alone.
 
+    Of each record one run of the other side is left out too, so that both fits rest on as many runs: else the side with one less would look narrower or
+    wider by its number alone, and scores that know nothing would have an area below one half.
+
     `phi` (R, n) are margins of the unlearned models; `forgotten` (R, n) says whether the record was learned and forgotten in that run, or was never there.
 
     Raises:
@@ -38,11 +41,18 @@ def left_out_ratios(phi: Floats, forgotten: Kept) -> Floats:
         raise ValueError(f"each record must be forgotten in {LEAST_RUNS} runs and absent in {LEAST_RUNS}")
     found = np.empty_like(phi, dtype=np.float64)
     for run in range(runs):
-        others = np.arange(runs) != run
-        sides = [_fit(phi[others], side[others], pooled=fewest < PER_RECORD_FROM) for side in (forgotten, ~forgotten)]
+        used = np.arange(runs)[:, None] != run
+        used = used & (np.arange(runs)[:, None] != _partners(forgotten, run))
+        sides = [_fit(phi, side & used, pooled=fewest < PER_RECORD_FROM) for side in (forgotten, ~forgotten)]
         densities = [stats.norm.logpdf(phi[run], centre, spread) for centre, spread in sides]
         found[run] = densities[0] - densities[1]
     return found
+
+
+def _partners(forgotten: Kept, run: int) -> NDArray[np.int64]:
+    """Return for each record the next run after `run`, in a circle, in which it was on the other side, (n,)."""
+    order = np.roll(np.arange(len(forgotten)), -run)
+    return order[np.argmax(forgotten[order] != forgotten[run], axis=0)]
 
 
 def _fit(values: Floats, chosen: Kept, *, pooled: bool) -> tuple[Floats, Floats]:

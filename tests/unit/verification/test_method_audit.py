@@ -29,12 +29,14 @@ def test_a_target_is_in_no_fit_of_its_own():
 
     found, after = (method_audit.left_out_ratios(values, forgotten) for values in (phi, changed))
 
-    others = np.arange(32) != 3
     for record in (0, 17, 119):
-        sides = [phi[others & side[:, record], record] for side in (forgotten, ~forgotten)]
+        beside = next(run % 32 for run in range(4, 36) if forgotten[run % 32, record] != forgotten[3, record])
+        used = ~np.isin(np.arange(32), [3, beside])
+        sides = [phi[used & side[:, record], record] for side in (forgotten, ~forgotten)]
         means = [np.median(side) for side in sides]
         spreads = [np.sqrt(np.mean((side - mean) ** 2)) for side, mean in zip(sides, means, strict=True)]
         expected = [stats.norm.logpdf(phi[3, record], *fit) for fit in zip(means, spreads, strict=True)]
+        assert {len(side) for side in sides} == {15}
         assert found[3, record] == pytest.approx(expected[0] - expected[1], rel=1e-9)
     assert np.isfinite(after).all()
     assert (found[3] != after[3]).all()
@@ -45,8 +47,11 @@ def test_below_sixteen_runs_a_side_all_records_share_one_spread():
 
     found = method_audit.left_out_ratios(phi, forgotten)
 
-    others = np.arange(12) != 5
-    sides = [np.where(side[others], phi[others], np.nan) for side in (forgotten, ~forgotten)]
+    used = np.ones((12, 40), dtype=bool)
+    used[5] = False
+    for record in range(40):
+        used[next(run % 12 for run in range(6, 18) if forgotten[run % 12, record] != forgotten[5, record]), record] = False
+    sides = [np.where(side & used, phi, np.nan) for side in (forgotten, ~forgotten)]
     means = [np.nanmedian(side, axis=0) for side in sides]
     spreads = [np.sqrt(np.nanmean((side - mean) ** 2)) for side, mean in zip(sides, means, strict=True)]
     expected = stats.norm.logpdf(phi[5], means[0], spreads[0]) - stats.norm.logpdf(phi[5], means[1], spreads[1])
@@ -84,6 +89,15 @@ def test_what_unlearning_left_behind_shows_and_exchangeable_worlds_do_not():
     assert left.largest > left.by_chance
     assert nothing.interval.low < 0.5 < nothing.interval.high
     assert nothing.largest < nothing.by_chance + 0.1
+
+
+def test_over_many_exchangeable_worlds_the_area_is_one_half():
+    areas = []
+    for seed in range(6):
+        phi, forgotten = worlds(0.0, runs=32, records=200, seed=seed)
+        areas.append(auc(*(method_audit.left_out_ratios(phi, forgotten)[side] for side in (forgotten, ~forgotten))))
+
+    assert np.mean(areas) == pytest.approx(0.5, abs=0.006)  # 38,400 scores: a standard error of about .003; one run less on one side gave .486
 
 
 def test_one_record_that_was_not_forgotten_shows_in_the_largest_though_the_mean_hides_it():

@@ -40,6 +40,7 @@ def evaluate(bench: Bench) -> None:
     measured = evaluation.evaluate(plan, models, bench.splits, task, run)
     bench.write(READINGS_FILE, json.dumps([reading.as_dict() for reading in measured]))
     bench.write(FIGURES_FILE, json.dumps(figure.drawn(models, bench.splits, task, run, measured)))
+    bench.note_cache()  # again: attacks may have trained models of their own, or found them
     with (bench.folder / CANDIDATE_FILE).open("rb") as weights:
         judged = hashlib.file_digest(weights, "sha256").hexdigest()
     bench.note(evaluation_seconds=time.perf_counter() - started, metrics={}, judged=judged)

@@ -1,4 +1,4 @@
-"""Reference models that are trained ahead of requests, by the worker, when a version is published."""
+"""What the worker does ahead of a run: reference models that are trained when a version is published, and methods that are not tried in vain."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -37,12 +37,19 @@ def test_no_policy_that_asks_for_them_no_job(world: World) -> None:
     assert references(world) == []
 
 
+def shadows_of(world: World) -> list[bool]:
+    """Whether the newest published job found its reference models, or trained them."""
+    newest = world.rows("SELECT step_state FROM job WHERE kind = 'unlearn' AND state = 'succeeded' ORDER BY finished_at DESC LIMIT 1")[0]
+    used = newest["step_state"]["steps"]["evaluate"]["run"]["derived"]
+    return [entry["hit"] for entry in used if entry["kind"] == "shadow"]
+
+
 def test_models_are_trained_when_a_version_is_published_and_the_request_after_that_finds_them(world: World) -> None:
     with world.session("superuser") as session:
         write_policy(session, tenant_id=world.tenant, policy_id=uuid7(CLOCK), key="demo", body=with_lira())
-    world.model("second")
-    job = world.wait_job(world.train("second", "digits"))
-    assert job.state == "succeeded", (job.error, world.logs())
+    first = world.wait_request(world.forget_class(1, method="retrain"))
+    assert first.state == "completed", (first.attention, first.error, world.logs())
+    assert shadows_of(world) == [False]
     [ahead] = until(lambda: [row for row in references(world) if row["state"] == "succeeded"])
     assert ahead["params"] == {"models": [4]}
     kept = ahead["step_state"]["steps"]["reference"]["run"]["derived"]
@@ -51,15 +58,9 @@ def test_models_are_trained_when_a_version_is_published_and_the_request_after_th
     request = world.wait_request(world.forget_class(2, method="retrain"))
 
     assert request.state == "completed", (request.attention, request.error, world.logs())
-    evaluated = world.rows(
-        "SELECT j.step_state FROM job j JOIN model m ON m.id = j.model_id WHERE m.name = 'second' AND j.kind = 'unlearn' AND j.state = 'succeeded'"
-    )
-    used = [entry for row in evaluated for entry in row["step_state"]["steps"]["evaluate"]["run"]["derived"] if entry["kind"] == "shadow"]
-    assert [entry["hit"] for entry in used] == [True]
-    readings = world.rows("SELECT after FROM reading WHERE name = 'lira' AND after IS NOT NULL")
-    assert readings
-    again = until(lambda: [row for row in references(world) if row["state"] == "succeeded"][1:])
-    assert again, "the next version's models are trained ahead as well"
+    assert shadows_of(world) == [True]
+    assert world.rows("SELECT after FROM reading WHERE name = 'lira' AND after IS NOT NULL")
+    assert until(lambda: [row for row in references(world) if row["state"] == "succeeded"][1:])
 
 
 def test_a_request_whose_references_are_missing_trains_them_itself_and_ends_well(world: World) -> None:
@@ -70,6 +71,22 @@ def test_a_request_whose_references_are_missing_trains_them_itself_and_ends_well
     request = world.wait_request(world.forget_class(3, method="retrain"))
 
     assert request.state == "completed", (request.attention, request.error, world.logs())
-    newest = world.rows("SELECT step_state FROM job WHERE kind = 'unlearn' AND state = 'succeeded' ORDER BY finished_at DESC LIMIT 1")[0]
-    used = newest["step_state"]["steps"]["evaluate"]["run"]["derived"]
-    assert False in [entry["hit"] for entry in used if entry["kind"] == "shadow"]
+    assert shadows_of(world) == [False]
+
+
+def test_a_method_that_could_not_pass_its_plan_is_not_tried_and_the_class_is_retrained(world: World) -> None:
+    request = world.wait_request(world.forget_class(6))
+
+    assert request.state == "completed", (request.attention, request.error, world.logs())
+    jobs = world.rows(
+        "SELECT method, state, error ->> 'code' AS code, step_state -> 'steps' ? 'unlearn' AS ran FROM job WHERE id IN"
+        " (SELECT job_id FROM job_target t JOIN target g ON g.id = t.target_id WHERE g.request_id = :request) ORDER BY rung",
+        request=request.id,
+    )
+    assert [(job["method"], job["state"], job["code"], bool(job["ran"])) for job in jobs] == [
+        ("bad_teacher", "failed", "cannot-pass", False),
+        ("retrain", "succeeded", None, True),
+    ]
+    told = world.report(request.id)["predicate"]
+    assert told["verdict"] == "passed"
+    assert told["verification"][-1]["plan"]["body"]["power"]["cannot_pass"] is True

@@ -45,7 +45,7 @@ soak: setup  ## The full forms of the statistical, crash-point and fault tests
 	@$(BIN)/pytest -m "soak and not gpu"
 
 bench: setup  ## Ratios beside their goals, one JSON line each
-	@$(BIN)/python -m bench gateway latency transfer loop coalescing
+	@$(BIN)/python -m bench gateway latency transfer loop coalescing membership
 
 verifier: setup  ## Make the offline verifier of audit reports one file: lethe-verify.pyz
 	@$(BIN)/python -m cli.pack lethe-verify.pyz

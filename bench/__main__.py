@@ -6,7 +6,7 @@ The others are asked for one at a time, with options of their own (`python -m be
 import importlib
 import sys
 
-NAMES = ("gateway", "latency", "transfer", "loop", "coalescing")
+NAMES = ("gateway", "latency", "transfer", "loop", "coalescing", "membership")
 WITH_OPTIONS = {
     "methods": "the unlearning methods of classifiers, each beside a retrained model",
     "regression": "those for real-valued targets",
@@ -14,6 +14,7 @@ WITH_OPTIONS = {
     "gan": "those for image generators",
     "language": "those for language models",
     "cheats": "whether the audit catches fakes and passes honest work",
+    "audit": "what a method leaves behind of what it forgot, by many runs and by canaries",
     "auto": "what becomes of requests that leave the method open",
     "speed": "how fast the methods are",
     "log": "the audit log at scale",

@@ -24,6 +24,7 @@ from torch import nn
 
 from bench import sets
 from services.errors import LetheError
+from services.jobs import power
 from services.jobs.steps.plan import gated
 from services.learning.data import Split, Splits
 from services.learning.run import Run, derived_seed
@@ -40,6 +41,7 @@ from services.verification.verdict import IntegrityFacts, Verdict, judge
 
 KINDS = ("class", "subset", "subject")
 SUBSET, SUBJECT, SMALL_SUBSET, SMALL_SUBJECT, SMALL = 500, 100, 60, 20, 5000
+MEASURED_ROWS = 2000  # of the original's accuracy, which a plan wants to know
 PRINTED = ("ain", "linear_probe_auc")  # in the table beside the policy's readings; no verdict asks for them
 COLUMNS = (
     "method", "forget", "forget test", "retain", "retain test", "ZRF", "AIN", "MIA v2", "JS", "probe", "seconds", "speed-up", "verdict",
@@ -294,8 +296,23 @@ def plan_of(world: World, policy: PolicyBody) -> dict[str, Any]:
     counts = {name: len(world.splits.named(name)) for name in ("forget_train", "forget_test", "retain_train", "retain_test", "test")}
     readings = [gated(entry, counts) for entry in document[kind]]
     seeds = {name: derived_seed(world.seed, name) % 2**31 for name in ("train", "unlearn", "evaluate")}
-    common = {name: document[name] for name in ("level", "alpha", "utility", "reference")}
-    return {**common, "readings": readings, "seeds": seeds, "batch_size": 1024, "request_kind": kind}
+    judged = {name: document[name] for name in ("level", "alpha", "utility")}
+    foreseen = power.simulated(readings, **judged, known=known_of(world))
+    return {**judged, **foreseen, "reference": document["reference"], "seeds": seeds, "batch_size": 1024, "request_kind": kind}
+
+
+def known_of(world: World) -> power.Known:
+    """Return what the service would know of the request before a run."""
+    splits, kind = world.splits, "class" if world.kind == "class" else "records"
+    roles = {name: len(getattr(splits, name)) for name in ("forget", "retain", "analysis", "verification", "attack")}
+    if kind == "class":
+        roles |= {
+            f"forget_{name}": len(rows.with_labels(splits.classes, keep=True))
+            for name, rows in (("test", splits.verification), ("attack", splits.attack))
+        }
+    parts = [sets.drawn(rows, MEASURED_ROWS) for rows in (splits.retain, splits.verification)]
+    shares = [float((world.task.predict(world.original, rows).argmax(dim=1) == rows.y.cpu()).double().mean()) for rows in parts]
+    return power.Known(roles, kind, world.bench.classes, *shares)
 
 
 def facts(world: World, family: type[UnlearningMethod], model: nn.Module) -> IntegrityFacts:

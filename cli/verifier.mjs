@@ -128,6 +128,7 @@ function verdicts(predicate) {
     const how = predicate.processing.find((one) => one.job === run.job);
     if (!last.has(how.model) || how.rung >= last.get(how.model).rung) last.set(how.model, { rung: how.rung, run });
     if (run.verdict !== "passed" || how.guarantee === "exact") continue;
+    must(!run.plan.body.power?.cannot_pass, "the plan could not be passed by its own account");
     for (const gate of run.plan.body.readings.filter((entry) => entry.gate && entry.split.startsWith("forget"))) {
       const row = run[gate.kind === "metric" ? "metrics" : "attacks"].find((one) => one.name === gate.name && one.split === gate.split);
       must(row && ["inside", "insensitive"].includes(row.state) && row.after !== null, "a gate is not inside, and the verdict is passed");

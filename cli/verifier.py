@@ -876,7 +876,8 @@ def allowed_verdicts(gates: Sequence[Gate], run: Mapping[str, Any], guarantee: s
         passes = not any(gate.missing for gate in deciding)
     else:
         settled = all(gate.may_be_inside for gate in forgetting) and not any(gate.missing for gate in deciding)
-        passes = settled and any(gate.sensitive for gate in forgetting)
+        power = run["plan"]["body"].get("power") or {}
+        passes = settled and any(gate.sensitive for gate in forgetting) and not (isinstance(power, dict) and power.get("cannot_pass"))
     return allowed | ({"passed"} if passes else set())
 
 

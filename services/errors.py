@@ -4,7 +4,7 @@
 LetheError
 |- InvalidInput        UnknownComponent, UnknownModel, UnknownDataset, ParameterOutOfRange, EmptyForgetSet, ForgetSetIsEverything,
 |                      RecordsNotFound, EntityNotFound, UnsupportedTask, TokenizerMismatch, MethodNotApplicable, InvalidCursor, KeyReused,
-|                      MalformedRequest, KeyMissing, MissingLabels, NonFinite, Diverged, ModelTooLarge
+|                      MalformedRequest, KeyMissing, MissingLabels, NonFinite, Diverged, ModelTooLarge, CannotPass
 |- NotFound            ReportNotReady, HeadNotReady, CertificateNotReady
 |- Conflict            IllegalTransition, DuplicateName, DuplicateExternalId, KeyInProgress, VersionInUse, VersionNotReady,
 |                      AliasInUse, Resurrection (ForgottenBytes, BuriedBytes), ClockRefused, ExtensionNotAllowed, HeldByLaw,
@@ -119,6 +119,12 @@ class MethodNotApplicable(InvalidInput):
     """Method {method!r} cannot serve this request: {detail}. Methods that could: {could}."""
 
     code = "method-not-applicable"
+
+
+class CannotPass(InvalidInput):
+    """Method {method!r} was not tried: {detail}. Only an exact method can pass such a plan."""
+
+    code = "cannot-pass"
 
 
 class ModelTooLarge(InvalidInput):

@@ -27,6 +27,7 @@ from services.errors import Cancelled, DeviceOutOfMemory, InvalidInput, LetheErr
 from services.jobs.compute import plugins
 from services.jobs.compute.context import Bench, open_bench
 from services.jobs.compute.evaluate import evaluate, measure
+from services.jobs.compute.reference import reference
 from services.jobs.compute.train import train
 from services.jobs.compute.unlearn import unlearn
 from services.jobs.compute.verify import verify
@@ -44,7 +45,14 @@ from services.jobs.messages import (
 )
 from worker.launcher import OUT_OF_MEMORY, Crew
 
-STEPS: dict[str, Callable[[Bench], None]] = {"train": train, "measure": measure, "unlearn": unlearn, "evaluate": evaluate, "verify": verify}
+STEPS: dict[str, Callable[[Bench], None]] = {
+    "train": train,
+    "measure": measure,
+    "unlearn": unlearn,
+    "evaluate": evaluate,
+    "verify": verify,
+    "reference": reference,
+}
 SHARED_STEPS = frozenset({"train", "measure", "unlearn", "evaluate"})
 PR_SET_PDEATHSIG = 1
 

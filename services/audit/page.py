@@ -215,6 +215,7 @@ def _sure(told: Statement) -> list[str]:
             if count
             else "No retrained reference was available: the readings are held against limits of the policy alone."
         )
+        said += _power(block["plan"]["body"].get("power") or {})
         gates = [reading for reading in (*block["metrics"], *block["attacks"]) if reading["detail"].get("gate")]
         levels = sorted({reading["level"] for reading in gates if reading["level"]})
         if levels:
@@ -228,6 +229,29 @@ def _sure(told: Statement) -> list[str]:
     if rungs > 1:
         said.append(f"{rungs} attempts were made, one after another; each had to pass the same plan.")
     return list(dict.fromkeys(said))
+
+
+def _power(told: Mapping[str, Any]) -> list[str]:
+    """Return what the plan foresaw of itself, and which limits it widened for that."""
+    if not told:
+        return []
+    if told.get("retrained_passes") is None:
+        return [words.POWER_UNKNOWN.format(reason=told.get("reason"))]
+    chances = {name: _chance(told.get(name)) for name in ("retrained_passes", "original_fails")}
+    moved = "; ".join(f"{words.title_of(one['name'])} from {_width(one['from'])} to {_width(one['to'])}" for one in told.get("widened", ()))
+    return [
+        words.POWER.format(**chances),
+        *([words.WIDENED.format(limits=moved)] if moved else []),
+        *([words.NOBODY_COULD] if told.get("cannot_pass") else []),
+    ]
+
+
+def _chance(value: float | None) -> str:
+    return "a chance that is not known" if value is None else f"a chance of {100 * value:.0f}\N{NO-BREAK SPACE}%"
+
+
+def _width(value: float) -> str:
+    return f"{value:g}"
 
 
 def _left_out(told: Statement, figures: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -129,6 +129,15 @@ FIGURES: Mapping[str, str] = {
 }
 """Titles of figures that were left out; a figure that was drawn brings its own."""
 
+POWER = (
+    "Before the run it was simulated what the tests can tell: a retrained model would pass them all with {retrained_passes}, the original would fail "
+    "with {original_fails}."
+)
+WIDENED = "So that a retrained model passes, the plan widened these limits before the run: {limits}."
+NOBODY_COULD = "By its own account nobody could pass this plan, so that only an exact method could be published under it."
+POWER_UNKNOWN = "What the tests can tell was not simulated before the run: {reason}."
+"""What a page says of the power of a plan."""
+
 METHODS: Mapping[str, str] = {"retrain": "retraining without the records"}
 
 DISPOSITIONS: Mapping[str, str] = {

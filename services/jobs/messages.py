@@ -27,7 +27,7 @@ RUN_FILE = "run.json"
 NEXT_RECORDS_FILE = "next_records.parquet"
 NAMES_FILE = "names.json"
 
-COMPUTE_STEPS = {"train": ("train", "measure"), "unlearn": ("unlearn", "evaluate", "verify")}
+COMPUTE_STEPS = {"train": ("train", "measure"), "unlearn": ("unlearn", "evaluate", "verify"), "reference": ("reference",)}
 
 
 class Frame(BaseModel):
@@ -143,7 +143,7 @@ def read_answer(line: bytes) -> FromRunner:
 class Seeds(BaseModel):
     """Seeds, one for each purpose, so that no stream is used twice.
 
-    `reference` is that of the retrained references; without it they take theirs from `evaluate`.
+    `reference` is that of the retrained references, `shadows` that of models trained on random halves; without them they take theirs from `evaluate`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -152,6 +152,7 @@ class Seeds(BaseModel):
     unlearn: int = 1
     evaluate: int = 2
     reference: int | None = None
+    shadows: int | None = None
 
 
 class CacheSpec(BaseModel):
@@ -162,6 +163,9 @@ class CacheSpec(BaseModel):
     folder: str
     size_bytes: int
     ttl_s: float
+
+
+JobKind = Literal["train", "unlearn", "reference"]
 
 
 class JobSpec(BaseModel):
@@ -176,7 +180,7 @@ class JobSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     job_id: UUID
-    kind: Literal["train", "unlearn"]
+    kind: JobKind
     round: int
     task: str
     architecture: str

@@ -19,7 +19,7 @@ from services.jobs import repository
 from services.jobs.repository import Work
 from services.tenants.policies import serves
 
-GIVES_WAY = frozenset({"diverged", "method-not-applicable"})
+GIVES_WAY = frozenset({"diverged", "method-not-applicable", "cannot-pass"})
 MAX_TRANSIENT = 12
 BACKOFF_CAP_S = 300.0
 BACKOFF_BASE_S = 5.0
@@ -41,8 +41,9 @@ def backoff_s(attempt: int, *, chance: float | None = None) -> float:
 def settle(session: Session, job: Job, error: BaseException, *, clock: Clock, larger_queue: str = "") -> str:
     """Record that the attempt ended with `error` and move the job on; return its new state. The caller has fenced the job.
 
-    A method that diverged, or that found at the data that it cannot serve the request, gives way to the next rung. What runs out of memory is
-    tried once with half the batch, then, if there is one, once in `larger_queue` with the whole batch; then a person is asked.
+    A method that diverged, or that found at the data that it cannot serve the request, gives way to the next rung; one under a plan that nobody
+    could pass, to retraining. What runs out of memory is tried once with half the batch, then, if there is one, once in `larger_queue` with the whole
+    batch; then a person is asked.
     """
     facts = problem(error)
     repository.fail_step(session, job)
@@ -99,7 +100,8 @@ def attention(session: Session, job: Job, code: str, facts: Mapping[str, Any], *
 
 def _failed(session: Session, job: Job, facts: Mapping[str, Any], clock: Clock) -> str:
     state = repository.move(session, job, "permanent", error=dict(facts))
-    following = next_rung(repository.load(session, job.id)) if job.kind == "unlearn" and facts["code"] in GIVES_WAY else None
+    codes = [router.BLIND] if facts["code"] == "cannot-pass" else []
+    following = next_rung(repository.load(session, job.id), codes) if job.kind == "unlearn" and facts["code"] in GIVES_WAY else None
     if following is None:
         _tell(session, job, "job.failed", {"code": facts["code"]}, event="stuck")
         repository.release_targets(session, job.id)

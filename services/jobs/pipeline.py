@@ -1,8 +1,9 @@
 """The order of a job's steps. Each is resumable: what it put out is recorded, and a later claim starts at the first that is missing.
 
 ```
-unlearn   materialize -> plan -> unlearn -> evaluate -> verify -> publish
-train     materialize -> train -> measure -> publish
+unlearn     materialize -> plan -> unlearn -> evaluate -> verify -> publish
+train       materialize -> train -> measure -> publish
+reference   materialize -> reference
 ```
 """
 
@@ -20,9 +21,10 @@ from services.jobs import outcomes, repository
 from services.jobs.messages import CANDIDATE_FILE, FIGURES_FILE, READINGS_FILE, RUN_FILE, VERDICT_FILE
 from services.jobs.repository import Work
 from services.jobs.steps.figures import figure_rows
-from services.jobs.steps.materialize import materialize, write_spec
+from services.jobs.steps.materialize import materialize, recipe_of, write_spec
 from services.jobs.steps.plan import freeze
 from services.jobs.steps.publish import confirm, publish
+from services.jobs.steps.reference import shadow_seed
 from services.jobs.workshop import Workshop
 
 log = structlog.get_logger()
@@ -45,6 +47,8 @@ class Pipeline:
 
     def run(self) -> str:
         """Do the remaining steps and return the job's last state. Raises what a step raised; `settle` is the supervisor's to call."""
+        if self.work.job.kind == "reference":
+            return self._references()
         order = ORDER[self.work.job.kind]
         if self._may_publish():
             return self._publish()
@@ -62,6 +66,26 @@ class Pipeline:
             if self._compute(name) is not None:
                 return self.state
         return self._publish()
+
+    def _references(self) -> str:
+        """Train reference models ahead and end: the next evaluation finds them in the cache. What was forgotten meanwhile is swept with its rows."""
+        recipe = recipe_of(self.work)
+        self._materialize()
+        with self.shop.effect() as session:
+            self.plan = {"seeds": {"shadows": shadow_seed(session, self.shop, self.work, recipe=recipe or {})}}
+        self._open()
+        self._start("reference")
+        seconds = self.shop.compute.step("reference")
+        self._finish("reference", {"run": self._run_facts(), "seconds": seconds})
+        folder = self.shop.cache(self.work)
+        if folder is not None:
+            folder.sweep(spare=self.work.job.id.hex)
+        with self.shop.effect() as session:
+            job = self._row(session)
+            repository.end_attempt(session, job, outcome="succeeded")
+            state = repository.move(session, job, "finished")
+        log.info("job.finished", job_id=str(self.work.job.id))
+        return state
 
     @property
     def state(self) -> str:
@@ -150,6 +174,8 @@ class Pipeline:
         elif name in {"evaluate", "measure"}:
             kept = self.shop.keep(self.shop.folder / READINGS_FILE)
             facts = self._run_facts()
+            if name == "evaluate" and facts.get("judged") != self.done["unlearn"]["candidate"]["digest"]:
+                raise IntegrityBroken(detail="the readings are not of the weights that the run put out")
             output = {"readings": kept, "run": facts, "seconds": facts.get("evaluation_seconds", seconds), "metrics": facts.get("metrics") or {}}
             drawn = figure_rows(self.shop.folder / FIGURES_FILE) if name == "evaluate" else []
             self._finish(name, output, output_digest=kept["digest"], figures=drawn)

@@ -145,10 +145,13 @@ def digests(path: Path) -> dict[str, str]:
 
 
 def role_counts(table: Table, *, forgotten: Callable[[str], bool]) -> dict[str, int]:
-    """Return how many records have each role; `named` are the forgotten whatever their role, `forget_test` those of role verification (class requests)."""
+    """Return how many records have each role; `named` are the forgotten whatever their role.
+
+    Of class requests `forget_test` and `forget_attack` are the forgotten of roles verification and attack.
+    """
     roles = [str(role) for role in table.column(ROLE).to_pylist()]
     named = [role for role, rid in zip(roles, record_ids(table), strict=True) if forgotten(rid)]
-    return {**Counter(roles), "named": len(named), "forget_test": named.count("verification")}
+    return {**Counter(roles), "named": len(named), "forget_test": named.count("verification"), "forget_attack": named.count("attack")}
 
 
 def without(table: Table, forgotten: Callable[[str], bool]) -> Table:

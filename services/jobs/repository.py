@@ -189,6 +189,34 @@ def trained_here(session: Session, version_id: UUID) -> bool:
     return bool(session.scalar(statement, {"id": version_id}))
 
 
+def measured_shares(session: Session, version_id: UUID) -> tuple[float | None, float | None]:
+    """Return how often the version's line, when the service last trained it from a recipe, was right on what it learned from and on held-out records."""
+    statement = text("""
+        WITH RECURSIVE up AS (SELECT id, parent_id, number, job_id FROM model_version WHERE id = :id
+            UNION SELECT p.id, p.parent_id, p.number, p.job_id FROM model_version p JOIN up ON p.id = up.parent_id)
+        SELECT j.result #>> '{metrics,train,accuracy}' AS learned, j.result #>> '{metrics,test,accuracy}' AS unseen
+          FROM up JOIN job j ON j.id = up.job_id WHERE j.kind = 'train' ORDER BY up.number DESC LIMIT 1
+        """)
+    row = session.execute(statement, {"id": version_id}).one_or_none()
+    shares = (row.learned, row.unseen) if row is not None else (None, None)
+    return None if shares[0] is None else float(shares[0]), None if shares[1] is None else float(shares[1])
+
+
+def earlier_readings(session: Session, model_id: UUID, *, request_kind: str) -> list[Mapping[str, Any]]:
+    """Return the readings on forgotten records of the model's jobs that were published, for requests of this kind, the newest 100."""
+    columns = [getattr(ReadingRow, name) for name in ("name", "split", "n", "level", "before", "reference", "band", "detail")]
+    query = (
+        select(*columns)
+        .join(Job, Job.id == ReadingRow.job_id)
+        .join(VerificationPlan, (VerificationPlan.job_id == ReadingRow.job_id) & (VerificationPlan.round == ReadingRow.round))
+        .where(Job.model_id == model_id, Job.state == "succeeded", ReadingRow.split.startswith("forget"))
+        .where(VerificationPlan.body["request_kind"].astext == request_kind)
+        .order_by(Job.finished_at.desc(), ReadingRow.name, ReadingRow.split)
+        .limit(100)
+    )
+    return [dict(row) for row in session.execute(query).mappings()]
+
+
 def move(session: Session, job: Job, event: str, **values: Any) -> str:
     """Apply an event to the job and return its new state; a state that holds no lease loses it. Raises IllegalTransition."""
     after = following(JOB, job.state, event, thing="job")
@@ -355,6 +383,25 @@ def insert_rung(session: Session, job: Job, values: Mapping[str, Any], targets: 
     rows = [{"tenant_id": job.tenant_id, "job_id": values["id"], "target_id": target.id, "active": True} for target in targets]
     session.execute(insert(JobTarget), rows)
     move_targets(session, targets, "requeue", rung=job.rung + 1)
+
+
+def verification_documents(session: Session) -> list[Mapping[str, Any]]:
+    """Return the verification document of the newest version of each policy of the tenant."""
+    query = select(Policy.verification).distinct(Policy.key).order_by(Policy.key, Policy.version.desc())
+    return list(session.scalars(query))
+
+
+def cancel_waiting(session: Session, model_id: UUID, *, kind: str) -> None:
+    """Cancel the jobs of a kind on a model that nobody has claimed."""
+    waiting = select(Job).where(Job.model_id == model_id, Job.kind == kind, Job.state == "queued").with_for_update(skip_locked=True)
+    for job in session.scalars(waiting).all():
+        move(session, job, "cancel", error={"code": "superseded", "detail": "Another version was published since."})
+
+
+def insert_reference(session: Session, job: Job, values: Mapping[str, Any]) -> None:
+    """Insert a job of kind `reference` on the model of `job`."""
+    kept = {"tenant_id": job.tenant_id, "kind": "reference", "state": "queued", "model_id": job.model_id, "seeds": {}, "queue": job.queue}
+    session.execute(insert(Job).values(**kept, created_by="service", **values))
 
 
 def now(session: Session) -> datetime:

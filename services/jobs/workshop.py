@@ -54,7 +54,7 @@ class Workshop:
 
     def cache(self, work: Work) -> Folder | None:
         """Return the folder of what is derived from the job's dataset, the tenant's own; None where nothing is kept."""
-        if self.derived is None or work.job.kind != "unlearn":
+        if self.derived is None or work.job.kind == "train":
             return None
         return self.derived.folder(self.lease.tenant_id.hex, work.dataset.id.hex)
 

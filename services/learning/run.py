@@ -1,11 +1,12 @@
 """What one run is given beside model and data: device, seeds, the way to report, and the way to be stopped."""
 
+import copy
 import hashlib
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,7 @@ class Run:
         self.inherited: dict[str, Any] = dict(inherited or {})
         self.cache: Cache = cache or NoCache()
         self.spread = spread or _whole
+        self.shadow_seed: int | None = None
         self.notes: dict[str, object] = {}
         self.generator = self.stream("main")
         self._on_progress = on_progress
@@ -89,6 +91,14 @@ class Run:
     def stream(self, purpose: str) -> torch.Generator:
         """Return a generator on the CPU for one purpose (`teacher`, `noise`, ...); equal seed and purpose give equal numbers."""
         return torch.Generator().manual_seed(derived_seed(self.seed, purpose))
+
+    def for_shadows(self) -> Self:
+        """Return this run under the seed of models on random halves of the records, where it was given one: the same for every request on them."""
+        if self.shadow_seed is None:
+            return self
+        other = copy.copy(self)
+        other.seed = self.shadow_seed
+        return other
 
     def fresh_model(self, purpose: str) -> nn.Module:
         """Return a newly initialised model of the run's architecture, on the run's device, seeded by `purpose`."""

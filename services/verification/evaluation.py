@@ -101,7 +101,11 @@ def shared(plan: Mapping[str, Any], task: Task, run: Run) -> tuple[Task, Run]:
     What was made so already is returned as it is.
     """
     cached = task if isinstance(task, _CachedTask) else _CachedTask(task, int(plan.get("batch_size", 1024)))
-    return cached, run if isinstance(run, _EvaluationRun) else _EvaluationRun(run, int(plan["seeds"]["evaluate"]))
+    if isinstance(run, _EvaluationRun):
+        return cached, run
+    own = _EvaluationRun(run, int(plan["seeds"]["evaluate"]))
+    own.shadow_seed = plan["seeds"].get("shadows")
+    return cached, own
 
 
 def evaluate(plan: Mapping[str, Any], models: Models, data: Splits, task: Task, run: Run) -> list[Measured]:

@@ -58,7 +58,8 @@ def views(rows: Split) -> list[Split]:
 def shadows(data: Splits, task: Task, run: Run, *, models: int) -> Shadows | Unmeasured:
     """Return `models` reference models, trained now or kept from an earlier evaluation of the same records.
 
-    Verification rows are in no training set; they are the population that other attacks compare with.
+    Verification rows are in no training set; they are the population that other attacks compare with. What is trained hangs on the records, the
+    recipe and the seed of `run.for_shadows()`: requests on the same records share it, and a job of its own may have trained it ahead.
 
     Raises:
         Cancelled, DeadlineExceeded: through `run.report`.
@@ -75,9 +76,9 @@ def shadows(data: Splits, task: Task, run: Run, *, models: int) -> Shadows | Unm
         return non_members
     pool = by_id(joined(joined(data.forget, data.retain), non_members))
     seen = pool if isinstance(population, Unmeasured) else joined(pool, by_id(population))
-    keep = np.zeros((models, len(seen)), dtype=np.bool_)
+    keep, run = np.zeros((models, len(seen)), dtype=np.bool_), run.for_shadows()
     keep[:, : len(pool)] = halves(models, len(pool), rng=generator_of(run, "shadows/keep"))
-    recipe = run.recipe.model_dump(mode="json")
+    recipe = run.recipe.model_dump(mode="json") if run.recipe is not None else {}
 
     def key() -> dict[str, object]:
         return {"records": records_digest(seen), "recipe": recipe, "task": task.name, "models": models, "seed": run.seed}

@@ -2,7 +2,8 @@
 
 A gating reading is inside its band when its 90 % interval is (two one-sided tests at 5 %), outside when the test that it lies beyond is
 significant after Holm's correction over all tests of the plan. Passing needs every gate inside; failing is corrected, so that many tests do
-not make honest runs fail. A reading whose band holds the original model as well cannot speak for forgetting and does not count.
+not make honest runs fail. A reading whose band holds the original model as well cannot speak for forgetting and does not count. Nothing passes a plan
+that said before the run that it could not be passed, but what an exact method made.
 """
 
 from collections.abc import Mapping, Sequence
@@ -155,8 +156,12 @@ def _conclusion(plan: Mapping[str, Any], facts: IntegrityFacts, found: _Findings
     n = facts.records if facts.records is not None else _records(found.gates)
     reasons = [state.reason for state in found.deciding if state.reason]
 
+    power: Mapping[str, Any] = plan.get("power") or {}
+    foreseen = bool(power.get("cannot_pass", False))
+
     def unsaid(codes: tuple[str, ...], detectable: float | None) -> str:
-        return wording.inconclusive(n=n, codes=codes, reasons=reasons, detectable=detectable, ladder=ladder)
+        chances = (power.get("retrained_passes"), power.get("original_fails")) if foreseen else None
+        return wording.inconclusive(n=n, codes=codes, reasons=reasons, detectable=detectable, ladder=ladder, chances=chances)
 
     if facts.guarantee == "exact":
         if found.utility is not None and found.utility.missing:
@@ -165,7 +170,7 @@ def _conclusion(plan: Mapping[str, Any], facts: IntegrityFacts, found: _Findings
     counting = [state for state in of_gates if state.state == "inside"]
     forgetting = [gate for gate in found.gates if gate.about_forgetting]
     blind = not any(gate.sensitive for gate in forgetting) and not all(gate.missing for gate in forgetting)
-    if blind or not forgetting:
+    if blind or not forgetting or foreseen:
         codes = ("cannot_pass",)
         return Verdict("inconclusive", codes, unsaid(codes, smallest), found.shown, smallest)
     open_states = [state for state in found.deciding if state.state in {"undecided", "null"}]

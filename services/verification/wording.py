@@ -25,6 +25,11 @@ INCONCLUSIVE = "With {n} records the tests cannot tell the new model from, nor e
 SUPPRESSION = "Its outputs were tested; the representation may still hold what was to be forgotten."
 NOT_DETECTED = "Not detected with this power: a difference of {detectable} would have been."
 NO_REFERENCE = "No retrained reference was available."
+FORESEEN = (
+    "The plan said so before the run: a model retrained without the records would pass it with a chance of {passes}, and the original would fail it "
+    "with a chance of {fails}."
+)
+UNKNOWN = "unknown size"
 INSENSITIVE = "The original model lies within the limits too, so these tests cannot show that anything was forgotten."
 
 REASONS = {
@@ -92,10 +97,16 @@ def failed(codes: Sequence[str], *, ladder: Mapping[str, Any] | None = None) -> 
     return FAILED.format(reason="; ".join(REASONS[code] for code in codes), step=step(codes, ladder or {}))
 
 
-def inconclusive(*, n: int, codes: Sequence[str], reasons: Sequence[str], detectable: float | None, ladder: Mapping[str, Any] | None = None) -> str:
-    """Return the sentence of a model about which the tests say nothing."""
+def inconclusive(
+    *, n: int, codes: Sequence[str], reasons: Sequence[str], detectable: float | None, ladder: Mapping[str, Any] | None = None,
+    chances: tuple[float | None, float | None] | None = None,
+) -> str:  # fmt: skip
+    """Return the sentence of a model about which the tests say nothing; `chances` are those of a plan that could not be passed by its own account."""
     parts = [INCONCLUSIVE.format(n=n, step=step(codes, ladder or {}))]
-    if "cannot_pass" in codes:
+    if chances is not None:
+        passes, fails = (UNKNOWN if chance is None else shown(chance) for chance in chances)
+        parts.append(FORESEEN.format(passes=passes, fails=fails))
+    elif "cannot_pass" in codes:
         parts.append(INSENSITIVE)
     if "no_retrained_reference" in reasons:
         parts.append(NO_REFERENCE)

@@ -3,6 +3,7 @@
 For a training job the step is `measure`: loss and accuracy on training and held-out records, as information.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ REFERENCES = {"reference": REFERENCE_FILE, "reference_twin": TWIN_FILE}
 
 
 def evaluate(bench: Bench) -> None:
-    """Write `readings.json`, `figures.json`, and the reference models that the plan asks for."""
+    """Write `readings.json`, `figures.json`, and the reference models that the plan asks for; note the digest of the weights that were judged."""
     original, unlearned = bench.model(BASE_FILE), bench.model(CANDIDATE_FILE)
     references: dict[str, nn.Module] = {}
     if bench.spec.plan["reference"] == "retrained":
@@ -39,7 +40,10 @@ def evaluate(bench: Bench) -> None:
     measured = evaluation.evaluate(plan, models, bench.splits, task, run)
     bench.write(READINGS_FILE, json.dumps([reading.as_dict() for reading in measured]))
     bench.write(FIGURES_FILE, json.dumps(figure.drawn(models, bench.splits, task, run, measured)))
-    bench.note(evaluation_seconds=time.perf_counter() - started, metrics={})
+    bench.note_cache()  # again: attacks may have trained models of their own, or found them
+    with (bench.folder / CANDIDATE_FILE).open("rb") as weights:
+        judged = hashlib.file_digest(weights, "sha256").hexdigest()
+    bench.note(evaluation_seconds=time.perf_counter() - started, metrics={}, judged=judged)
 
 
 def scored_apart(plan: Mapping[str, Any], notes: Mapping[str, Any]) -> dict[str, Any]:

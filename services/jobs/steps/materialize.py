@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from services import memory
 from services.catalogue import service as catalogue
@@ -15,7 +15,7 @@ from services.datasets.identifiers import record_digest
 from services.derived import short
 from services.errors import IntegrityBroken, NotFound
 from services.jobs import records, repository
-from services.jobs.messages import BASE_FILE, NAMES_FILE, NEXT_RECORDS_FILE, RECORDS_FILE, SPEC_FILE, CacheSpec, JobSpec, Seeds
+from services.jobs.messages import BASE_FILE, NAMES_FILE, NEXT_RECORDS_FILE, RECORDS_FILE, SPEC_FILE, CacheSpec, JobKind, JobSpec, Seeds
 from services.jobs.repository import Work
 from services.jobs.workshop import Workshop, canonical_digest
 from services.model_versions import architecture
@@ -47,7 +47,7 @@ def forgotten_before(shop: Workshop, work: Work) -> Callable[[str], bool]:
     """
     with shop.effect() as session:
         whole = tenant_key(session, shop.lease.tenant_id, shop.keys.kek)
-        digests = repository.ledger_digests(session, work.model.id, work.dataset.id) if work.job.kind == "unlearn" else frozenset()
+        digests = repository.ledger_digests(session, work.model.id, work.dataset.id) if work.job.kind != "train" else frozenset()
     return lambda record_id: bool(digests) and record_digest(whole, work.dataset.id, record_id) in digests
 
 
@@ -113,7 +113,8 @@ def _prepare_cache(shop: Workshop, work: Work, table: Any) -> Any:
         whole = tenant_key(session, shop.lease.tenant_id, shop.keys.kek)
         forgotten = repository.forgotten_digests(session, work.targets, work.dataset.id)
     folder.sweep(spare=work.job.id.hex)
-    folder.open(work.job.id.hex, {short(digest) for digest in forgotten})
+    if work.job.kind == "unlearn":
+        folder.open(work.job.id.hex, {short(digest) for digest in forgotten})
     return records.with_digests(table, lambda rid: short(record_digest(whole, work.dataset.id, rid)))
 
 
@@ -144,7 +145,7 @@ def write_spec(shop: Workshop, work: Work, plan: dict[str, Any]) -> str:
     state = work.job.step_state or {}
     spec = JobSpec(
         job_id=work.job.id,
-        kind="train" if work.job.kind == "train" else "unlearn",
+        kind=cast("JobKind", work.job.kind),
         round=work.job.round,
         task=work.model.task,
         architecture=work.model.architecture,
@@ -177,7 +178,7 @@ def _memory(shop: Workshop, work: Work, plan: Mapping[str, Any]) -> dict[str, An
     found: dict[str, Any] = {
         "weights_bytes": sum(int(file["size_bytes"]) for file in manifest.get("files", ()) if file["path"].endswith(".safetensors"))
     }
-    if work.job.kind == "train":
+    if work.job.kind != "unlearn":
         batch = memory.batch_bytes(work.model.task, work.model.architecture_params, int((recipe or {}).get("batch_size") or 0))
         return {
             **found,
@@ -199,7 +200,8 @@ def seeds_of(shop: Workshop, work: Work, plan: Mapping[str, Any]) -> Seeds:
 
     A certificate holds against those who do not know the random term, so a certified method draws it from a secret. The secret derives from the tenant's key, so that a resumed job draws the same; no row, report or log holds it.
     """
-    seeds = Seeds.model_validate({**work.job.seeds, "reference": plan.get("seeds", {}).get("reference")})
+    planned: Mapping[str, Any] = plan.get("seeds", {})
+    seeds = Seeds.model_validate({**work.job.seeds, "reference": planned.get("reference"), "shadows": planned.get("shadows")})
     if plan.get("guarantee") != "certified":
         return seeds
     with shop.effect() as session:

@@ -15,6 +15,7 @@ from services.errors import LeaseLost
 from services.jobs import repository
 from services.jobs.repository import Work
 from services.jobs.steps.materialize import WEIGHTS, architecture_of, forgotten_by, recipe_of
+from services.jobs.steps.reference import ask_ahead
 from services.jobs.workshop import Workshop, store_errors
 from services.model_versions import architecture, publication
 from services.model_versions.forms import Publication, PublishFile
@@ -53,6 +54,7 @@ def publish(shop: Workshop, work: Work, done: Mapping[str, Any]) -> UUID:
         log.record(session, tenant_id=job.tenant_id, object_id=job.id, type="job.published", body=facts)
         repository.finish_step(session, job, "publish", {"version": published.version_id.hex}, output_digest=stored["digest"])
         repository.end_attempt(session, job, outcome="succeeded")
+        ask_ahead(session, shop, work, job, published.version_id)
     return published.version_id
 
 

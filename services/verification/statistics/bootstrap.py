@@ -33,18 +33,29 @@ def normalised_entropy(counts: ArrayLike) -> Floats:
     return np.maximum(-terms.sum(axis=-1) / np.log(kinds), 0.0)
 
 
+def _unbiased(drawn: Floats, value: float, *, level: float, low: float) -> Interval:
+    """Return the percentile interval of resampled values (b,), moved by twice the bias that resampling shows, within [low, 1] and around `value`.
+
+    The entropy of a sample is too small, and that of a resample as much smaller again: without the shift 90 % intervals of 100 records cover 70 %.
+    """
+    moved = np.clip(drawn + 2.0 * (value - float(drawn.mean())), low, 1.0)
+    return percentile_interval(moved, level=level, around=value)
+
+
 def entropy_interval(counts: ArrayLike, *, level: float, rng: np.random.Generator, resamples: int = 999) -> Interval:
-    """Return the percentile bootstrap interval of the normalised entropy of `counts` (K,)."""
+    """Return the bootstrap interval of the normalised entropy of `counts` (K,), corrected for its bias."""
     given = np.asarray(counts, dtype=np.float64)
     drawn = normalised_entropy(rng.multinomial(int(given.sum()), given / given.sum(), size=resamples))
-    return percentile_interval(drawn, level=level, around=float(normalised_entropy(given)))
+    return _unbiased(drawn, float(normalised_entropy(given)), level=level, low=0.0)
 
 
 def paired_entropy_interval(
     first: ArrayLike, second: ArrayLike, kinds: int, *, level: float, rng: np.random.Generator, resamples: int = 499
 ) -> Interval:
-    """Return the percentile bootstrap interval of the difference of normalised entropies of two columns of classes (n,) on the same rows."""
+    """Return the bootstrap interval of the difference of normalised entropies of two columns of classes (n,) on the same rows, corrected for its bias."""
     joint = np.asarray(first, dtype=np.int64) * kinds + np.asarray(second, dtype=np.int64)
     pairs = np.bincount(joint, minlength=kinds * kinds)
     drawn = rng.multinomial(len(joint), pairs / len(joint), size=resamples).reshape(resamples, kinds, kinds)
-    return percentile_interval(normalised_entropy(drawn.sum(axis=2)) - normalised_entropy(drawn.sum(axis=1)), level=level)
+    table = pairs.reshape(kinds, kinds)
+    value = float(normalised_entropy(table.sum(axis=1)) - normalised_entropy(table.sum(axis=0)))
+    return _unbiased(normalised_entropy(drawn.sum(axis=2)) - normalised_entropy(drawn.sum(axis=1)), value, level=level, low=-1.0)

@@ -145,6 +145,24 @@ def test_a_report_in_which_no_model_was_changed_has_a_page_too() -> None:
     assert pdf_of(page, at=AT).startswith(b"%PDF")
 
 
+def test_the_page_tells_what_the_plan_foresaw_of_itself_and_which_limits_it_widened() -> None:
+    told = statement()
+    body = told["predicate"]["verification"][0]["plan"]["body"]
+
+    def sure(**power: Any) -> str:
+        body["power"] = power
+        return " ".join(page_of(told, digest="0" * 64, figures={})["sure"])
+
+    widened = [{"name": "mia_v2", "split": "forget_train", "from": 0.05, "to": 0.08}]
+    carried = sure(retrained_passes=0.942, original_fails=1.0, widened=widened, cannot_pass=False)
+    assert "pass them all with a chance of 94\N{NO-BREAK SPACE}%" in carried
+    assert "fail with a chance of 100\N{NO-BREAK SPACE}%" in carried
+    assert "from 0.05 to 0.08" in carried
+    assert "nobody could pass this plan" in sure(retrained_passes=0.3, original_fails=None, widened=[], cannot_pass=True)
+    assert "a chance that is not known" in sure(retrained_passes=0.3, original_fails=None, widened=[], cannot_pass=True)
+    assert "was not simulated before the run: why not" in sure(retrained_passes=None, reason="why not")
+
+
 def test_numbers_and_times_are_written_for_readers() -> None:
     assert shown("accuracy", "0.0895") == "9.0\N{NO-BREAK SPACE}%"
     assert shown("mia_v2", "0.5000") == "0.500"

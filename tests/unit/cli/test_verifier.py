@@ -223,6 +223,15 @@ def test_what_takes_more_than_a_hundred_lines_is_invalid_to_the_first(name: str,
     assert status == INVALID, said
 
 
+@pytest.mark.parametrize(("verdict", "status"), [("passed", INVALID), ("inconclusive", HOLDS)])
+def test_a_plan_that_could_not_pass_allows_no_pass(verdict: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PLAN, "power", {"cannot_pass": True, "retrained_passes": 0.5, "original_fails": 0.25})
+    report, key = write(tmp_path, Made(verdict=verdict, codes=("cannot_pass",) if verdict == "inconclusive" else ()).raw())
+
+    assert python(report, key)[0] == status
+    assert node(report, key) == status
+
+
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_what_is_not_known_cannot_be_decided(name: str, tmp_path: Path, twin: dict[str, int]) -> None:
     assert python(*write(tmp_path, UNKNOWN[name]))[0] == UNDECIDED

@@ -36,7 +36,7 @@ def work(*, job: int = 1, seeds: dict[str, int] = SEEDS, recipe: dict[str, Any] 
         model=SimpleNamespace(id=UUID(int=model), architecture="mlp", architecture_params={"outputs": 2}, task="classification"),
         dataset=SimpleNamespace(id=UUID(int=6), name="d"),
         dataset_version=SimpleNamespace(id=UUID(int=dataset_version), manifest_digest="ab" * 32, number=1),
-        base=SimpleNamespace(manifest_digest="cd" * 32, manifest=None, recipe=recipe or RECIPE.model_dump(mode="json")),
+        base=SimpleNamespace(id=UUID(int=7), manifest_digest="cd" * 32, manifest=None, recipe=recipe or RECIPE.model_dump(mode="json")),
         policy=SimpleNamespace(key="demo", version=1, verification={}, ladder=[{"method": "retrain"}]),
         targets=[SimpleNamespace(id=UUID(int=100 + job), records_commitment="00")],
         requests=[object()],
@@ -62,6 +62,8 @@ class Shop:
         monkeypatch.setattr(repository, "plan_body", lambda _session, job: self.plans[job.id])
         monkeypatch.setattr(repository, "save_plan", lambda _session, job, body, _digest: self.plans.update({job.id: body}))
         monkeypatch.setattr(repository, "finish_step", lambda *_given, **_facts: None)
+        monkeypatch.setattr(repository, "measured_shares", lambda _session, _version: (None, None))
+        monkeypatch.setattr(repository, "earlier_readings", lambda _session, _model, *, request_kind: [])
         monkeypatch.setattr(planning.log, "record", lambda *_given, **_facts: None)
         monkeypatch.setattr(planning.catalogue, "entry", lambda *_given: None)
 

@@ -1,6 +1,5 @@
 """The arithmetic of attacks that use reference models, against closed forms, scipy and the pair loop."""
 
-import time
 import tracemalloc
 
 import numpy as np
@@ -107,24 +106,6 @@ def test_fifty_thousand_by_fifty_thousand_stays_far_below_a_gigabyte():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 20e6  # the matrix of pairs would take 20 GB
-
-
-def test_the_sorted_form_is_far_faster_than_the_matrix_of_pairs():
-    rng = np.random.default_rng(6)
-    records, population = rng.random(4000), rng.random(4000)
-
-    def fastest(work):
-        taken = []
-        for _ in range(3):
-            begun = time.process_time()
-            work()
-            taken.append(time.process_time() - begun)
-        return min(taken)
-
-    ours = fastest(lambda: [relative_membership.relative_scores(records, population) for _ in range(20)]) / 20
-    pairs = fastest(lambda: (records[:, None] / population[None, :] >= 1).mean(axis=1))
-
-    assert pairs > 30 * ours  # 115 and 127 in two runs; other work on the machine can halve it
 
 
 def test_the_expected_probability_has_both_forms():

@@ -106,6 +106,35 @@ def test_a_model_that_learned_the_records_by_heart_is_caught_and_a_retrained_one
     assert difference.low > 0.1
 
 
+def test_requests_on_the_same_records_share_reference_models_whatever_they_forget_and_whatever_their_seed():
+    trained: list[str] = []
+    data, cache = noisy(), Remembering(NoCache())
+    whole = joined(data.forget, data.retain)
+    other = dataclasses.replace(
+        data, forget=whole.take(torch.arange(300, 400)), retain=whole.take(torch.cat([torch.arange(300), torch.arange(400, 500)]))
+    )
+    nobody = dataclasses.replace(data, forget=whole.take(torch.arange(0)), retain=whole)
+
+    def asked(splits, seed, shadow_seed):
+        run = Run(
+            seed=seed, architecture=NET, recipe=RECIPE, cache=cache, on_progress=lambda progress: trained.append(progress.stage), report_every_s=0.0
+        )
+        run.shadow_seed = shadow_seed
+        return shadows(splits, TASK, run, models=2)
+
+    ahead = asked(nobody, 1, 77)
+    after_first = len(trained)
+    found = [asked(data, 2, 77), asked(other, 3, 77)]
+    shared = len(trained)
+    asked(data, 2, None)
+
+    assert shared == after_first > 0
+    assert len(trained) > shared
+    for each in found:
+        np.testing.assert_array_equal(each.phi, ahead.phi)
+        np.testing.assert_array_equal(each.keep, ahead.keep)
+
+
 def test_readings_of_one_evaluation_train_the_reference_models_once():
     stages: list[str] = []
     run = run_of(on_progress=lambda progress: stages.append(progress.stage), report_every_s=0.0)

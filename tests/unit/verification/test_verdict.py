@@ -206,6 +206,20 @@ def test_a_class_of_a_model_without_data_that_is_still_recognised_ends_with_a_pe
     assert "the last is always a retrain" not in found.sentence
 
 
+def test_a_plan_that_said_it_could_not_pass_passes_nobody():
+    power = {"retrained_passes": 0.41, "original_fails": 0.2, "cannot_pass": True}
+    good, bad = [measured(ACCURACY), measured(ATTACK)], [measured(ACCURACY, after=0.7), measured(ATTACK)]
+
+    found = judge(plan_of(ACCURACY, ATTACK, power=power), good, SOUND)
+
+    assert (found.verdict, found.codes) == ("inconclusive", ("cannot_pass",))
+    assert "would pass it with a chance of 0.41, and the original would fail it with a chance of 0.2" in found.sentence
+    assert "The original model lies within the limits too" not in found.sentence
+    assert judge(plan_of(ACCURACY, ATTACK, power=power), bad, SOUND).codes == ("leak",)
+    assert judge(plan_of(ACCURACY, ATTACK, power=power), good, EXACT).verdict == "passed"
+    assert judge(plan_of(ACCURACY, ATTACK, power={**power, "cannot_pass": False}), good, SOUND).verdict == "passed"
+
+
 def test_an_insensitive_reading_can_still_fail():
     found = judge(plan_of(ATTACK), [measured(ATTACK, before=0.52, after=0.2)], SOUND)
 

@@ -1,0 +1,224 @@
+"""What a plan foresees of itself: both chances, the bands that it widens, and what becomes of a job that nobody could pass."""
+
+import json
+import time
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+import rfc8785
+
+from services.errors import CannotPass
+from services.jobs import outcomes, power, repository
+from services.jobs.power import Earlier, Known, earlier_of, none_simulated, simulated
+from services.jobs.steps import plan as planning
+from services.jobs.steps.plan import gated, split_counts
+from services.tenants.policies import DEMO, GDPR_DEFAULT
+from services.verification.statistics.equivalence import equivalence_power
+from services.verification.statistics.intervals import paired_proportions
+from tests.unit.jobs.test_reference_seed import Shop, shop, work  # noqa: F401  a fixture
+
+ACCURACY = {"kind": "metric", "name": "accuracy", "split": "forget_train", "direction": "band", "epsilon": 0.05, "gate": True}
+ATTACK = {"kind": "attack", "name": "mia_v2", "split": "forget_train", "direction": "band", "epsilon": 0.05, "gate": True}
+DIGITS = {"forget": 124, "retain": 1076, "verification": 199, "attack": 199, "forget_test": 19, "forget_attack": 19}
+NOISY = {"forget": 500, "retain": 700, "verification": 199, "attack": 199}
+LARGE = {"forget": 2000, "retain": 50_000, "verification": 3000, "attack": 3000}
+
+
+def told(readings: list[Any], roles: dict[str, int], *, kind: Any = "records", utility: Any = None, **known: Any) -> dict[str, Any]:
+    return simulated(readings, utility=utility, level=0.9, alpha=0.05, known=Known(roles, kind, 10, **known))
+
+
+def of_policy(policy: Any, roles: dict[str, int], kind: Any, **known: Any) -> dict[str, Any]:
+    document = policy.verification.model_dump(mode="json", by_alias=True)
+    readings = [gated(entry, split_counts(roles)) for entry in document[kind]]
+    return told(readings, roles, kind=kind, utility=document["utility"], **known)
+
+
+def widths(found: dict[str, Any]) -> dict[str, float]:
+    return {entry["name"]: entry["epsilon"] for entry in found["readings"] if entry["gate"]}
+
+
+def test_the_interval_of_paired_shares_is_the_one_that_the_verdict_uses() -> None:
+    counts = np.array([[0, 0, 60], [3, 9, 48], [12, 0, 48], [20, 20, 20], [60, 0, 0], [0, 60, 0]])
+
+    low, high = power._tango(counts, 60, 1.6448536269514722)
+
+    for place, (gained, lost, _) in enumerate(counts.tolist()):
+        assert (low[place], high[place]) == pytest.approx(paired_proportions(gained, lost, 60, level=0.9), abs=1e-5)
+
+
+def test_the_chance_of_one_area_is_the_closed_form_of_two_one_sided_tests() -> None:
+    found = told([ATTACK], NOISY, learned=0.99, unseen=0.75)["power"]
+
+    deviation = 0.45 * np.sqrt((1 / 500 + 1 / 199) / 12)
+    assert found["gates"][0]["deviation"] == pytest.approx(deviation, abs=1e-5)
+    assert found["gates"][0]["retrained_passes"] == pytest.approx(equivalence_power(deviation, 0.05), abs=0.01)
+
+
+def test_a_plan_that_both_chances_carry_keeps_its_bands() -> None:
+    found = of_policy(DEMO, DIGITS, "class", learned=0.999, unseen=0.967)
+
+    assert (found["power"]["widened"], found["power"]["cannot_pass"]) == ([], False)
+    assert min(found["power"]["retrained_passes"], found["power"]["original_fails"]) > 0.95
+    assert widths(found) == {"accuracy": 0.05, "mia_v2": 0.25}
+
+
+def test_a_plan_that_a_retrained_model_would_fail_widens_its_bands_step_by_step() -> None:
+    narrow = of_policy(GDPR_DEFAULT, DIGITS, "class", learned=0.999, unseen=0.967)
+    noisy = of_policy(DEMO, NOISY, "records", learned=0.99, unseen=0.75)
+
+    needed = 0.45 * np.sqrt((1 / 124 + 1 / 19) / 12) * (1.645 + 1.71)  # 19 non-members; .913 for this gate, since the others take a little as well
+    assert 0.10 < needed < 0.11
+    assert [(one["name"], one["from"], one["to"]) for one in narrow["power"]["widened"]] == [("mia_v2", 0.05, 0.11)]
+    assert widths(narrow)["mia_v2"] == 0.11
+    assert {one["name"] for one in noisy["power"]["widened"]} == {"accuracy", "streisand"}
+    for found in (narrow, noisy):
+        assert found["power"]["retrained_passes"] >= 0.9
+        assert found["power"]["original_fails"] >= 0.9
+        assert max(width for width in widths(found).values()) <= 0.15
+        assert all(entry["epsilon"] == widths(found)[entry["name"]] for entry in found["power"]["gates"])
+
+
+def test_where_the_widest_bands_do_not_do_the_plan_cannot_pass() -> None:
+    found = told([ACCURACY, ATTACK], {"forget": 20, "verification": 400, "attack": 30}, learned=1.0, unseen=0.6)
+
+    assert found["power"]["cannot_pass"]
+    assert found["power"]["retrained_passes"] < 0.9
+    assert widths(found) == {"accuracy": 0.05, "mia_v2": 0.05}
+    assert {gate["epsilon"] for gate in found["power"]["gates"]} == {0.15}
+
+
+def test_a_plan_that_the_original_would_not_fail_cannot_pass() -> None:
+    well_regularised = told([ACCURACY, ATTACK], LARGE, learned=0.93, unseen=0.92)
+
+    assert well_regularised["power"]["retrained_passes"] > 0.95
+    assert well_regularised["power"]["original_fails"] < 0.01
+    assert well_regularised["power"]["cannot_pass"]
+
+
+def test_fewer_than_sixteen_records_on_either_side_can_show_nothing() -> None:
+    assert told([ACCURACY], {**LARGE, "forget": 15}, learned=1.0, unseen=0.5)["power"]["retrained_passes"] == 0
+    assert told([ATTACK], {**LARGE, "attack": 15}, learned=1.0, unseen=0.5)["power"]["cannot_pass"]
+
+
+def test_without_the_originals_share_nothing_is_widened_and_only_the_first_chance_decides() -> None:
+    found = told([ACCURACY], {**LARGE, "forget": 200})
+    hopeless = told([ACCURACY], {**LARGE, "forget": 17})
+
+    assert (found["power"]["original_fails"], found["power"]["widened"], found["power"]["cannot_pass"]) == (None, [], False)
+    assert found["power"]["retrained_passes"] < 0.9
+    assert widths(found) == {"accuracy": 0.05}
+    assert hopeless["power"]["cannot_pass"]
+
+
+def test_a_gate_of_unknown_spread_is_named_and_nothing_is_claimed() -> None:
+    probe = {**ATTACK, "kind": "metric", "name": "linear_probe_auc"}
+
+    found = told([ACCURACY, probe], LARGE, learned=1.0, unseen=0.5)
+
+    assert found["power"]["not_simulated"] == ["linear_probe_auc/forget_train"]
+    assert (found["power"]["retrained_passes"], found["power"]["cannot_pass"]) == (None, False)
+    assert told([], LARGE)["power"] == none_simulated(power.NO_GATE)
+
+
+def test_what_earlier_verdicts_measured_takes_the_place_of_what_is_assumed() -> None:
+    calm, wild = Earlier(0.3, 0.01, 0.0), Earlier(0.3, 4.0, 0.0)
+    probe = {**ATTACK, "kind": "metric", "name": "linear_probe_auc"}
+
+    for held, passes in ((calm, 1.0), (wild, 0.0)):
+        found = told([probe], {**LARGE, "forget": 100}, earlier={("linear_probe_auc", "forget_train"): held})["power"]
+        assert found["gates"][0]["spread"] == "measured"
+        assert found["retrained_passes"] == pytest.approx(passes, abs=0.01)
+    scattered = told([ATTACK], LARGE, earlier={("mia_v2", "forget_train"): Earlier(0.5, 0.01, 0.3)})["power"]
+    assert scattered["retrained_passes"] < 0.9
+
+
+def test_stored_readings_are_read_back_as_gap_spread_and_floor() -> None:
+    row = {
+        "name": "mia_v2", "split": "forget_train", "n": 100, "level": "0.9000", "before": "0.8000", "reference": "0.5000",
+        "band": {"floor": "0.0200"}, "detail": {"paired": {"low": "-0.0100", "high": "0.0229"}},
+    }  # fmt: skip
+
+    found = earlier_of([row, {**row, "before": None}, {**row, "detail": {}}, {**row, "name": "x", "band": None}])
+
+    assert found["mia_v2", "forget_train"].gap == pytest.approx(0.3)
+    assert found["mia_v2", "forget_train"].variance == pytest.approx(100 * 0.01**2, rel=1e-3)
+    assert (found["mia_v2", "forget_train"].floor, found["x", "forget_train"].floor) == (0.02, 0.0)
+
+
+def test_a_drop_that_is_no_more_than_the_floor_is_shown_is_unlikely_to_be_called_one() -> None:
+    strict, loose = (power._kept(Known(NOISY, "records", 10, 0.99, 0.75), {"total": total}, alpha=0.004) for total in (0.0, 0.05))
+
+    assert strict == pytest.approx(0.996)
+    assert loose > strict
+
+
+def test_a_simulation_repeats_is_canonical_json_and_takes_less_than_a_second() -> None:
+    begun = time.process_time()
+
+    first, second = (of_policy(GDPR_DEFAULT, LARGE, "records", learned=0.97, unseen=0.9) for _ in range(2))
+
+    assert first == second
+    assert json.loads(rfc8785.dumps(first)) == first
+    assert time.process_time() - begun < 2
+
+
+VERIFICATION = {"records": [ACCURACY, ATTACK], "class": [ACCURACY]}
+
+
+def job_of(by: str, shop: Shop, monkeypatch: pytest.MonkeyPatch, *, recipe: Any = "own") -> Any:  # noqa: F811  the fixture
+    """A job on five records that somebody chose the method of; its plan cannot be passed."""
+    found = work()
+    found.job.choice = {"by": by, "rungs": ["m", "retrain"]}
+    found.policy = SimpleNamespace(key="demo", version=1, verification=VERIFICATION, ladder=[{"method": "m"}, {"method": "retrain"}])
+    if recipe is None:
+        found.base.recipe = None
+    monkeypatch.setattr(repository, "measured_shares", lambda _session, _version: (0.9, 0.9))
+    return found
+
+
+@pytest.mark.parametrize("by", ["router", "ladder"])
+def test_a_method_that_the_service_chose_gives_way_before_it_runs(by: str, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    with pytest.raises(CannotPass, match=r"was not tried: under its plan a retrained model would pass with a chance of 0.00"):
+        shop.frozen(job_of(by, shop, monkeypatch))
+
+    assert not shop.plans
+
+
+def test_a_method_that_the_caller_named_runs_all_the_same(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    body = shop.frozen(job_of("caller", shop, monkeypatch))
+
+    assert body["power"]["cannot_pass"]
+    assert list(shop.plans.values()) == [body]
+
+
+def test_without_a_recipe_there_is_nothing_to_give_way_to(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    body = shop.frozen(job_of("router", shop, monkeypatch, recipe=None))
+
+    assert body["reference"] == "none"
+    assert body["power"]["reason"] == "there is no retrained model to compare with"
+
+
+def test_an_exact_method_runs_under_any_plan(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(planning.catalogue, "entry", lambda *_given: SimpleNamespace(guarantee="exact", facts={}))
+
+    assert shop.frozen(job_of("ladder", shop, monkeypatch))["power"]["cannot_pass"]
+
+
+def test_what_gave_way_goes_to_retraining_and_not_through_the_rungs_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    moved = SimpleNamespace(id=UUID(int=1), kind="unlearn", method="unsir", tenant_id=UUID(int=2))
+    for name in ("fail_step", "end_attempt", "drop_pins"):
+        monkeypatch.setattr(repository, name, lambda *_given, **_facts: None)
+    monkeypatch.setattr(repository, "move", lambda *_given, **_facts: "failed")
+    monkeypatch.setattr(repository, "load", lambda *_given: "work")
+    monkeypatch.setattr(outcomes, "next_rung", lambda _work, codes=(): asked.append(list(codes)) or ("retrain", {}))
+    monkeypatch.setattr(outcomes, "_escalate", lambda _session, _job, rung, verdict, *, clock: asked.append((rung[0], verdict["codes"])))
+
+    state = outcomes.settle(None, moved, CannotPass(method="unsir", detail="x"), clock=None)  # pyright: ignore[reportArgumentType]
+
+    assert state == "failed"
+    assert asked == [["cannot_pass"], ("retrain", ["cannot-pass"])]

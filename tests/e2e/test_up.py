@@ -42,6 +42,7 @@ def gone(pids: list[int]) -> bool:
     return False
 
 
+@pytest.mark.soak
 @pytest.mark.xdist_group("up")
 def test_the_walk_of_the_documentation_goes_from_nothing_to_a_checked_report(up: Up, tmp_path: Path):
     missing = [tool for tool in ("curl", "jq", "sha256sum") if shutil.which(tool) is None]

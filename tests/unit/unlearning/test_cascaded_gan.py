@@ -174,6 +174,7 @@ def test_3_fine_tuning_on_retained_data_is_run_and_stands_beside(clothes, clothe
     assert distance < 3 * original, told
 
 
+@pytest.mark.soak
 def test_4_digits_with_a_fully_connected_gan(digits):
     architecture = MLPGAN(MLPGAN.Parameters(outputs=10))
     lab = studio(architecture, *digits, Recipe(learning_rate=1e-3, epochs=30, batch_size=64), classes=(3,))

@@ -48,6 +48,7 @@ def test_7_with_a_retain_term_facts_are_forgotten_and_the_others_kept(name, worl
     assert world.exact(model, world.retain) >= 0.95
 
 
+@pytest.mark.soak
 def test_7_gradient_difference_keeps_nine_tenths(world):
     assert world.exact(unlearned(world, "grad_diff"), world.retain) >= 0.90
 

@@ -35,7 +35,7 @@ up: setup  ## Start the embedded stack: database, queue, store, gateway, worker,
 check: setup  ## Lint, types and import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/basedpyright --level error --threads 2
+	@$(BIN)/basedpyright --level error
 	@$(BIN)/lint-imports
 
 test: check  ## All tests, in under ten minutes on two cores

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from typing import Any, Protocol
 
 import torch
@@ -164,11 +165,11 @@ class TransformersTokenizer:
 @lru_cache(maxsize=8)
 def _load(source: str) -> Any:
     try:
-        from transformers import AutoTokenizer  # noqa: PLC0415  an optional package
+        transformers = import_module("transformers")  # optional, and its types take the checker a quarter of a minute
     except ImportError as missing:
         raise ParameterOutOfRange(name="model", detail="the package transformers is not installed here") from missing
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        return transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ParameterOutOfRange(name="model", detail=f"no tokenizer could be loaded from {source}: {error}") from error
 

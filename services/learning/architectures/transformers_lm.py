@@ -6,6 +6,7 @@ no code that comes with a model is run.
 """
 
 from functools import cached_property
+from importlib import import_module
 from typing import Any, Literal
 
 from pydantic import Field
@@ -77,9 +78,7 @@ class TransformersLM(Architecture):
     def _random(self) -> Any:
         config = self._config()
         config.tie_word_embeddings = False
-        from transformers import AutoModelForCausalLM  # noqa: PLC0415  an optional package
-
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=False).float()
+        return import_module("transformers").AutoModelForCausalLM.from_config(config, trust_remote_code=False).float()
 
     def _published(self) -> Any:
         network = _called("AutoModelForCausalLM", self.parameters.model, revision=self.parameters.revision or "main", use_safetensors=True).float()
@@ -93,7 +92,7 @@ class TransformersLM(Architecture):
 def _called(family: str, source: str, **how: object) -> Any:
     """Return what `family.from_pretrained` makes of `source`."""
     try:
-        import transformers  # noqa: PLC0415  an optional package
+        transformers = import_module("transformers")  # optional, and its types take the checker a quarter of a minute
     except ImportError as missing:
         raise ParameterOutOfRange(name="model", detail="the package transformers is not installed here") from missing
     try:

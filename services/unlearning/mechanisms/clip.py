@@ -5,6 +5,7 @@ Source: Radford et al., "Learning Transferable Visual Models From Natural Langua
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -51,11 +52,10 @@ def local_clip(device: torch.device) -> Clip:
     """Return the CLIP network kept on this machine. Raises ClipMissing: the library or the weights are not here."""
     if find_spec("transformers") is None:
         raise ClipMissing("the library transformers is not installed")
-    from transformers import AutoTokenizer, CLIPModel  # noqa: PLC0415  heavy, and optional
-
+    transformers = import_module("transformers")  # optional, and its types take the checker a quarter of a minute
     try:
-        network: Any = CLIPModel.from_pretrained(WEIGHTS, local_files_only=True)
-        tokenizer: Any = AutoTokenizer.from_pretrained(WEIGHTS, local_files_only=True)
+        network: Any = transformers.CLIPModel.from_pretrained(WEIGHTS, local_files_only=True)
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(WEIGHTS, local_files_only=True)
     except OSError as error:
         raise ClipMissing(f"the weights {WEIGHTS} are not on this machine, and none are downloaded") from error
     return Clip(

@@ -97,7 +97,7 @@ def _asked(told: Statement) -> Rows:
 
 
 def _step(run: Mapping[str, Any], number: int, verdict: str | None) -> JSON:
-    """Return what one run did; a run that ended because of its verdict is named by it."""
+    """Return what one run did; one that ended because its tests were inconclusive is not called failed."""
     name, meaning = words.GUARANTEES.get(run["guarantee"], (words.plainly(str(run["guarantee"] or "none")), ""))
     timing = [
         f"method {run['method_seconds']} s" if run["method_seconds"] else "",
@@ -112,7 +112,7 @@ def _step(run: Mapping[str, Any], number: int, verdict: str | None) -> JSON:
     ]
     return {
         "heading": f"{number}. {words.METHODS.get(run['method'], words.plainly(str(run['method'])))}",
-        "state": words.plainly(verdict if verdict is not None and run["state"] == "failed" else run["state"]),
+        "state": words.plainly("inconclusive" if (run["state"], verdict) == ("failed", "inconclusive") else run["state"]),
         "facts": facts,
     }
 

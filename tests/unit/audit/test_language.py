@@ -103,12 +103,16 @@ def test_the_sentences_that_a_page_composes_keep_the_rules_too(guarantee: Any, v
     assert {text: rules for text in strings(page) if (rules := broken(text))} == {}
 
 
-def test_a_run_that_its_verdict_ended_is_named_by_the_verdict() -> None:
-    told = statement(verdict="inconclusive")
-    told["predicate"]["processing"][0]["state"] = "failed"
-    assert [step["state"] for step in page_of(told, digest="00", figures={})["done"]] == ["inconclusive"]
-    told["predicate"]["verification"][0]["verdict"] = None
-    assert [step["state"] for step in page_of(told, digest="00", figures={})["done"]] == ["failed"]
+@pytest.mark.parametrize(
+    ("state", "verdict", "shown"),
+    [("failed", "inconclusive", "inconclusive"), ("failed", "failed", "failed"), ("failed", "passed", "failed"), ("failed", None, "failed"),
+     ("succeeded", "passed", "succeeded"), ("needs_attention", "inconclusive", "needs attention")],
+)  # fmt: skip
+def test_a_run_whose_tests_were_inconclusive_is_not_called_failed_and_no_failed_one_passed(state: str, verdict: str | None, shown: str) -> None:
+    told = statement()
+    told["predicate"]["processing"][0]["state"] = state
+    told["predicate"]["verification"][0]["verdict"] = verdict
+    assert [step["state"] for step in page_of(told, digest="00", figures={})["done"]] == [shown]
 
 
 def test_an_attack_that_found_nothing_says_with_which_power() -> None:

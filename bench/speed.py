@@ -27,7 +27,7 @@ from services.learning.training import fit
 from services.unlearning.mechanisms.accuracy import accuracy
 from services.unlearning.mechanisms.descent import per_class
 from services.unlearning.mechanisms.generator import Generator
-from services.unlearning.mechanisms.importance import ImportanceCache, Measure, Whole
+from services.unlearning.mechanisms.importance import Granule, ImportanceCache, Measure, Whole
 from services.unlearning.mechanisms.transfer import Settings, Transfer, fresh_student
 from services.unlearning.method import METHODS, UnlearningMethod
 from services.unlearning.methods.ssd import Ssd
@@ -84,8 +84,8 @@ class Scene:
             return watch.took(), {"ended": str(refusal).split("\n")[0][:200]}
         took = watch.took()
         left = {"forget": accuracy(model, splits.forget), "retain": accuracy(model, splits.analysis.with_labels(splits.classes, keep=False))}
-        steps = run.notes.get("steps")
-        return took, {f"{name}_accuracy": None if value is None else round(value, 4) for name, value in left.items()} | {"steps": steps}
+        notes = {name: run.notes[name] for name in ("steps", "rows") if name in run.notes}
+        return took, {f"{name}_accuracy": None if value is None else round(value, 4) for name, value in left.items()} | notes
 
 
 def medians(taken: Sequence[Took]) -> dict[str, float]:
@@ -107,11 +107,16 @@ def method_of(name: str, parameters: Mapping[str, Any], cache: ImportanceCache |
 
 
 def filled(scene: Scene, parameters: Mapping[str, Any], rows: int) -> ImportanceCache:
-    """Return a cache that holds the importance for the whole set, measured on at most `rows` of its records: it is made once, before any request."""
+    """Return a cache that holds the importance for the whole set, measured on at most `rows` of its records: it is made once, before any request.
+
+    Where the parameters leave the form open, both are in it: importances of single records, and of batches, in which a run may look next.
+    """
     cache, nothing, p = dict[str, Any](), torch.zeros(0, dtype=torch.int64), Ssd.Parameters(**parameters)
     part = scene.bench.train.sample(rows, torch.Generator().manual_seed(SEED))
-    measure = Measure(Ssd.scalar, p.importance, p.batch_size)
-    Whole.of(part.take(nothing), part).importance(scene.original, scene.task, scene.run(), measure, cache)
+    whole = Whole.of(part.take(nothing), part)
+    granules: tuple[Granule, ...] = ("per_sample", "batch") if p.importance is None else (p.importance,)
+    for granule in granules:
+        whole.importance(scene.original, scene.task, scene.run(), Measure(Ssd.scalar, granule, p.batch_size), cache)
     return cache
 
 

@@ -1,5 +1,6 @@
 """The speed bench at its smallest, and the eager recipes that it compares with."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -31,6 +32,16 @@ def test_lines_against_retraining_say_what_they_were_made_of(tmp_path: Path, cap
     assert [row["detail"]["method"] for row in rows] == ["lra_npp", "ssd", "ssd", "unsir", "bad_teacher"]
     assert all(row["ratio"] > 0 and row["detail"]["records"] == 300 for row in rows)
     assert all(row["detail"]["reached"] == (row["ratio"] >= row["goal"]) for row in rows)
+
+
+def test_what_is_cached_before_a_run_is_found_by_it_in_every_form_that_it_tries(scene: speed.Scene):
+    for parameters in ({}, speed.PAPER_SSD, {"importance": "per_sample", "alpha": 2.0}):
+        cache = speed.filled(scene, parameters, 200)
+        run = scene.run()
+
+        speed.method_of("ssd", parameters, cache).unlearn(copy.deepcopy(scene.original), scene.splits.for_method(), scene.task, run)
+
+        assert run.notes["rows"]["importance_all"] == 0
 
 
 def test_lines_against_the_released_recipes_part_arithmetic_from_overhead(scene: speed.Scene):

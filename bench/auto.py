@@ -150,9 +150,7 @@ def world_of(request: Drawn, held: Mapping[str, sets.Bench], cache: Path) -> Wor
 
 def offers() -> dict[str, Offer]:
     """Return what a worker would publish of its methods, as the gateway hands it to the router."""
-    return {
-        item.name: offer_of(item.name, item.facts, item.needs) for item in plugins.catalogue() if item.kind == "method" and item.error is None
-    }
+    return {item.name: offer_of(item.name, item.facts, item.needs) for item in plugins.catalogue() if item.kind == "method" and item.error is None}
 
 
 def choice_of(world: World, policy: PolicyBody) -> router.Choice:

@@ -167,10 +167,12 @@ def next_rung(work: Work, codes: Collection[str] = ()) -> tuple[str, dict[str, A
     ladder = {str(rung["method"]): rung for rung in (work.policy.ladder if work.policy is not None else [])}
     rungs = [rung for rung in ladder.values() if serves(rung.get("granularities", ("class", "records")), work.granularity)]
     serving = [str(rung["method"]) for rung in rungs if not rung.get("tasks") or work.model.task in rung["tasks"]]
-    names = [rung if isinstance(rung, str) else str(rung["method"]) for rung in (work.job.choice or {}).get("rungs") or serving]
+    chosen: list[Any] = (work.job.choice or {}).get("rungs") or serving
+    held = {str(rung["method"]): rung.get("parameters") for rung in chosen if not isinstance(rung, str)}
+    names = [rung if isinstance(rung, str) else str(rung["method"]) for rung in chosen]
     again = bool((work.job.choice or {}).get("again"))
     after = router.following(names, str(work.job.method), retrainable=no_retrain(work) is None, codes=codes, again=again)
-    return None if after is None else (after, dict(ladder.get(after, {}).get("parameters") or {}))
+    return None if after is None else (after, dict(ladder.get(after, {}).get("parameters") or held.get(after) or {}))
 
 
 def no_retrain(work: Work) -> str | None:

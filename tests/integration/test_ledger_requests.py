@@ -150,7 +150,7 @@ class World:
     def jobs(self, request_id: UUID | None = None) -> Any:
         return self.run("lethe_gateway", jobs.listing, JobFilters(request_id=request_id, kind="unlearn"))[0]
 
-    def forget(self, job_id: UUID, record_ids: list[str]) -> Any:
+    def forget(self, job_id: UUID, record_ids: list[str], **more: Any) -> Any:
         """Publish a job as a worker does: erase from the dataset, then the model, in one transaction."""
         self.hold(job_id, "publishing")
         dataset = self.run("lethe_gateway", datasets.read_dataset, "digits")
@@ -165,7 +165,7 @@ class World:
             file = FileForm("records.parquet", 9, digest(f"erased{job_id}"))
             made = datasets.erase(session, dataset.id, record_ids, files=[file], manifest_digest=digest("e"), job_id=job_id, clock=CLOCK)
             told = self.publication(job_id, made.id, forgotten={dataset.id: tuple(record_ids)})
-            return publication.publish(session, told, clock=CLOCK)
+            return publication.publish(session, replace(told, **more), clock=CLOCK)
 
     def report(self, request_id: UUID) -> None:
         row = {"id": uuid7(CLOCK), "tenant_id": self.tenant, "request_id": request_id, "revision": 1, "digest": digest("report"), "statement": {}}

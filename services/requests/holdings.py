@@ -2,7 +2,7 @@
 
 - `forget`, `retain`: records of the dataset that the request names. `retain_part` alone where the version, or what it was made from, learned from
   another dataset too, or does not say from what: a job works on one dataset, and does not see the rest.
-- `unseen`: held-out records, which every job on held data has; with no training data held, those of an evaluation set that is large enough.
+- `unseen`: held-out records, which every job on held data has; with no training data held, those of an evaluation set.
 - `recipe`: of the version.
 - `shards`: the weights hold what each constituent was after each slice (architecture `sharded`), and the records to train them on are held.
 - `budget`: a certified removal of the service made the version, and its ledger says what is left.
@@ -27,8 +27,8 @@ from services.model_versions import repository as models
 from services.requests import repository
 
 SHARDED = "sharded"
-LEAST_UNSEEN = 12
-"""Of an evaluation set's records of a class one in three is for analysis, and a method that works on these takes no fewer than four."""
+LEAST_UNSEEN = 4
+"""A method that works on unseen records takes no fewer of a class. How many of an evaluation set are for analysis, the worker finds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -312,6 +312,21 @@ def test_a_class_is_suppressed_again_in_weights_that_somebody_uploaded_since(wor
     assert len(world.jobs(again.id)) == 1
 
 
+@pytest.mark.parametrize(("code", "nothing_follows"), [("diverged", True), ("method-not-applicable", True), ("verdict-not-passed", False)])
+def test_without_data_a_person_is_told_why_a_run_stopped_and_that_nothing_follows(world: World, code: str, nothing_follows: bool) -> None:
+    view = Sealed(world).ask("3")
+    (job,) = world.jobs(view.id)
+    told = "no checkpoint forgets: at best 0.4 is left of the class."
+    world.run("lethe_gateway", jobs.cancel, job.id, caller=world.caller, clock=CLOCK)
+    world.sql(update(Job).where(Job.id == job.id).values(error={"code": code, "detail": told}))
+
+    assert world.advance(view.id) == "needs_attention"
+    attention = world.read(view.id).attention
+    assert attention["code"] == code
+    assert attention["detail"].startswith(told)  # a verdict that was not passed says itself what comes behind it
+    assert ("no other method follows and the model cannot be retrained; its version stands" in attention["detail"]) == nothing_follows
+
+
 def test_an_unknown_person_is_recorded_and_ends_partially_completed(world: World) -> None:
     view = world.create(person("nobody"))
     assert [(one.model, one.outcome) for one in view.targets] == [(None, "not_identifiable")]

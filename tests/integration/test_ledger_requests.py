@@ -312,7 +312,7 @@ def test_a_class_is_suppressed_again_in_weights_that_somebody_uploaded_since(wor
     assert len(world.jobs(again.id)) == 1
 
 
-@pytest.mark.parametrize(("code", "nothing_follows"), [("diverged", True), ("method-not-applicable", True), ("verdict-not-passed", False)])
+@pytest.mark.parametrize(("code", "nothing_follows"), [("diverged", True), ("verdict-not-passed", False)])
 def test_without_data_a_person_is_told_why_a_run_stopped_and_that_nothing_follows(world: World, code: str, nothing_follows: bool) -> None:
     view = Sealed(world).ask("3")
     (job,) = world.jobs(view.id)

@@ -150,6 +150,14 @@ def test_a_text_model_and_a_method_of_images_are_refused_at_once_with_the_method
     assert not could & set(WHY)
 
 
+def test_a_class_for_a_method_of_numbers_is_refused_with_the_methods_that_could(stock: Stock) -> None:
+    detail = stock.refused(ClassScope(CLASSES, dataset="sheet"), "table", method="blindspot")
+    assert "'blindspot' cannot serve this request: it does not work on task classification." in detail
+    could = set(detail.partition("Methods that could: ")[2].rstrip(".").split(", "))
+    assert could >= {"unsir", "bad_teacher", "retrain"}
+    assert not could & {"blindspot", "gaussian_amnesiac", "certified_removal"}
+
+
 def test_the_router_passes_over_the_rungs_that_do_not_take_the_records_and_says_so(stock: Stock) -> None:
     (told,) = stock.planned(TEXTS, "triage").models
     assert told.rungs == ("bad_teacher", "retrain")

@@ -58,8 +58,8 @@ UNKNOWN = Traits()
 def offer_of(name: str, facts: Mapping[str, Any], needs: Collection[str], *, available: bool = True) -> Offer:
     """Return a method as the router takes it, from its published `facts`."""
     lists = {fact: frozenset(facts.get(fact, ())) for fact in ("tasks", "granularities", "parts", "modalities")}
-    tables = {fact: dict(facts.get(fact, {})) for fact in ("limits", "instead")}
-    return Offer(name, needs=frozenset(needs), available=available, **lists, **tables)
+    limits, instead = facts.get("limits", {}), facts.get("instead", {})
+    return Offer(name, needs=frozenset(needs), available=available, **lists, limits=dict(limits), instead=dict(instead))
 
 
 def lacking(architecture: Mapping[str, Any]) -> frozenset[str]:

@@ -22,6 +22,7 @@ from bench import sets
 from bench.methods import KINDS, SMALL, Watch, World, plan_of, policy_of, prepare, shown, unlearned, verified
 from bench.methods import facts as facts_of
 from services.catalogue import router
+from services.catalogue.applicability import Offer, offer_of
 from services.errors import LetheError
 from services.jobs.compute import plugins
 from services.jobs.outcomes import GIVES_WAY
@@ -40,7 +41,7 @@ SIZES: Mapping[str, int | None] = {
     "cifar10": 2000,
     "banking77": 1000,
 }
-HELD = frozenset({"forget", "retain", "recipe"})
+HELD = frozenset({"forget", "retain", "retain_part", "unseen", "recipe"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +148,9 @@ def world_of(request: Drawn, held: Mapping[str, sets.Bench], cache: Path) -> Wor
 # --- one request -----------------------------------------------------------------------------------------------------------------------
 
 
-def offers() -> dict[str, router.Offer]:
+def offers() -> dict[str, Offer]:
     """Return what a worker would publish of its methods, as the gateway hands it to the router."""
-    return {
-        item.name: router.offer_of(item.name, item.facts, item.needs) for item in plugins.catalogue() if item.kind == "method" and item.error is None
-    }
+    return {item.name: offer_of(item.name, item.facts, item.needs) for item in plugins.catalogue() if item.kind == "method" and item.error is None}
 
 
 def choice_of(world: World, policy: PolicyBody) -> router.Choice:
@@ -161,7 +160,7 @@ def choice_of(world: World, policy: PolicyBody) -> router.Choice:
     choice = router.choose(
         task=world.task.name,
         granularity=granularity,
-        ladder=router.rungs_for(policy.ladder, task=world.task.name, zero_shot=False),
+        ladder=router.rungs_for(policy.ladder, task=world.task.name, granularity=granularity, held=HELD),
         records=len(forget),
         class_records=len(forget) if granularity == "class" else None,
         held=HELD,

@@ -4,12 +4,10 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any
 
+from services.catalogue.applicability import RECORDS, UNKNOWN, Granularity, Offer, Traits, obstacle
 from services.tenants.policies import Rung, serves
-
-Granularity = Literal["class", "records", "concept"]
-"""`concept`: the records that speak of an entity. What forgets records forgets these too; some methods forget nothing but the entity in them."""
 
 EQUIVALENCE_MINIMUM = 16
 """With fewer records no test can show that an approximate result equals a retrained one."""
@@ -35,29 +33,68 @@ PLAIN_IS_AS_GOOD: Mapping[tuple[str, Granularity], tuple[str, str]] = {
 
 WITHOUT_DATA = "no training data are held, and of the methods that need none it alone keeps the other classes usable"
 
+UNSEEN_ALONE = "no training data are held, only unseen records of the class: by them its outputs can be suppressed, and nothing is erased"
+
+GKT_FIRST = "gkt serves the request, and does more than suppress outputs"
+
+SHARDS = "the version holds what it was after each slice of its shards: only what learned from the records is trained again, exactly"
+
+BUDGET = "the version was made by certified removal, and its head carries a budget for more"
+
+IMPORTANCE = "the records to keep are not held, only the importance of each weight for all that the model learned from"
+
 ZERO_SHOT = Rung(method="gkt", granularities=("class",))
 
 
-def rungs_for(ladder: Sequence[Rung], *, task: str, zero_shot: bool) -> list[Rung]:
-    """Return the rungs that a request may take: the policy's for a task, or with no training data held, `gkt` alone, as the policy has it or by its defaults."""
-    if not zero_shot:
-        return [rung for rung in ladder if not rung.tasks or task in rung.tasks]
-    return [rung for rung in ladder if rung.method == ZERO_SHOT.method] or [ZERO_SHOT]
-
-
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """What the catalogue says of one method. `available` says that a live worker offers it.
+class Place:
+    """A rung that a request may take though its policy does not list it, where `fact` is held and nothing of `unless`; and why it is taken."""
 
-    `parts` are those that a checkpoint may be without and the method cannot do without.
+    fact: str
+    unless: frozenset[str]
+    rung: Rung
+    reason: str
+
+
+BY_HELD = (
+    Place("shards", frozenset(), Rung(method="sisa"), SHARDS),
+    Place("budget", frozenset(), Rung(method="certified_removal", granularities=("records",)), BUDGET),
+    Place("importance", frozenset({"retain"}), Rung(method="ssd"), IMPORTANCE),
+    Place("importance", frozenset({"retain"}), Rung(method="lfssd"), IMPORTANCE),
+    Place("unseen", RECORDS, Rung(method="lra_npp", granularities=("class",)), UNSEEN_ALONE),
+)
+"""What a policy's ladder cannot foresee, since it hangs on the model version: these rungs come before its own, unless it lists them itself."""
+
+
+def rungs_for(
+    ladder: Sequence[Rung],
+    *,
+    task: str,
+    granularity: Granularity,
+    held: Collection[str],
+    parameters: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Rung]:
+    """Return the rungs that a request may take: those of `BY_HELD`, then the policy's for the task.
+
+    With no training data held the policy's do not count, but for `gkt`, which then comes first, by its defaults where the policy does not list it.
+
+    Args:
+        ladder: the policy's, in order.
+        task: of the model.
+        granularity: of the request.
+        held: as for `obstacle`.
+        parameters: those of a rung of `BY_HELD`, by method, where they hang on the model version too.
     """
-
-    name: str
-    tasks: frozenset[str]
-    granularities: frozenset[str]
-    needs: frozenset[str]
-    available: bool = True
-    parts: frozenset[str] = frozenset()
+    own = [rung for rung in ladder if not rung.tasks or task in rung.tasks]
+    if not RECORDS & set(held):
+        own = [rung for rung in ladder if rung.method == ZERO_SHOT.method] or [ZERO_SHOT]
+    listed = {rung.method for rung in own}
+    added = [
+        place.rung.model_copy(update={"parameters": dict((parameters or {}).get(place.rung.method, {}))})
+        for place in BY_HELD
+        if place.fact in held and not place.unless & set(held) and place.rung.method not in listed and serves(place.rung.granularities, granularity)
+    ]
+    return [*added, *own] if RECORDS & set(held) else [*own, *added]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +145,6 @@ class Choice:
         return {"by": "router", "method": self.method, "reason": self.reason, "rungs": list(self.rungs), "skipped": dict(self.skipped)}
 
 
-def offer_of(name: str, facts: Mapping[str, Any], needs: Collection[str], *, available: bool = True) -> Offer:
-    """Return a method as the router takes it; its published `facts` hold the lists `tasks`, `granularities` and, where it has any, `parts`."""
-    tasks, granularities, parts = (frozenset(facts.get(name, ())) for name in ("tasks", "granularities", "parts"))
-    return Offer(name, tasks, granularities, frozenset(needs), available, parts)
-
-
 def following(rungs: Sequence[str], method: str, *, retrainable: bool, codes: Collection[str] = (), again: bool = False) -> str | None:
     """Return the rung after `method`; None when the ladder is spent. The last is always `retrain`, unless there is no recipe to retrain by.
 
@@ -130,32 +161,6 @@ def following(rungs: Sequence[str], method: str, *, retrainable: bool, codes: Co
     return after[0] if after else None
 
 
-def lacking(architecture: Mapping[str, Any]) -> frozenset[str]:
-    """Return the parts that a checkpoint with these architecture parameters is without: those whose parameter is false."""
-    return frozenset(name for name, value in architecture.items() if value is False)
-
-
-def obstacle(offer: Offer, *, task: str, granularity: Granularity, held: Collection[str], lacks: Collection[str] = ()) -> str | None:
-    """Return why a method cannot serve a request, or None if it can.
-
-    Args:
-        offer: the method.
-        task: of the model.
-        granularity: of the request.
-        held: what there is: `forget`, `retain` (records still held), `recipe` (how the model was trained).
-        lacks: the parts that the checkpoint is without.
-    """
-    if task not in offer.tasks:
-        return f"it does not work on task {task}"
-    if not serves(offer.granularities, granularity):
-        return f"it does not forget {granularity}"
-    absent = sorted(offer.parts.intersection(lacks))
-    if absent:
-        return f"it trains the {absent[0]}, and this checkpoint holds none"
-    missing = sorted(need for need in offer.needs if need.removesuffix("_set") not in held)
-    return f"it needs {', '.join(missing)}, which is not held" if missing else None
-
-
 def choose(
     *,
     task: str,
@@ -166,33 +171,30 @@ def choose(
     held: Collection[str],
     available: Mapping[str, Offer],
     yardstick: Yardstick | None = None,
-    lacks: Collection[str] = (),
+    traits: Traits = UNKNOWN,
 ) -> Choice | None:
     """Return the first rung that can serve the request, with the rest of the ladder behind it; None if no rung can.
 
     Args:
         task: of the model.
         granularity: `class` if the scope is whole classes.
-        ladder: the policy's, in order.
+        ladder: as `rungs_for` returns it, in order.
         records: how many records are to be forgotten.
         class_records: size of the smallest class in the scope, where known.
-        held: as for `obstacle`.
+        held: as for `obstacle`. Where a request produces each of these facts is told in services/requests/holdings.py.
         available: what the catalogue offers, by method. A method that no live worker offers is skipped while another rung is offered.
-        yardstick: of the policy. With fewer records than it takes, only retraining can pass, and is the only rung where it can be had.
-        lacks: as for `obstacle`.
+        yardstick: of the policy. With fewer records than it takes, only an exact method can pass, and where one can be had, no other is a rung.
+        traits: as for `obstacle`.
     """
-    skipped: dict[str, str] = {}
-    fit: list[Rung] = []
-    for rung in ladder:
-        why = _why_not(rung, task=task, granularity=granularity, held=held, available=available, lacks=lacks)
-        if why is None:
-            fit.append(rung)
-        else:
-            skipped[rung.method] = why
+    skipped = obstacles(ladder, task=task, granularity=granularity, held=held, available=available, traits=traits)
+    fit = [rung for rung in ladder if rung.method not in skipped]
     few = too_few(granularity, records, yardstick)
     if few is not None and any(rung.method == "retrain" for rung in fit):
-        skipped |= {rung.method: TOO_FEW for rung in fit if rung.method != "retrain"}
-        fit = [rung for rung in fit if rung.method == "retrain"]
+        exact = {"retrain", "sisa"} if "shards" in held else {"retrain"}
+        skipped |= {rung.method: TOO_FEW for rung in fit if rung.method not in exact}
+    if not RECORDS & set(held) and any(rung.method == ZERO_SHOT.method for rung in fit):
+        skipped |= {rung.method: GKT_FIRST for rung in fit if rung.method != ZERO_SHOT.method}
+    fit = [rung for rung in fit if rung.method not in skipped]
     if not fit:
         return None
     live = [rung for rung in fit if available[rung.method].available]
@@ -213,6 +215,18 @@ def choose(
     )  # fmt: skip
 
 
+def obstacles(
+    ladder: Sequence[Rung], *, task: str, granularity: Granularity, held: Collection[str], available: Mapping[str, Offer], traits: Traits = UNKNOWN
+) -> dict[str, str]:
+    """Return, by method, why rungs cannot serve the request; those that can are not in it. Arguments as for `choose`."""
+    found: dict[str, str] = {}
+    for rung in ladder:
+        why = _why_not(rung, task=task, granularity=granularity, held=held, available=available, traits=traits)
+        if why is not None:
+            found[rung.method] = why
+    return found
+
+
 def too_few(granularity: Granularity, records: int, yardstick: Yardstick | None) -> str | None:
     """Return why so few records cannot show that an approximate result equals a retrained one, or None if they can."""
     if yardstick is None:
@@ -223,15 +237,13 @@ def too_few(granularity: Granularity, records: int, yardstick: Yardstick | None)
     return f"{TOO_FEW}: {records}, and within {yardstick.epsilon:g} of a retrained model at level {yardstick.level:g} it takes {fewest}"
 
 
-def _why_not(
-    rung: Rung, *, task: str, granularity: Granularity, held: Collection[str], available: Mapping[str, Offer], lacks: Collection[str]
-) -> str | None:
+def _why_not(rung: Rung, *, task: str, granularity: Granularity, held: Collection[str], available: Mapping[str, Offer], traits: Traits) -> str | None:
     if not serves(rung.granularities, granularity):
         return f"the policy does not use it for requests of kind {granularity}"
     offer = available.get(rung.method)
     if offer is None:
         return "no worker ever offered it"
-    return obstacle(offer, task=task, granularity=granularity, held=held, lacks=lacks)
+    return obstacle(offer, task=task, granularity=granularity, held=held, traits=traits)
 
 
 def _reason(
@@ -245,12 +257,15 @@ def _reason(
     order: Sequence[str],
     held: Collection[str],
 ) -> str:
-    if few is not None and order[0] == "retrain":
-        return few
-    if not held:
+    if few is not None and order[0] in {"retrain", "sisa"}:
+        return few if order[0] == "retrain" else f"{few}; {SHARDS}"
+    if not RECORDS & set(held) and order[0] == ZERO_SHOT.method:
         return WITHOUT_DATA
     what = f"{records} records" if granularity != "class" else f"whole classes ({records} records, the smallest class {class_records or records})"
     passed = "; ".join(f"{method}: {why}" for method, why in skipped.items())
+    for place in BY_HELD:
+        if place.rung.method == order[0] and place.fact in held and not place.unless & set(held):
+            return place.reason + (f" ({passed})" if passed else "")
     plain, told = PLAIN_IS_AS_GOOD.get((task, granularity), ("", ""))
     beside = f"; {plain}, a later rung, {told}" if plain in order[1:] else ""
     return f"first rung of the policy that serves {what} on task {task}" + (f" ({passed})" if passed else "") + beside

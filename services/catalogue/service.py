@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.orm import Session
 
 from services.catalogue import repository
-from services.catalogue.router import Offer, offer_of
+from services.catalogue.applicability import Offer, offer_of
 from services.catalogue.schema import problems, with_defaults
 from services.db.tables import CatalogueEntry
 from services.errors import ParameterOutOfRange, UnknownComponent
@@ -36,8 +36,8 @@ class EntryIn:
         version: raised when its results change.
         schema: JSON Schema of its parameters.
         guarantee: methods only.
-        needs: methods: `forget_set`, `retain_set`, `recipe`.
-        facts: whatever else the kind says of itself (tasks, granularities, modality, splits, unit, bounds, cost); JSON.
+        needs: methods: `forget_set`, `retain_set`, `unseen_set`, `recipe`.
+        facts: whatever else the kind says of itself (tasks, granularities, modalities, limits, splits, unit, bounds, cost); JSON.
         error: why it could not be loaded; such an entry is listed and never available.
     """
 
@@ -67,7 +67,7 @@ class EntryView:
     available: bool
 
 
-_methods: WeakKeyDictionary[Engine | Connection, tuple[float, dict[str, EntryView]]] = WeakKeyDictionary()
+_remembered: WeakKeyDictionary[Engine | Connection, dict[Kind, tuple[float, dict[str, EntryView]]]] = WeakKeyDictionary()
 _capacities: WeakKeyDictionary[Engine | Connection, tuple[float, list[Capacity]]] = WeakKeyDictionary()
 
 
@@ -163,18 +163,22 @@ def require(session: Session, kind: Kind, name: str) -> EntryView:
     return found
 
 
-def methods(session: Session) -> dict[str, EntryView]:
-    """Return the methods by name, as they were at most a second ago: planning asks at every request, and workers publish once a minute."""
-    engine = session.get_bind()
-    known = _methods.get(engine)
+def remembered(session: Session, kind: Kind) -> dict[str, EntryView]:
+    """Return the components of a kind by name, as they were at most a second ago: planning asks at every request, and workers publish once a minute."""
+    held = _remembered.setdefault(session.get_bind(), {})
+    known = held.get(kind)
     if known is None or time.monotonic() - known[0] > REMEMBERED_S:
-        known = (time.monotonic(), {one.name: one for one in listing(session, "method")})
-        _methods[engine] = known
+        known = held[kind] = (time.monotonic(), {one.name: one for one in listing(session, kind)})
     return known[1]
 
 
+def methods(session: Session) -> dict[str, EntryView]:
+    """Return the methods by name, as they were at most a second ago."""
+    return remembered(session, "method")
+
+
 def offers(session: Session) -> dict[str, Offer]:
-    """Return every method as the router takes them; `facts` of a method hold the lists `tasks` and `granularities`."""
+    """Return every method as the router takes them."""
     return {one.name: offer_of(one.name, one.facts, one.needs, available=one.available) for one in methods(session).values() if one.error is None}
 
 

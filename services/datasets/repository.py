@@ -1,7 +1,7 @@
 """SQL of datasets, their records and the subject index. Every statement runs inside the caller's transaction and tenant."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -248,16 +248,27 @@ class HeldVersion:
     records: int | None
     size_bytes: int = 0
     """Of its files as they are stored."""
+    adapter: str = ""
+    adapter_params: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def held_versions(session: Session, dataset_ids: Sequence[UUID]) -> list[HeldVersion]:
     """Return every version of the datasets that was ingested and not purged, by number."""
     rows = session.execute(_HELD, {"datasets": list(dataset_ids)})
-    return [HeldVersion(row.dataset_id, row.name, row.number, row.status == "ready", row.records, int(row.size_bytes)) for row in rows]
+    return [
+        HeldVersion(row.dataset_id, row.name, row.number, row.status == "ready", row.records, int(row.size_bytes), row.adapter, row.adapter_params)
+        for row in rows
+    ]
+
+
+def held_beside(session: Session, version_id: UUID) -> list[HeldVersion]:
+    """Return every version of a version's dataset that was ingested and not purged, by number."""
+    dataset_id = session.scalars(select(DatasetVersion.dataset_id).where(DatasetVersion.id == version_id)).one()
+    return held_versions(session, [dataset_id])
 
 
 _HELD = text("""
-    SELECT v.dataset_id, d.name, v.number, v.status, v.records,
+    SELECT v.dataset_id, d.name, v.number, v.status, v.records, d.adapter, d.adapter_params,
            (SELECT coalesce(sum(f.size_bytes), 0) FROM dataset_file f WHERE f.tenant_id = v.tenant_id AND f.version_id = v.id) AS size_bytes
       FROM dataset_version v JOIN dataset d ON d.id = v.dataset_id
      WHERE v.dataset_id = ANY(:datasets) AND v.status IN ('ready', 'retired') ORDER BY v.number

@@ -161,17 +161,28 @@ def release_needed(session: Session, job: Job) -> str:
 def next_rung(work: Work, codes: Collection[str] = ()) -> tuple[str, dict[str, Any]] | None:
     """Return method and parameters of the rung after the job's own, whose verdict had `codes`; None when the ladder is spent.
 
-    The rungs are those chosen at the start, else the policy's that serve this kind of request. The last is always `retrain`, unless the base
-    version was uploaded without a recipe.
+    The rungs are those chosen at the start, else the policy's that serve this kind of request. The last is always `retrain`, unless `no_retrain`
+    says why it cannot be.
     """
     ladder = {str(rung["method"]): rung for rung in (work.policy.ladder if work.policy is not None else [])}
     rungs = [rung for rung in ladder.values() if serves(rung.get("granularities", ("class", "records")), work.granularity)]
     serving = [str(rung["method"]) for rung in rungs if not rung.get("tasks") or work.model.task in rung["tasks"]]
-    names = [rung if isinstance(rung, str) else str(rung["method"]) for rung in (work.job.choice or {}).get("rungs") or serving]
-    retrainable = work.base is not None and work.base.recipe is not None and not work.zero_shot
+    chosen: list[Any] = (work.job.choice or {}).get("rungs") or serving
+    held = {str(rung["method"]): rung.get("parameters") for rung in chosen if not isinstance(rung, str)}
+    names = [rung if isinstance(rung, str) else str(rung["method"]) for rung in chosen]
     again = bool((work.job.choice or {}).get("again"))
-    after = router.following(names, str(work.job.method), retrainable=retrainable, codes=codes, again=again)
-    return None if after is None else (after, dict(ladder.get(after, {}).get("parameters") or {}))
+    after = router.following(names, str(work.job.method), retrainable=no_retrain(work) is None, codes=codes, again=again)
+    return None if after is None else (after, dict(ladder.get(after, {}).get("parameters") or held.get(after) or {}))
+
+
+def no_retrain(work: Work) -> str | None:
+    """Return why the ladder cannot end in a retrain, as a key of the verdict's words: `no_data`, `no_recipe` or `data_in_part`; None where it can."""
+    if work.zero_shot:
+        return "no_data"
+    if work.base is None or work.base.recipe is None:
+        return "no_recipe"
+    held = (work.job.choice or {}).get("held")
+    return "data_in_part" if held is not None and "retain" not in held else None
 
 
 def _escalate(session: Session, job: Job, rung: tuple[str, dict[str, Any]], verdict: Mapping[str, Any], *, clock: Clock) -> None:

@@ -24,7 +24,8 @@ class Architecture(ABC):
 
     The last linear layer's attribute path is `head`, so that code may speak of features (its input) and of logits (its output). `head` and
     `modality` are facts of the class, but for families whose members differ; read them from an instance. `record_parameters` are the parameters of a
-    dataset adapter that must equal one of the architecture's own, each by its name: sizes that a network is built for.
+    dataset adapter that must equal one of the architecture's own, each by its name: sizes that a network is built for. `lacks` are parts that a
+    method may ask for and no network of the family has, whatever its parameters.
     """
 
     name: ClassVar[str]
@@ -32,6 +33,7 @@ class Architecture(ABC):
     tasks: ClassVar[frozenset[str]]
     head: str
     record_parameters: ClassVar[Mapping[str, str]] = {}
+    lacks: ClassVar[frozenset[str]] = frozenset()
 
     class Parameters(ArchitectureParameters):
         """Parameters of this architecture."""

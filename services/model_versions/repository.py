@@ -91,6 +91,18 @@ def datasets_behind(session: Session, version_ids: Sequence[UUID]) -> set[UUID]:
     return set(session.scalars(statement, {"ids": list(version_ids)}))
 
 
+def sources_of(session: Session, version_id: UUID) -> set[UUID | None]:
+    """Return the datasets that a version, or what it was made from, learned from; None among them where a first version does not say from what."""
+    statement = text("""
+        WITH RECURSIVE up AS (SELECT id, parent_id, fresh_start FROM model_version WHERE id = :id
+            UNION SELECT p.id, p.parent_id, p.fresh_start FROM model_version p JOIN up ON p.id = up.parent_id WHERE NOT up.fresh_start)
+        SELECT DISTINCT d.dataset_id FROM up LEFT JOIN training_input t ON t.model_version_id = up.id AND t.role <> 'evaluation'
+          LEFT JOIN dataset_version d ON d.id = t.dataset_version_id
+         WHERE d.dataset_id IS NOT NULL OR up.parent_id IS NULL OR up.fresh_start
+        """)
+    return set(session.scalars(statement, {"id": version_id}))
+
+
 def holding_forgotten(session: Session, version_ids: Sequence[UUID]) -> set[UUID]:
     """Return which of these versions hold forgotten records.
 

@@ -9,12 +9,13 @@ from sqlalchemy.orm import Session
 
 from services.audit import log as audit
 from services.clock import Clock, uuid7
+from services.datasets import repository as datasets
 from services.db import outbox
 from services.db.session import enter_tenant
-from services.db.tables import Job, JobTarget, Target
+from services.db.tables import Job, JobTarget, Model, Target
 from services.errors import LetheError
 from services.model_versions import repository as models
-from services.requests import planning, repository
+from services.requests import holdings, planning, repository
 from services.requests.states import TARGET, following
 
 log = structlog.get_logger()
@@ -55,7 +56,7 @@ def _open(session: Session, batch: Any, clock: Clock) -> UUID | None:
         _stick(session, targets, {"code": "no-evaluation-set" if without_data else "dataset-purged"})
         return None
     try:
-        job_id = _insert(session, batch, model.task, targets, source, clock, zero_shot=without_data)
+        job_id = _insert(session, batch, model, targets, source, clock, zero_shot=without_data)
     except LetheError as error:
         _stick(session, targets, {"code": error.code})
         log.warning("batch.refused", model_id=str(batch.model_id), code=error.code)
@@ -70,20 +71,23 @@ def _open(session: Session, batch: Any, clock: Clock) -> UUID | None:
     return job_id
 
 
-def _insert(session: Session, batch: Any, task: str, targets: list[Target], source: UUID, clock: Clock, *, zero_shot: bool) -> UUID:
+def _insert(session: Session, batch: Any, model: Model, targets: list[Target], source: UUID, clock: Clock, *, zero_shot: bool) -> UUID:
     base = repository.base_of(session, batch.model_id)
+    if zero_shot:
+        held = holdings.without_data(session, base, model.architecture, repository.labels_of(session, [target.id for target in targets]))
+    else:
+        held = holdings.with_data(session, base, model.architecture, datasets.held_beside(session, source))
     policy = repository.policies(session, [batch.policy_id])[batch.policy_id]
     chosen = planning.plan(
         session,
-        task=task,
-        base=base,
+        task=model.task,
+        holdings=held,
         policy=policy,
         granularity="class" if batch.by_class else repository.granularity_of(session, [target.id for target in targets]),
         records=repository.batch_records(session, [target.id for target in targets]),
         class_records=None,
         method=batch.method,
         parameters=batch.params,
-        zero_shot=zero_shot,
     )
     job_id = uuid7(clock)
     values: dict[str, Any] = {

@@ -51,7 +51,10 @@ def estimate(session: Session, one: Tainted, plan: MethodPlan | None, located: L
         return UNKNOWN_S, "default"
     training = Training(*found)
     entry = catalogue.methods(session).get(plan.method)
-    cost = forwards(entry.facts.get("cost", {}) if entry is not None else {}, training, classes=len(located.labels), forget=len(located.hits))
+    told = dict(entry.facts.get("cost", {}) if entry is not None else {})
+    if plan.share is not None:
+        told["of_recipe"] = plan.share
+    cost = forwards(told, training, classes=len(located.labels), forget=len(located.hits))
     references = REFERENCES if policy.verification.reference == "retrained" and not located.zero_shot else 0
     return OVERHEAD_S + cost * training.forward_s + references * training.seconds, "cost model"
 

@@ -21,7 +21,7 @@ from services.db import outbox
 from services.db.tables import DeletionRequest, Policy, Target
 from services.errors import Conflict, DuplicateExternalId, LetheError
 from services.model_versions import repository as models
-from services.requests import clocks, estimates, footprint, names, planning, repository, subjects
+from services.requests import clocks, estimates, footprint, holdings, names, planning, repository, subjects
 from services.requests.forms import NewRequest
 from services.requests.states import REQUEST, following
 from services.requests.subjects import Located, Tainted
@@ -89,9 +89,13 @@ def _plans(session: Session, body: NewRequest, policy: Policy, parameters: dict[
         if tainted.current_version_id not in tainted.versions:
             continue
         base = models.version_by_id(session, tainted.current_version_id) if tainted.current_version_id else None
+        if located.zero_shot:
+            held = holdings.without_data(session, base, tainted.architecture, located.labels)
+        else:
+            held = holdings.with_data(session, base, tainted.architecture, list(located.latest.values()))
         plans[tainted.model_id] = planning.plan(
-            session, task=tainted.task, base=base, policy=policy, granularity=located.granularity, records=len(located.hits),
-            class_records=_smallest_class(located), method=body.method, parameters=parameters, zero_shot=located.zero_shot,
+            session, task=tainted.task, holdings=held, policy=policy, granularity=located.granularity, records=len(located.hits),
+            class_records=_smallest_class(located), method=body.method, parameters=parameters,
         )  # fmt: skip
         footprint.admit(session, tainted, plans[tainted.model_id], base, located, body_of(policy))
     return plans

@@ -1,22 +1,26 @@
 """Which method a model gets: the router's choice from the policy's ladder, or the one that the caller named, and the rungs behind it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from services.catalogue import router
 from services.catalogue import service as catalogue
-from services.db.tables import ModelVersion, Policy
+from services.catalogue.applicability import Granularity, obstacle
+from services.db.tables import Policy
 from services.errors import InvalidInput, MethodNotApplicable, ParameterOutOfRange
-from services.model_versions import architecture
+from services.requests.holdings import Holdings
 from services.tenants.policies import Rung, readings_for
 
 
 @dataclass(frozen=True, slots=True)
 class MethodPlan:
-    """The first method with its parameters and version, the choice as the job stores it, and the queue of the workers that offer it."""
+    """The first method with its parameters and version, the choice as the job stores it, and the queue of the workers that offer it.
+
+    `share` is what share of a whole training the method is expected to take, where the model version tells.
+    """
 
     method: str
     version: str
@@ -26,6 +30,7 @@ class MethodPlan:
     reason: str
     guarantee: str | None
     queue: str
+    share: float | None = None
 
 
 def named(session: Session, method: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,32 +53,30 @@ def plan(
     session: Session,
     *,
     task: str,
-    base: ModelVersion | None,
+    holdings: Holdings,
     policy: Policy,
-    granularity: router.Granularity,
+    granularity: Granularity,
     records: int,
     class_records: int | None,
     method: str,
     parameters: Mapping[str, Any],
-    zero_shot: bool = False,
 ) -> MethodPlan:
-    """Return what a model gets; `zero_shot` says that nothing of its training data is held.
+    """Return what a model gets.
 
     Raises MethodNotApplicable where the named method, or every rung of the ladder, cannot serve the request.
     """
     offers = catalogue.offers(session)
-    held = set[str]() if zero_shot else {"forget", "retain"}
-    if base is not None and base.recipe is not None and not zero_shot:
-        held.add("recipe")
-    lacks = router.lacking(architecture.parameters_of(base, {}))
-    asked: dict[str, Any] = {"task": task, "granularity": granularity, "held": held, "lacks": lacks}
-    could = sorted(name for name, offer in offers.items() if router.obstacle(offer, **asked) is None)
-    ladder = router.rungs_for([Rung.model_validate(rung) for rung in policy.ladder], task=task, zero_shot=zero_shot)
+    asked: dict[str, Any] = {"task": task, "granularity": granularity, "held": holdings.held, "traits": holdings.traits}
+    could = ", ".join(sorted(name for name, offer in offers.items() if obstacle(offer, **asked) is None)) or "none"
+    ladder = router.rungs_for(
+        [Rung.model_validate(rung) for rung in policy.ladder],
+        task=task, granularity=granularity, held=holdings.held, parameters=holdings.parameters,
+    )  # fmt: skip
     if method != "auto":
         offer = offers.get(method)
-        why = router.obstacle(offer, **asked) if offer else "no worker can load it"
+        why = obstacle(offer, **asked) if offer else "no worker can load it"
         if why is not None:
-            raise MethodNotApplicable(method=method, detail=why, could=", ".join(could) or "none")
+            raise MethodNotApplicable(method=method, detail=why, could=could)
         ladder = [rung for rung in ladder if rung.method != method]
     choice = router.choose(
         **asked,
@@ -84,10 +87,12 @@ def plan(
         yardstick=router.yardstick_of({**policy.verification, granularity: readings_for(policy.verification, task, granularity)[0]}, granularity),
     )
     if choice is None and method == "auto":
-        raise MethodNotApplicable(
-            method="auto", detail=f"no rung of policy {policy.key} serves {granularity} requests on task {task}", could=", ".join(could) or "none"
-        )
-    return _plan(session, ladder, choice, method, parameters)
+        why = "; ".join(f"{name}: {reason}" for name, reason in router.obstacles(ladder, **asked, available=offers).items())
+        detail = f"no rung of policy {policy.key} serves {granularity} requests on task {task}" + (f" ({why})" if why else "")
+        raise MethodNotApplicable(method="auto", detail=detail, could=could)
+    found = _plan(session, ladder, choice, method, parameters)
+    told = {**found.choice, "held": sorted(holdings.held)}
+    return replace(found, choice=told, share=holdings.share_of_training(found.method, records))
 
 
 def _plan(session: Session, ladder: list[Rung], choice: router.Choice | None, method: str, parameters: Mapping[str, Any]) -> MethodPlan:

@@ -24,7 +24,10 @@ DAY_S = 86_400.0
 WHY_NO_JOB = {
     "dataset-purged": "No version of a dataset is held any more that has all these records.",
     "no-evaluation-set": "Nothing of the model's training data is held, and the version names no evaluation set (evaluated_on) to judge a result by.",
+    "method-not-applicable": "No method of the policy can serve the request by what is held of the model and its records now; dry_run says why.",
 }
+STOPPED = frozenset({"diverged", "method-not-applicable"})
+LADDER_SPENT = "Nothing of the model's training data is held, so that no other method follows and the model cannot be retrained; its version stands."
 
 
 def advance(session: Session, request_id: UUID, clock: Clock) -> str:
@@ -112,22 +115,28 @@ def _close(session: Session, held: DeletionRequest, clock: Clock) -> None:
         _move(session, held, "finish" if whole else "finish_partial", _outcomes(targets), closed_at=clock.now(), attention=None)
     elif held.state == "in_progress" and "stuck" in states and not states & {"located", "queued", "running"}:
         stopped = [target for target in targets if target.state == "stuck"]
-        _move(session, held, "stuck", _outcomes(targets), attention=_attention(session, stopped))
+        _move(session, held, "stuck", _outcomes(targets), attention=_attention(session, held, stopped))
 
 
 def _outcomes(targets: Sequence[Target]) -> dict[str, Any]:
     return {"targets": {target.id.hex: target.outcome or target.state for target in targets}}
 
 
-def _attention(session: Session, stopped: Sequence[Target]) -> dict[str, Any]:
-    """Return what a person needs to know: the code and detail of the last job's error, or why none could be opened."""
+def _attention(session: Session, held: DeletionRequest, stopped: Sequence[Target]) -> dict[str, Any]:
+    """Return what a person needs to know: the code and detail of the last job's error, or why none could be opened.
+
+    A verdict says itself what comes behind it; where a method stopped without one and no training data are held, it is said here.
+    """
     found = repository.target_errors(session, [target.id for target in stopped])
     if found is None:
         code = stopped[0].outcome or "no-method"
         return {"code": code, "rung": 1, "detail": WHY_NO_JOB.get(code, "No job could be opened for these records.")}
     error: dict[str, Any] = found["error"] or {}
     code = error.get("code") or found["attention"] or "job-cancelled"
-    return {"code": code, "rung": found["rung"], "detail": error.get("detail") or "The job ended without a verdict that allows publishing."}
+    detail = error.get("detail") or "The job ended without a verdict that allows publishing."
+    if held.details.get("zero_shot") and code in STOPPED:
+        detail = f"{detail} {LADDER_SPENT}"
+    return {"code": code, "rung": found["rung"], "detail": detail}
 
 
 def _move(session: Session, held: DeletionRequest, event: str, body: dict[str, Any], **values: Any) -> None:

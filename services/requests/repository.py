@@ -303,6 +303,17 @@ def base_of(session: Session, model_id: UUID) -> ModelVersion | None:
     return session.scalars(select(ModelVersion).join(Model, Model.current_version_id == ModelVersion.id).where(Model.id == model_id)).one_or_none()
 
 
+def job_parameters(session: Session, job_id: UUID, *, method: str) -> dict[str, Any] | None:
+    """Return the parameters of a job by a method; None where the job is another's, or not known."""
+    return session.scalars(select(Job.params).where(Job.id == job_id, Job.method == method)).one_or_none()
+
+
+def labels_of(session: Session, target_ids: Sequence[UUID]) -> list[str]:
+    """Return the labels that the class requests of these targets name, sorted."""
+    query = select(DeletionRequest.scope).join(Target, Target.request_id == DeletionRequest.id).where(Target.id.in_(target_ids))
+    return sorted({str(label) for scope in session.scalars(query) for label in scope.get("labels", ())})
+
+
 def target_errors(session: Session, target_ids: Sequence[UUID]) -> dict[str, Any] | None:
     """Return what stopped the newest job of these targets."""
     query = select(Job.rung, Job.error, Job.attention).join(JobTarget, JobTarget.job_id == Job.id).where(JobTarget.target_id.in_(target_ids))

@@ -10,7 +10,7 @@ from uuid import UUID
 import rfc8785
 from sqlalchemy.orm import Session
 
-from services.catalogue.router import Granularity
+from services.catalogue.applicability import Granularity
 from services.datasets import repository as datasets
 from services.datasets.forms import Hit
 from services.datasets.identifiers import ENTITY, Identifier, record_digest, subject_digest
@@ -36,6 +36,7 @@ class Tainted:
     current_version_id: UUID | None
     versions: tuple[UUID, ...]
     numbers: tuple[int, ...]
+    architecture: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +254,7 @@ def _merge(rows: Sequence[Any]) -> list[Tainted]:
             pairs |= dict(zip(merged[row.model_id].versions, merged[row.model_id].numbers, strict=True))
         ordered = sorted(pairs, key=lambda version: pairs[version])
         numbers = tuple(pairs[version] for version in ordered)
-        merged[row.model_id] = Tainted(row.model_id, row.model, row.task, row.current_version_id, tuple(ordered), numbers)
+        merged[row.model_id] = Tainted(row.model_id, row.model, row.task, row.current_version_id, tuple(ordered), numbers, row.architecture)
     return sorted(merged.values(), key=lambda one: one.model)
 
 

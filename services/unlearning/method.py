@@ -15,6 +15,9 @@ from services.registry import Registry
 
 Granularity = Literal["class", "records", "concept"]
 Guarantee = Literal["exact", "certified", "approximate", "suppression"]
+REAL_NUMBERS = frozenset({"image", "series", "tabular"})
+MODALITIES = REAL_NUMBERS | {"text"}
+"""The kinds of record; those of real numbers can be moved along a gradient, tokens cannot."""
 PERSONAL: JsonDict = {"x-personal": True}
 """Marks a parameter that would name a person: parameters are stored and shown, so that no request may set it; a scope names entities instead."""
 
@@ -23,13 +26,19 @@ PERSONAL: JsonDict = {"x-personal": True}
 class Needs:
     """What a method must be given. A set it does not need is withheld from it, so that it cannot be read by mistake.
 
-    `parts` are those of a checkpoint that it trains and that a checkpoint may be without, by the architecture parameters that say whether they are there.
+    `unseen_set`: records of the forgotten classes that no training saw, which the analysis split holds. `parts` are those of a network that it trains
+    and that one may be without: by the architecture parameters that say whether they are there, or by what the architecture `lacks`. `instead` names
+    what will do in place of a set: `{"retain_set": "retain_part"}` where any part of the records to keep is enough. `limits` are the most `classes`
+    and the longest `side` of an image.
     """
 
     forget_set: bool = True
     retain_set: bool = True
+    unseen_set: bool = False
     recipe: bool = False
     parts: frozenset[str] = frozenset()
+    instead: dict[str, str] = field(default_factory=dict[str, str])
+    limits: dict[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +84,7 @@ class UnlearningMethod(ABC):
     """One method of one paper.
 
     `version` is raised when its results change; `fresh_start` says that no weight of the original is used, or only states that never saw the records.
+    `modalities` are the kinds of record that it takes, of those that its tasks know; requests about others are refused.
     `cost` is what the router estimates by; where a method does not say, it is taken to cost a retraining.
     `guarantee` is what a run claims unless its note `guarantee` says otherwise; `guarantees` are all that a run may claim, where its parameters decide.
     `retries` is how often a diverged attempt is made again at a tenth of the rate before. `private_notes` are notes of a run that tell what a record says:
@@ -90,6 +100,7 @@ class UnlearningMethod(ABC):
     guarantee: ClassVar[Guarantee]
     guarantees: ClassVar[frozenset[Guarantee]] = frozenset()
     needs: ClassVar[Needs]
+    modalities: ClassVar[frozenset[str]] = MODALITIES
     cost: ClassVar[Cost] = Cost(of_recipe=1.0)
     memory: ClassVar[Memory] = Memory()
     sharded: ClassVar[bool] = False

@@ -52,6 +52,7 @@ STEPS = {
 NO_RETRAIN = {
     "no_data": "nothing of the training data is held",
     "no_recipe": "the version came without a training recipe",
+    "data_in_part": "only a part of what the version learned from is held in one dataset",
 }
 
 

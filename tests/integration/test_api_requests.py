@@ -30,6 +30,7 @@ from services.settings import Settings
 from services.tenants.caller import SCOPES
 from services.tenants.service import issue_key
 from tests.integration.log_world import settle, signer_over
+from tests.integration.real_catalogue import publish_real
 from tests.integration.test_ledger_requests import CLOCK, KEYS, World
 
 PERSON = {"kind": "subject", "identifiers": [{"type": "customer_id", "value": "p3"}]}
@@ -194,6 +195,23 @@ def test_what_the_ledger_refuses_is_422_with_its_code_and_place(desk: Desk, memb
     dry = desk.post("/deletion-requests?dry_run=true", {"policy": "demo", **members})
     assert dry.status_code == 422 or (dry.status_code == 200 and not dry.json()["would_accept"]), dry.text
     assert desk.get("/deletion-requests").json()["items"] == []
+
+
+OUT_OF_BOUNDS = [
+    ("bad_teacher", {"epochs": 1e9}, "/parameters/epochs", "must be at most 20"),
+    ("unsir", {"epochs_repair": 10**9}, "/parameters/epochs_repair", "must be at most 10"),
+    ("bad_teacher", {"lr": "NaN"}, "/parameters/lr", "must be of type number"),
+    ("unsir", {"noise_lr": "NaN"}, "/parameters/noise_lr", "must be of type number"),
+    ("unsir", {"noise_lr": -0.1}, "/parameters/noise_lr", "must be at least 0.0001"),
+]
+
+
+def test_parameters_out_of_bounds_are_refused_in_the_words_of_the_methods_own_schema(api: Api, desk: Desk) -> None:
+    publish_real(api.ledger)
+    answers = [desk.create(CLASS, method=method, parameters=parameters) for method, parameters, _, _ in OUT_OF_BOUNDS]
+    assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [(422, "validation-error")] * len(OUT_OF_BOUNDS)
+    errors = [[(one["pointer"], one["detail"]) for one in answer.json()["errors"]] for answer in answers]
+    assert errors == [[(pointer, f"Parameter (as sent) is refused: {words}")] for _, _, pointer, words in OUT_OF_BOUNDS]
 
 
 def test_an_unknown_person_is_recorded_all_the_same(desk: Desk) -> None:

@@ -150,7 +150,7 @@ class World:
     def jobs(self, request_id: UUID | None = None) -> Any:
         return self.run("lethe_gateway", jobs.listing, JobFilters(request_id=request_id, kind="unlearn"))[0]
 
-    def forget(self, job_id: UUID, record_ids: list[str]) -> Any:
+    def forget(self, job_id: UUID, record_ids: list[str], **more: Any) -> Any:
         """Publish a job as a worker does: erase from the dataset, then the model, in one transaction."""
         self.hold(job_id, "publishing")
         dataset = self.run("lethe_gateway", datasets.read_dataset, "digits")
@@ -165,7 +165,7 @@ class World:
             file = FileForm("records.parquet", 9, digest(f"erased{job_id}"))
             made = datasets.erase(session, dataset.id, record_ids, files=[file], manifest_digest=digest("e"), job_id=job_id, clock=CLOCK)
             told = self.publication(job_id, made.id, forgotten={dataset.id: tuple(record_ids)})
-            return publication.publish(session, told, clock=CLOCK)
+            return publication.publish(session, replace(told, **more), clock=CLOCK)
 
     def report(self, request_id: UUID) -> None:
         row = {"id": uuid7(CLOCK), "tenant_id": self.tenant, "request_id": request_id, "revision": 1, "digest": digest("report"), "statement": {}}
@@ -310,6 +310,21 @@ def test_a_class_is_suppressed_again_in_weights_that_somebody_uploaded_since(wor
     assert world.run("lethe_gateway", models.read_model, "sealed").current_version == 3
     assert again.state == "in_progress"
     assert len(world.jobs(again.id)) == 1
+
+
+@pytest.mark.parametrize(("code", "nothing_follows"), [("diverged", True), ("verdict-not-passed", False)])
+def test_without_data_a_person_is_told_why_a_run_stopped_and_that_nothing_follows(world: World, code: str, nothing_follows: bool) -> None:
+    view = Sealed(world).ask("3")
+    (job,) = world.jobs(view.id)
+    told = "no checkpoint forgets: at best 0.4 is left of the class."
+    world.run("lethe_gateway", jobs.cancel, job.id, caller=world.caller, clock=CLOCK)
+    world.sql(update(Job).where(Job.id == job.id).values(error={"code": code, "detail": told}))
+
+    assert world.advance(view.id) == "needs_attention"
+    attention = world.read(view.id).attention
+    assert attention["code"] == code
+    assert attention["detail"].startswith(told)  # a verdict that was not passed says itself what comes behind it
+    assert ("no other method follows and the model cannot be retrained; its version stands" in attention["detail"]) == nothing_follows
 
 
 def test_an_unknown_person_is_recorded_and_ends_partially_completed(world: World) -> None:

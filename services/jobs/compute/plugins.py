@@ -31,7 +31,7 @@ UNLISTED: tuple[tuple[Registry[Any], str, str], ...] = ((FIGURES, "services.veri
 """What is found in the same way, and is nothing that a request can name: the catalogue leaves it out."""
 ENGINE = ("services/learning", "services/unlearning", "services/verification", "services/jobs/compute")
 FACTS = ("modality", "modalities", "tasks", "columns", "granularities", "fresh_start", "stall_s", "unit", "bounds", "compares_to", "direction",
-         "splits", "loss_unit", "record_parameters", "sharded")  # fmt: skip
+         "splits", "loss_unit", "record_parameters", "sharded", "lacks")  # fmt: skip
 
 
 def load(allowed: Sequence[str]) -> None:
@@ -53,16 +53,18 @@ def catalogue() -> list[CatalogueItem]:
 def _describe(kind: Any, name: str, component: type[Any]) -> CatalogueItem:
     parameters = getattr(component, "Parameters", None)
     needs = getattr(component, "needs", None)
-    held = [] if needs is None else [field for field in ("forget_set", "retain_set", "recipe") if getattr(needs, field)]
+    held = [] if needs is None else [field for field in ("forget_set", "retain_set", "unseen_set", "recipe") if getattr(needs, field)]
     cost = getattr(component, "cost", None)
     memory = getattr(component, "memory", None)
     facts: dict[str, Any] = {} if cost is None else {"cost": dataclasses.asdict(cost)}
-    if needs is not None and needs.parts:
-        facts["parts"] = sorted(needs.parts)
+    if needs is not None:
+        facts |= {fact: _jsonable(getattr(needs, fact)) for fact in ("parts", "instead", "limits") if getattr(needs, fact)}
     facts |= {} if memory is None else {"memory": dataclasses.asdict(memory)}
     if getattr(component, "guarantees", None):
         facts["guarantees"] = _jsonable(component.guarantees)
     facts |= {fact: _jsonable(getattr(component, fact)) for fact in FACTS if hasattr(component, fact)}
+    if kind == "method":
+        facts["modalities"] = sorted(component.modalities & {each for task in component.tasks if task in TASKS for each in TASKS[task].modalities})
     return CatalogueItem(
         kind=kind,
         name=name,

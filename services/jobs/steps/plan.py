@@ -11,7 +11,7 @@ from services.catalogue import service as catalogue
 from services.catalogue.router import BLIND
 from services.errors import CannotPass, NotFound
 from services.jobs import power, repository
-from services.jobs.outcomes import next_rung
+from services.jobs.outcomes import next_rung, no_retrain
 from services.jobs.repository import Work
 from services.jobs.steps.materialize import recipe_of
 from services.jobs.steps.reference import reference_seed, shadow_seed, uses_models
@@ -122,9 +122,8 @@ def ladder_of(work: Work) -> dict[str, Any]:
     `next` is the next method, `no_retrain` why the ladder cannot end in a retrain, `again` whether a retraining that loses too much is made once more.
     """
     following = next_rung(work)
-    no_recipe = "no_recipe" if work.base is None or work.base.recipe is None else None
     again = work.job.method == "retrain" and next_rung(work, ["utility"]) is not None
-    return {"next": following[0] if following is not None else None, "no_retrain": "no_data" if work.zero_shot else no_recipe, "again": again}
+    return {"next": following[0] if following is not None else None, "no_retrain": no_retrain(work), "again": again}
 
 
 def split_counts(roles: Mapping[str, int]) -> dict[str, int]:

@@ -35,6 +35,7 @@ class LSTM(Architecture):
     """A long short-term memory over series, or over the token ids of the `text` adapter."""
 
     tasks = frozenset({"classification", "regression", "forecasting"})
+    lacks = frozenset({"convolutions"})
     head = "head"
 
     class Parameters(Architecture.Parameters):

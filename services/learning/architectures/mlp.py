@@ -39,6 +39,7 @@ class MLP(Architecture):
 
     modality = "tabular"
     tasks = frozenset({"classification", "regression"})
+    lacks = frozenset({"convolutions"})
     head = "head"
 
     class Parameters(Architecture.Parameters):

@@ -34,6 +34,7 @@ class MLPGAN(Architecture):
 
     modality = "image"
     tasks = frozenset({"image_generation"})
+    lacks = frozenset({"convolutions"})
     head = "discriminator.head"
     record_parameters = RECORD
 

@@ -80,6 +80,7 @@ class SmallGPT(Architecture):
 
     modality = "text"
     tasks = frozenset({"language_model"})
+    lacks = frozenset({"convolutions"})
     head = "head"
 
     class Parameters(Architecture.Parameters):

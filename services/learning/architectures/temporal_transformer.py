@@ -90,6 +90,7 @@ class TemporalTransformer(Architecture):
 
     modality = "series"
     tasks = frozenset({"regression", "forecasting"})
+    lacks = frozenset({"convolutions"})
     head = "head"
 
     class Parameters(Architecture.Parameters):

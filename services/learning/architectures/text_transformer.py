@@ -66,6 +66,7 @@ class TextTransformer(Architecture):
 
     modality = "text"
     tasks = frozenset({"classification", "regression"})
+    lacks = frozenset({"convolutions"})
     head = "head"
 
     class Parameters(Architecture.Parameters):

@@ -10,7 +10,7 @@ from services.learning.task import TASKS
 class Regression(RealValued):
     """One target (B,) per record; the model returns (B, 1), or (B, Q) with the quantile loss. By default the loss is the squared error."""
 
-    modalities = frozenset({"image", "tabular", "text"})
+    modalities = frozenset({"image", "series", "tabular", "text"})
     own = Targets.model_validate({"loss": "mse"})
 
     def __init__(self, outputs: int, *, label_smoothing: float = 0.0, targets: Targets | None = None) -> None:

@@ -21,7 +21,7 @@ from services.unlearning.mechanisms.boundary import nearest_labels
 from services.unlearning.mechanisms.guard import snapshot
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.relabelling import rows_by_label
-from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, REAL_NUMBERS, Cost, Needs, UnlearningMethod
 
 FORGET_TARGET = 0.01
 
@@ -34,6 +34,7 @@ class BoundaryShrink(UnlearningMethod):
     granularities = frozenset({"class"})
     guarantee = "approximate"
     needs = Needs(forget_set=True, retain_set=False)
+    modalities = REAL_NUMBERS
     cost = Cost(per_forget=10 * 5.0, least=5 * 150 * 64)
 
     class Parameters(UnlearningMethod.Parameters):

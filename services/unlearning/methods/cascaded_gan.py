@@ -43,7 +43,7 @@ class CascadedGAN(UnlearningMethod):
     tasks = frozenset({"image_generation"})
     granularities = frozenset({"class", "records"})
     guarantee = "approximate"
-    needs = Needs(forget_set=True, retain_set=True, parts=frozenset({"discriminator"}))
+    needs = Needs(forget_set=True, retain_set=True, parts=frozenset({"discriminator"}), instead={"retain_set": "retain_part"})
     cost = Cost(fixed=150 * 64 * 20 + 30_000)
     version = "2"
 

@@ -41,7 +41,7 @@ class Ct(UnlearningMethod):
     tasks = frozenset({"classification"})
     granularities = frozenset({"class", "records"})
     guarantee = "approximate"
-    needs = Needs(forget_set=False, retain_set=True)
+    needs = Needs(forget_set=False, retain_set=True, parts=frozenset({"convolutions"}))
     cost = Cost(per_retain=3 * 3.0, least=3 * 150 * 64)
 
     class Parameters(UnlearningMethod.Parameters):

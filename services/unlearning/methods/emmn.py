@@ -25,7 +25,7 @@ from services.unlearning.mechanisms.guard import Guard, snapshot, with_retry
 from services.unlearning.mechanisms.min_max_noise import Materials, materials_of, split_of
 from services.unlearning.mechanisms.noise import VirtualList, learn_noise
 from services.unlearning.mechanisms.zero_shot import kept_classes, record_shape, require_finite
-from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, REAL_NUMBERS, Cost, Needs, UnlearningMethod
 
 AGREEMENT_FLOOR = 0.9
 LEAK_LIMIT = 0.9
@@ -73,6 +73,7 @@ class ErrorMinMaxNoise(UnlearningMethod):
     granularities = frozenset({"class"})
     guarantee = "approximate"
     needs = Needs(forget_set=False, retain_set=False)
+    modalities = REAL_NUMBERS
     cost = Cost(fixed=3 * 150 * 256, per_class=400 * 256 * 2)
 
     class Parameters(UnlearningMethod.Parameters):

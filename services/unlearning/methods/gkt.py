@@ -41,7 +41,8 @@ class GatedKnowledgeTransfer(UnlearningMethod):
     tasks = frozenset({"classification"})
     granularities = frozenset({"class"})
     guarantee = "approximate"
-    needs = Needs(forget_set=False, retain_set=False)
+    needs = Needs(forget_set=False, retain_set=False, limits={"classes": MOST_CLASSES, "side": LARGEST_SIDE})
+    modalities = frozenset({"image"})
     cost = Cost(fixed=200 * 64 * (1 + 10 * 3 + 3))
     fresh_start = False  # the student's weights are new, but all it knows comes from the original, the forgotten class maybe among it
 

@@ -28,7 +28,7 @@ from services.unlearning.mechanisms.overlap import shared_rows
 from services.unlearning.mechanisms.perturbation import BATCH, Cut, Perturbation, Reading, silence
 from services.unlearning.mechanisms.propagation import Unpropagatable
 from services.unlearning.mechanisms.relevance import features_of, producer_of
-from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, REAL_NUMBERS, Cost, Needs, UnlearningMethod
 
 FEWEST_ROWS = 4
 KEPT_ROWS = 500
@@ -45,7 +45,8 @@ class LraNpp(UnlearningMethod):
     tasks = frozenset({"classification"})
     granularities = frozenset({"class"})
     guarantee = "suppression"
-    needs = Needs(forget_set=False, retain_set=False)
+    needs = Needs(forget_set=False, retain_set=False, unseen_set=True)
+    modalities = REAL_NUMBERS
     cost = Cost(fixed=36 * 12)
     retries = 0  # there is no rate to lower
 

@@ -44,7 +44,7 @@ class Msg(UnlearningMethod):
     tasks = frozenset({"classification"})
     granularities = frozenset({"class", "records"})
     guarantee = "approximate"
-    needs = Needs(forget_set=True, retain_set=True)
+    needs = Needs(forget_set=True, retain_set=True, parts=frozenset({"convolutions"}))
     cost = Cost(per_forget=3.0, per_retain=3.0 + 5 * 3.0, least=3 * 150 * 64)
 
     class Parameters(UnlearningMethod.Parameters):

@@ -89,6 +89,12 @@ def test_malformed_json_is_400(client: Any, body: bytes) -> None:
     problem(client.post(URL, content=body, headers={**ALL, **KEY, "Content-Type": "application/json"}), 400, "malformed-request")
 
 
+@pytest.mark.parametrize("literal", ["NaN", "-Infinity", "1e400"])
+def test_a_rate_that_is_no_number_of_json_is_400_whatever_its_method(client: Any, literal: str) -> None:
+    body = json.dumps(changed(method="unsir", parameters={"noise_lr": "here"})).replace('"here"', literal)
+    problem(client.post(URL, content=body.encode(), headers={**ALL, **KEY, "Content-Type": "application/json"}), 400, "malformed-request")
+
+
 BAD_MEMBERS = {
     "not an object": ([], ""),
     "no scope": ({}, "/scope"),

@@ -3,7 +3,8 @@
 import pytest
 
 from services.catalogue import router
-from services.catalogue.router import EQUIVALENCE_MINIMUM, TOO_FEW, Offer, Yardstick, choose, following, yardstick_of
+from services.catalogue.applicability import Offer, Traits, lacking
+from services.catalogue.router import EQUIVALENCE_MINIMUM, TOO_FEW, Yardstick, choose, following, yardstick_of
 from services.tenants.policies import DEMO, GDPR_DEFAULT, Rung
 from services.verification.statistics.intervals import paired_proportions
 
@@ -153,7 +154,7 @@ def test_the_choice_is_stored_as_json():
 
 def test_with_no_training_data_held_there_is_one_rung_and_the_choice_says_why():
     offers = {"gkt": Offer("gkt", frozenset({"classification"}), frozenset({"class"}), frozenset())}
-    ladder = router.rungs_for([Rung(method="unsir"), Rung(method="retrain")], task="classification", zero_shot=True)
+    ladder = router.rungs_for([Rung(method="unsir"), Rung(method="retrain")], task="classification", granularity="class", held=())
     choice = router.choose(
         task="classification", granularity="class", ladder=ladder, records=0, class_records=None, held=frozenset(), available=offers
     )
@@ -164,8 +165,9 @@ def test_with_no_training_data_held_there_is_one_rung_and_the_choice_says_why():
 
 def test_a_policy_that_has_gkt_keeps_its_parameters_where_no_data_are_held():
     ladder = [Rung(method="unsir"), Rung(method="gkt", granularities=("class",), parameters={"n_pseudo_batches": 50}), Rung(method="retrain")]
-    assert [rung.parameters for rung in router.rungs_for(ladder, task="classification", zero_shot=True)] == [{"n_pseudo_batches": 50}]
-    assert router.rungs_for(ladder, task="classification", zero_shot=False) == ladder
+    asked = {"task": "classification", "granularity": "class"}
+    assert [rung.parameters for rung in router.rungs_for(ladder, **asked, held=())] == [{"n_pseudo_batches": 50}]
+    assert router.rungs_for(ladder, **asked, held=ALL_HELD) == ladder
 
 
 GENERATORS = {
@@ -176,7 +178,7 @@ GENERATORS = {
 
 
 def drawn(granularity="class", lacks=()):
-    ladder = router.rungs_for(DEMO.ladder, task="image_generation", zero_shot=False)
+    ladder = router.rungs_for(DEMO.ladder, task="image_generation", granularity=granularity, held=ALL_HELD)
     return choose(
         task="image_generation",
         granularity=granularity,
@@ -185,7 +187,7 @@ def drawn(granularity="class", lacks=()):
         class_records=100,
         held=ALL_HELD,
         available=GENERATORS,
-        lacks=lacks,
+        traits=Traits(lacks=frozenset(lacks)),
     )
 
 
@@ -199,7 +201,7 @@ def test_a_generator_gets_the_cascade_and_the_choice_says_where_plain_fine_tunin
 
 
 def test_a_checkpoint_without_its_discriminator_is_retrained():
-    lacks = router.lacking({"discriminator": False, "encoder": False, "side": 8, "dropout": 0})
+    lacks = lacking({"discriminator": False, "encoder": False, "side": 8, "dropout": 0})
     found = drawn(lacks=lacks)
     assert lacks == {"discriminator", "encoder"}
     assert found.rungs == ("retrain",)
@@ -207,4 +209,5 @@ def test_a_checkpoint_without_its_discriminator_is_retrained():
 
 
 def test_rungs_of_another_task_are_no_rungs_of_a_classifier():
-    assert [rung.method for rung in router.rungs_for(DEMO.ladder, task="classification", zero_shot=False)] == ["bad_teacher", "blindspot", "retrain"]
+    own = router.rungs_for(DEMO.ladder, task="classification", granularity="class", held=ALL_HELD)
+    assert [rung.method for rung in own] == ["bad_teacher", "blindspot", "retrain"]

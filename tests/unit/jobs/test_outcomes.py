@@ -52,6 +52,19 @@ def test_a_version_without_a_recipe_has_no_retraining_rung() -> None:
     assert outcomes.next_rung(work("bad_teacher")) is None
 
 
+def test_with_a_part_of_the_training_data_there_is_no_retraining_rung() -> None:
+    chosen = {"rungs": [{"method": "unsir", "parameters": {}}], "held": ["forget", "recipe", "retain_part"]}
+    assert outcomes.next_rung(work("unsir", recipe={"epochs": 1}, choice=chosen)) is None
+    assert ladder_of(work("unsir", recipe={"epochs": 1}, choice=chosen))["no_retrain"] == "data_in_part"
+    whole = {**chosen, "held": ["forget", "recipe", "retain", "retain_part"]}
+    assert outcomes.next_rung(work("unsir", recipe={"epochs": 1}, choice=whole)) == ("retrain", {})
+
+
+def test_a_rung_that_the_policy_does_not_list_keeps_the_parameters_it_was_chosen_with() -> None:
+    rungs = [{"method": name, "parameters": more} for name, more in (("scrub", {}), ("certified_removal", {"features": "public"}), ("retrain", {}))]
+    assert outcomes.next_rung(work("scrub", recipe={"epochs": 1}, choice={"rungs": rungs})) == ("certified_removal", {"features": "public"})
+
+
 def test_without_any_training_data_there_is_no_retraining_rung() -> None:
     chosen = {"rungs": [{"method": "gkt", "parameters": {}}]}
     assert outcomes.next_rung(work("gkt", recipe={"epochs": 1}, choice=chosen, zero_shot=True)) is None

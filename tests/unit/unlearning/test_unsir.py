@@ -1,6 +1,7 @@
 """The numbered acceptance tests of the method. Targets are the specification's; those on Fashion-MNIST run in the soak."""
 
 import math
+from contextlib import suppress
 
 import pytest
 import torch
@@ -150,6 +151,19 @@ def test_8_at_a_rate_of_one_the_guard_fires_and_the_original_comes_back(cnn_lab,
 
     assert digest_of(model) == digest_of(cnn_lab.original)
     assert [entry["lr_scale"] for entry in run.notes["attempts"]] == [1.0]
+
+
+def test_8_at_a_rate_of_one_with_the_retry_the_report_names_both_attempts_however_the_second_ends(cnn_lab):
+    run = cnn_lab.run()
+
+    with suppress(Diverged):  # a tenth of the rate may do
+        forced(1.0, retries=1).unlearn(cnn_lab.copy(), cnn_lab.without_forget(), cnn_lab.task, run)
+
+    first, second = run.notes["attempts"]
+    assert (first["lr_scale"], first["ended_by"]) == (1.0, "guard")
+    assert "limit" in first["detail"]
+    assert second["lr_scale"] == 0.1
+    assert second["ended_by"] in {"guard", "completed"}
 
 
 def test_8_with_the_retry_the_report_names_both_attempts(cnn_lab, digest_of):

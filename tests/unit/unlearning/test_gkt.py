@@ -3,6 +3,7 @@
 import copy
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from services.learning.tasks.classification import Classification
 from services.learning.training import fit
 from services.unlearning.mechanisms.attention import attention, attention_difference, blocks, summed_difference, tapped
 from services.unlearning.mechanisms.generator import Generator
-from services.unlearning.mechanisms.stopping import Checkpoint, DataFree, StoppingRule
+from services.unlearning.mechanisms.stopping import Checkpoint, DataFree, OperatorEval, StoppingRule
 from services.unlearning.mechanisms.transfer import Rates, Settings, Transfer, divergence, fresh_student, gate, halvings
 from services.unlearning.methods.gkt import GatedKnowledgeTransfer
 
@@ -239,6 +240,28 @@ def test_the_taps_are_the_ends_of_the_convolutional_blocks():
         small(torch.zeros(2, 1, 8, 8))
     assert [tuple(each.shape) for each in maps] == [(2, 64), (2, 16), (2, 4)]
     assert float(summed_difference(maps, maps).detach()) == 0.0
+
+
+def test_10_the_model_that_comes_back_is_the_checkpoint_that_the_rule_chose(plain_cnn_lab, monkeypatch):
+    lab, run, looked_at = plain_cnn_lab, plain_cnn_lab.run(), {}
+
+    class Recording(StoppingRule):
+        def consider(self, look: Checkpoint, weights: Callable[[], dict[str, Tensor]]) -> bool:
+            looked_at[look.at] = weights()
+            return super().consider(look, weights)
+
+    monkeypatch.setattr("services.unlearning.methods.gkt.StoppingRule", Recording)
+
+    model = gated(lab, run, check_every=2, n_pseudo_batches=20)
+
+    trajectory = run.notes["trajectory"]
+    most = max(look["retain"] for look in trajectory if look["forget"] <= 0.01)
+    chosen = [look for look in trajectory if look["forget"] <= 0.01 and look["retain"] == most][-1]
+    found = OperatorEval(lab.splits()).look(chosen["pseudo_batch"], model)
+    assert found.described() == chosen
+    assert chosen != trajectory[-1]  # the run went on past it, so that its last weights are others
+    assert all(torch.equal(tensor, looked_at[chosen["pseudo_batch"]][name]) for name, tensor in model.state_dict().items())
+    assert not all(torch.equal(tensor, looked_at[trajectory[-1]["pseudo_batch"]][name]) for name, tensor in model.state_dict().items())
 
 
 def gated(lab, run: Run, splits: Splits | None = None, **chosen: object) -> nn.Module:

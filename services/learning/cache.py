@@ -17,6 +17,9 @@ from services.learning.data import Split
 Tensors = dict[str, Tensor]
 Key = Callable[[], Mapping[str, object]]
 
+WORTH_KEEPING = 500_000
+"""Numbers that records are made of, below which a pass of a model over them costs about as little as looking up what came of it."""
+
 
 class Cache(Protocol):
     """Keeps what was computed."""
@@ -101,10 +104,15 @@ class FolderCache:
             return False
 
 
-def model_digest(model: nn.Module) -> str:
-    """Return the SHA-256 over names, types, shapes and bytes of a model's parameters and buffers, 64 hexadecimal digits."""
+def model_digest(model: nn.Module, *, without: str | None = None) -> str:
+    """Return the SHA-256 over names, types, shapes and bytes of a model's parameters and buffers, 64 hexadecimal digits.
+
+    Those of the module at the path `without` are left out.
+    """
     whole = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        if without is not None and name.startswith(f"{without}."):
+            continue
         whole.update(f"{name}/{tensor.dtype}/{tuple(tensor.shape)}/".encode())
         whole.update(_bytes(tensor))
     return whole.hexdigest()

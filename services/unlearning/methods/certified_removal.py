@@ -51,7 +51,11 @@ class CertifiedRemoval(UnlearningMethod):
     retries = 0  # there is no rate to lower
 
     class Parameters(UnlearningMethod.Parameters):
-        """Parameters of `certified_removal`. Without epsilon and delta there is no budget, and the head is trained again each time."""
+        """Parameters of `certified_removal`. Without epsilon and delta there is no budget, and the head is trained again each time.
+
+        Neither has a number for default: a budget that nobody chose would be a promise that nobody made. Neither is required, because the router asks
+        for a method without parameters, and training the head again then needs none.
+        """
 
         epsilon: float | None = Field(None, gt=0, le=100, description="Epsilon of the certificate; null: no budget, the head is trained again.")
         delta: float | None = Field(None, gt=0, le=0.1, description="Delta of the certificate; null: no budget, the head is trained again.")

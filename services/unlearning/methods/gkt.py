@@ -46,7 +46,10 @@ class GatedKnowledgeTransfer(UnlearningMethod):
     fresh_start = False  # the student's weights are new, but all it knows comes from the original, the forgotten class maybe among it
 
     class Parameters(UnlearningMethod.Parameters):
-        """Parameters of `gkt`. Defaults that depend on the device suit a network of under a million parameters on a CPU."""
+        """Parameters of `gkt`. Defaults that depend on the device suit a network of under a million parameters on a CPU.
+
+        A run cannot be without `stop_rule`. It defaults to the rule that sees real records, which alone can show that the class is gone.
+        """
 
         z_dim: int = Field(128, ge=16, le=1024, description="Numbers that a pseudo-image is made of.")
         generator_width: int | None = Field(None, ge=4, le=512, description="Maps of the generator; null: 128, on a CPU 32.")
@@ -71,8 +74,8 @@ class GatedKnowledgeTransfer(UnlearningMethod):
         student_bn: Literal["frozen", "train"] = Field(
             "frozen", description="Batch norm of the student: as it starts, or learned from pseudo-images."
         )
-        stop_rule: Literal["operator_eval", "data_free"] | None = Field(
-            None, description="How the checkpoint is chosen; null: operator_eval, and a refusal where no evaluation records of both kinds are held."
+        stop_rule: Literal["operator_eval", "data_free"] = Field(
+            "operator_eval", description="How the checkpoint is chosen; operator_eval is refused where no evaluation records of both kinds are held."
         )
         forget_threshold: float = Field(0.01, ge=0, le=1, description="Greatest forget accuracy of a checkpoint under operator_eval.")
         retain_floor: float = Field(0.5, ge=0, le=1, description="Least share of the original's retain accuracy; below it the run fails.")
@@ -107,7 +110,7 @@ class GatedKnowledgeTransfer(UnlearningMethod):
             raise refuse(self, data, f"with {task.outputs} classes a student learns next to nothing; it serves at most {MOST_CLASSES}")
         if run.architecture is None:
             raise refuse(self, data, "the model version names no architecture to build a student from")
-        if self.parameters.stop_rule != "data_free" and not OperatorEval(data).possible:
+        if self.parameters.stop_rule == "operator_eval" and not OperatorEval(data).possible:
             raise refuse(
                 self, data, "no evaluation records of the forgotten and of other classes are held to stop by; `stop_rule` data_free needs none"
             )

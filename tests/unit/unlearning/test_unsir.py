@@ -242,17 +242,25 @@ def test_records_of_tokens_are_refused(mlp_lab):
         Unsir(Unsir.Parameters()).unlearn(mlp_lab.copy(), splits, mlp_lab.task, mlp_lab.run())
 
 
+FASHION = [
+    pytest.param(1e-3, 1e-3, 256, None, id="bold"),
+    pytest.param(0.02, 0.01, 256, 0.83, id="parity"),
+    pytest.param(0.02, 0.01, 64, 0.869 - 0.03, id="parity-64-rows"),
+    pytest.param(2e-3, 1e-3, 256, 0.887 - 0.03, id="milder"),
+]
+"""Rates of impair and repair, rows of noise, and the least retained accuracy: of the bold row .03 below retrained, of the parity row the
+specification's, of the others .03 below what it measured, which is how far apart it says retrained networks are of themselves (.894 to .903)
+and of the row that it sets a target for."""
+
+
 @pytest.mark.soak
-@pytest.mark.parametrize(
-    ("chosen", "retain_at_least"),
-    [({"lr_impair": 1e-3, "lr_repair": 1e-3, "min_steps": 0}, None), ({"lr_impair": 0.02, "lr_repair": 0.01, "min_steps": 0}, 0.80)],
-    ids=["bold", "parity"],
-)
-def test_9_fashion_mnist_against_the_retrained_model(chosen, retain_at_least, fashion_lab):
+@pytest.mark.parametrize(("impair", "repair", "rows", "retain_at_least"), FASHION)
+def test_9_fashion_mnist_against_the_retrained_model(impair, repair, rows, retain_at_least, fashion_lab):
     lab = fashion_lab(20_000, 128, 5)
     splits = lab.splits(classes=(2,))
+    parameters = Unsir.Parameters(noise_batch=rows, lr_impair=impair, lr_repair=repair, min_steps=0)
 
-    model = Unsir(Unsir.Parameters(noise_batch=256, **chosen)).unlearn(lab.copy(), lab.without_forget(classes=(2,)), lab.task, lab.run())
+    model = Unsir(parameters).unlearn(lab.copy(), lab.without_forget(classes=(2,)), lab.task, lab.run())
 
     forget, forget_test, retain_test = lab.scores(model, splits)
     retrained = lab.scores(lab.retrained(splits), splits)[2]

@@ -16,6 +16,7 @@ from services.learning.recipe import Recipe
 from services.learning.run import Run
 from services.learning.task import Task
 from services.unlearning.mechanisms.applicability import admit
+from services.unlearning.mechanisms.guard import GuardFactor
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 
@@ -43,7 +44,7 @@ class FineTune(UnlearningMethod):
         schedule: Literal["none", "cosine", "onecycle"] = Field(
             "none", description="Step size over the run: as it is, falling to zero as a cosine, or rising before it does."
         )
-        guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")
+        guard_factor: GuardFactor = 10.0
 
     def recipe(self, task: Task, scale: float) -> Recipe:
         """Return the effective recipe for `task`, its learning rate times `scale`."""

@@ -6,6 +6,7 @@ every parameter of the student is drawn anew (a student that inherits any leaks 
 records; what stays the same within a pseudo-batch is computed once; batches, generator and run are smaller on a CPU.
 """
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -93,14 +94,9 @@ class GatedKnowledgeTransfer(UnlearningMethod):
         record = self._images(data, task, run)
         require_finite(self.name, model, record, run)
         given, taps = self._settings(model, data, run)
-        found: list[StoppingRule] = []
-
-        def attempt(scale: float) -> None:
-            found.append(self._transfer(model, data, task, run, given, taps, record, scale))
-
-        with_retry(self.name, model, run, attempt, retries=self.retries)
-        self._install(model, found[-1])
-        return model.eval()
+        attempt = partial(self._transfer, model, data, task, run, given, taps, record)
+        self._install(model, with_retry(self.name, model, run, attempt, retries=self.retries))
+        return model
 
     def _images(self, data: Splits, task: Task, run: Run) -> torch.Size:
         record = record_shape(self, data, self.parameters.record_shape)

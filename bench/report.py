@@ -22,7 +22,9 @@ COLUMNS = {
 }
 SPREAD = ("forget_accuracy", "retain_accuracy")
 TIMES = ("CPU s", "retrain CPU s", "speed-up")
-BRACKETS = "In brackets the least and the greatest of the seeds; of the attack the least lower and the greatest upper bound of its intervals."
+BRACKETS = (
+    "In brackets the least and the greatest of the seeds; of the attack the least lower and the greatest upper bound, at the level of the policy."
+)
 
 
 def main(files: Sequence[str]) -> int:

@@ -55,7 +55,9 @@ class Amnesiac(UnlearningMethod):
         optimizer = p.optimizer or ("adam" if p.order == "mixed" else "sgd")
         lr = p.lr if p.lr is not None else (ADAM_LR if optimizer == "adam" else SGD_LR)
         epochs = p.epochs if p.epochs is not None else (3 if optimizer == "adam" else 10)
-        return sgd_recipe(lr * scale, epochs=epochs) if optimizer == "sgd" else Recipe(optimizer="adam", learning_rate=lr * scale, epochs=epochs)
+        if optimizer == "sgd":
+            return sgd_recipe(lr * scale, epochs=epochs)
+        return Recipe.model_validate({"optimizer": "adam", "learning_rate": lr * scale, "epochs": epochs})
 
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
         """Change `model` in place and return it in eval mode. x (B, *record), y (B,) int64."""

@@ -17,8 +17,8 @@ from services.learning.data import Split
 Tensors = dict[str, Tensor]
 Key = Callable[[], Mapping[str, object]]
 
-WORTH_KEEPING = 500_000
-"""Numbers that records are made of, below which a pass of a model over them costs about as little as looking up what came of it."""
+WORTH_KEEPING = 5e9
+"""Numbers of the records times weights of the model, below which a pass costs about as little as looking up what came of it."""
 
 
 class Cache(Protocol):
@@ -102,6 +102,11 @@ class FolderCache:
             return self.folder.write(name, kind, arrays, records, "rows" if by_row else "aggregate", job=self.job)
         except OSError:
             return False
+
+
+def worth_keeping(model: nn.Module, split: Split) -> bool:
+    """Say whether a pass of `model` over `split` costs enough that what comes of it should be kept."""
+    return split.x.numel() * sum(weights.numel() for weights in model.parameters()) >= WORTH_KEEPING
 
 
 def model_digest(model: nn.Module, *, without: str | None = None) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from services.learning.cache import WORTH_KEEPING, Cache, Remembering, model_digest, records_digest
+from services.learning.cache import Cache, Remembering, model_digest, records_digest, worth_keeping
 from services.learning.data import Batch, Split, Splits
 from services.learning.recipe import Recipe
 from services.learning.run import Run
@@ -64,7 +64,7 @@ class _CachedTask(Task):
         def compute() -> dict[str, Tensor]:
             return {"outputs": self._inner.predict(model, split, batch_size=self._batch_size)}
 
-        if split.x.numel() < WORTH_KEEPING:
+        if not worth_keeping(model, split):
             return compute()["outputs"]
         return self._cache.remember("outputs", key, compute, records=split.ids, by_row=True)["outputs"].cpu()
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from services.learning.cache import WORTH_KEEPING, model_digest, records_digest
+from services.learning.cache import model_digest, records_digest, worth_keeping
 from services.learning.data import Split
 from services.learning.modes import evaluating, image_layout, inputs_of
 from services.learning.run import Run
@@ -39,7 +39,7 @@ def features_on(model: nn.Module, rows: Split, run: Run, *, batch_size: int = BA
         return {"features": _read(model, head, rows, batch_size)}
 
     try:
-        kept = compute() if rows.x.numel() < WORTH_KEEPING else run.cache.remember("features", key, compute, records=rows.ids, by_row=True)
+        kept = run.cache.remember("features", key, compute, records=rows.ids, by_row=True) if worth_keeping(model, rows) else compute()
     except NotOneARecord:
         return UNUSABLE
     features = kept["features"].cpu().double().numpy()

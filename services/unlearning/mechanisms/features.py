@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from services.learning.cache import WORTH_KEEPING, model_digest, records_digest
+from services.learning.cache import model_digest, records_digest, worth_keeping
 from services.learning.data import Batch, Split, identity
 from services.learning.modes import evaluating, inputs_of
 from services.learning.run import Run
@@ -72,8 +72,8 @@ def _kept(model: nn.Module, head: nn.Module, rows: Split, run: Run, tick: Callab
             tick(live[-1], batch.y)
         return {"features": torch.cat(live)}
 
-    few = rows.x.numel() < WORTH_KEEPING
-    found = (compute() if few else run.cache.remember("features", key, compute, records=rows.ids, by_row=True))["features"]
+    kept = run.cache.remember("features", key, compute, records=rows.ids, by_row=True) if worth_keeping(model, rows) else compute()
+    found = kept["features"]
     if not live:
         for known, y in zip(found.split(FEATURE_BATCH), rows.y.split(FEATURE_BATCH), strict=True):
             tick(known, y)

@@ -167,9 +167,8 @@ def test_kept_noise_is_the_live_one_and_belongs_to_weights_classes_parameters_an
 
 @pytest.fixture
 def many(monkeypatch) -> None:
-    """Let even a few digits count as so many records that what comes of them is kept."""
-    for module in ("services.unlearning.mechanisms.features", "services.verification.evaluation", "services.verification.features"):
-        monkeypatch.setattr(f"{module}.WORTH_KEEPING", 0)
+    """Let even a few digits and a small network count as so much work that what comes of it is kept."""
+    monkeypatch.setattr("services.learning.cache.WORTH_KEEPING", 0)
 
 
 HEAD = {"trainable": "head", "lr": 1e-2, "max_epochs": 2, "retain_floor": 1.0, "min_steps": 0}

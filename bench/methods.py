@@ -44,7 +44,7 @@ SUBSET, SUBJECT, SMALL_SUBSET, SMALL_SUBJECT, SMALL = 500, 100, 60, 20, 5000
 MEASURED_ROWS = 2000  # of the original's accuracy, which a plan wants to know
 PRINTED = ("ain", "linear_probe_auc")  # in the table beside the policy's readings; no verdict asks for them
 COLUMNS = (
-    "method", "forget", "forget test", "retain", "retain test", "ZRF", "AIN", "MIA v2", "JS", "probe", "seconds", "speed-up", "verdict",
+    "method", "forget", "forget test", "retain", "retain test", "ZRF", "AIN", "MIA v2", "JS", "probe", "seconds", "retrain s", "speed-up", "verdict",
 )  # fmt: skip
 
 
@@ -221,7 +221,7 @@ def trained(held: sets.Bench, rows: Split, task: Task, seed: int, purpose: str, 
 
 
 def measured(world: World, name: str, setting: sets.Setting) -> dict[str, Any]:
-    """Return the row of one method; a method that refuses or diverges gets its reason as verdict and no numbers."""
+    """Return the row of one method; a method that refuses or diverges gets its reason as verdict, and null for every number after it."""
     family = METHODS[name]
     method = family(family.Parameters(**setting.parameters))
     row: dict[str, Any] = {
@@ -236,7 +236,8 @@ def measured(world: World, name: str, setting: sets.Setting) -> dict[str, Any]:
     try:
         model = unlearned(world, method, run)
     except LetheError as refusal:
-        return row | {"verdict": f"failed: {refusal}", **spent(watch.took())}
+        row["parameters"] |= {"effective": None}
+        return row | numbers({}) | {"verdict": f"failed: {refusal}", **spent(watch.took())}
     took = watch.took()
     row["parameters"] |= {"effective": run.notes.get("effective")}
     readings, verdict = verified(world, method, model, policy_of(world))
@@ -377,7 +378,7 @@ def value(number: object) -> float | None:
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
-    """Return means over seeds, with the retrained model's in brackets and the verdicts counted."""
+    """Return means over seeds, with the retrained model's in brackets, the bounds of the attack below its mean, and the verdicts counted."""
     table = Table(*COLUMNS, title=title)
     for name in dict.fromkeys(labelled(row) for row in rows):
         mine = [row for row in rows if labelled(row) == name]
@@ -385,8 +386,11 @@ def table_of(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
         passed = sum(row["verdict"] == "passed" for row in mine)
         other = ", ".join(sorted({row["verdict"][:48] for row in mine if row["verdict"] != "passed"}))
         columns = ("forget_accuracy", "forget_test_accuracy", "retain_train_accuracy", "retain_accuracy", "zrf", "ain", "mia_auc", "js_divergence")
-        cells = [beside(mine, column) for column in (*columns, "probe_auc")]
-        table.add_row(name, *cells, f"{method:.2f}", f"{retrain / max(method, 1e-9):.1f}", f"{passed}/{len(mine)} passed {other}".strip())
+        cells = [
+            f"{beside(mine, column)}\n{bounds(mine)}".strip() if column == "mia_auc" else beside(mine, column) for column in (*columns, "probe_auc")
+        ]
+        times = (f"{method:.2f}", f"{retrain:.2f}", f"{retrain / max(method, 1e-9):.1f}")
+        table.add_row(name, *cells, *times, f"{passed}/{len(mine)} passed {other}".strip())
     return table
 
 
@@ -397,3 +401,9 @@ def beside(rows: Sequence[Mapping[str, Any]], column: str) -> str:
     if not own:
         return "-"
     return f"{mean(own):.3f}" + (f" ({mean(gold):.3f})" if gold else "")
+
+
+def bounds(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the least lower and the greatest upper bound of the attack's area over seeds, or nothing where no row has an interval."""
+    held = [row["mia_interval"] for row in rows if row.get("mia_interval") is not None]
+    return f"[{min(low for low, _ in held):.3f}, {max(high for _, high in held):.3f}]" if held else ""

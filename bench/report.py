@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from bench.methods import labelled
+from bench.methods import bounds, labelled
 
 COLUMNS = {
     "forget": "forget_accuracy",
@@ -21,6 +21,10 @@ COLUMNS = {
     "probe": "probe_auc",
 }
 SPREAD = ("forget_accuracy", "retain_accuracy")
+TIMES = ("CPU s", "retrain CPU s", "speed-up")
+BRACKETS = (
+    "In brackets the least and the greatest of the seeds; of the attack the least lower and the greatest upper bound, at the level of the policy."
+)
 
 
 def main(files: Sequence[str]) -> int:
@@ -39,8 +43,9 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     first = rows[0]
     seeds = sorted({row["seed"] for row in rows})
     head = f"{first['data']}, {first['kind']} request, {first['architecture']}, {first['records']} records to train on, {first['held_out']} held out"
-    lines = [f"**{head}, seeds {', '.join(map(str, seeds))}, {first['threads']} thread{'' if first['threads'] == 1 else 's'}**", ""]
-    lines += ["| method | " + " | ".join(COLUMNS) + " | CPU s | speed-up | verdict |", "|---" * (len(COLUMNS) + 4) + "|", retrained(rows)]
+    lines = [f"**{head}, seeds {', '.join(map(str, seeds))}, {first['threads']} thread{'' if first['threads'] == 1 else 's'}** {BRACKETS}", ""]
+    columns = ("method", *COLUMNS, *TIMES, "verdict")
+    lines += ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|", retrained(rows)]
     for name in dict.fromkeys(labelled(row) for row in rows):
         lines.append(line(name, [row for row in rows if labelled(row) == name]))
     refused = {labelled(row): row["verdict"].split("\n")[0] for row in rows if row["verdict"].startswith("failed: ")}
@@ -59,17 +64,19 @@ def retrained(rows: Sequence[Mapping[str, Any]]) -> str:
     by_seed = {row["seed"]: row for row in rows if row.get("retrained_retain_accuracy") is not None}
     cells = [number([row[f"retrained_{column}"] for row in by_seed.values()], spread=column in SPREAD) for column in COLUMNS.values()]
     took = mean(row["retrain_cpu_seconds"] for row in rows)
-    return "| *retrained reference* | " + " | ".join(cells) + f" | {took:.2f} | 1 | |"
+    return "| *retrained reference* | " + " | ".join(cells) + f" | {took:.2f} | {took:.2f} | 1 | |"
 
 
 def line(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the line of a method: means over seeds, with the least and the most of the two accuracies that goals are about."""
+    """Return the line of a method: means over seeds, with the least and the most of the two accuracies that goals are about, and the attack's bounds."""
     cells = [number([row.get(column) for row in rows], spread=column in SPREAD) for column in COLUMNS.values()]
+    attack = list(COLUMNS.values()).index("mia_auc")
+    cells[attack] = f"{cells[attack]} {bounds(rows)}".strip()
     own, reference = mean(row["method_cpu_seconds"] for row in rows), mean(row["retrain_cpu_seconds"] for row in rows)
     measured = any(row.get("forget_accuracy") is not None for row in rows)
     told = [row["verdict"] if not row["verdict"].startswith("failed: ") else "ended without a model" for row in rows]
     verdict = ", ".join(f"{told.count(one)} of {len(told)} {one}" for one in dict.fromkeys(told))
-    times = [f"{own:.2f}", f"{reference / max(own, 1e-4):.1f}"] if measured else ["-", "-"]
+    times = [f"{own:.2f}", f"{reference:.2f}", f"{reference / max(own, 1e-4):.1f}"] if measured else ["-", f"{reference:.2f}", "-"]
     return f"| `{name}` | " + " | ".join([*cells, *times, verdict]) + " |"
 
 

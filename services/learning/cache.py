@@ -17,6 +17,9 @@ from services.learning.data import Split
 Tensors = dict[str, Tensor]
 Key = Callable[[], Mapping[str, object]]
 
+WORTH_KEEPING = 5e9
+"""Numbers of the records times weights of the model, below which a pass costs about as little as looking up what came of it."""
+
 
 class Cache(Protocol):
     """Keeps what was computed."""
@@ -101,10 +104,20 @@ class FolderCache:
             return False
 
 
-def model_digest(model: nn.Module) -> str:
-    """Return the SHA-256 over names, types, shapes and bytes of a model's parameters and buffers, 64 hexadecimal digits."""
+def worth_keeping(model: nn.Module, split: Split) -> bool:
+    """Say whether a pass of `model` over `split` costs enough that what comes of it should be kept."""
+    return split.x.numel() * sum(weights.numel() for weights in model.parameters()) >= WORTH_KEEPING
+
+
+def model_digest(model: nn.Module, *, without: str | None = None) -> str:
+    """Return the SHA-256 over names, types, shapes and bytes of a model's parameters and buffers, 64 hexadecimal digits.
+
+    Those of the module at the path `without` are left out.
+    """
     whole = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        if without is not None and name.startswith(f"{without}."):
+            continue
         whole.update(f"{name}/{tensor.dtype}/{tuple(tensor.shape)}/".encode())
         whole.update(_bytes(tensor))
     return whole.hexdigest()

@@ -18,7 +18,9 @@ class Recipe(BaseModel):
     weight_decay: NonNegativeFloat = Field(0.0, le=1, description="Weight decay.")
     epochs: PositiveInt = Field(10, le=2000, description="Passes over the training records.")
     batch_size: PositiveInt = Field(128, le=65536, description="Records per step.")
-    schedule: Literal["constant", "cosine"] = Field("constant", description="Learning rate over the run; cosine falls to zero.")
+    schedule: Literal["constant", "cosine", "onecycle"] = Field(
+        "constant", description="Learning rate over the run; cosine falls to zero, onecycle rises for 30 % of the run before it does."
+    )
     augmentation: Literal["none", "flip_crop"] = Field("none", description="Images only: horizontal flip and a shifted crop (4 pixels), batched.")
     label_smoothing: NonNegativeFloat = Field(0.0, lt=1, description="Label smoothing of the cross-entropy.")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="Autocast precision of the forward pass.")

@@ -1,16 +1,17 @@
 """Evaluation: every reading of a plan on the original, the unlearned and the retrained model.
 
 All randomness comes from the plan's evaluation seed and the reading's own name, so a reading does not depend on which others are taken.
-Each model's outputs on each set of records are computed once.
+Each model's outputs on each set of records are computed once, and those on many records are kept in the job's cache: the original, the retrained
+models and the untrained ones are the same on every rung of a request.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from services.learning.cache import Remembering
+from services.learning.cache import Cache, Remembering, model_digest, records_digest, worth_keeping
 from services.learning.data import Batch, Split, Splits
 from services.learning.recipe import Recipe
 from services.learning.run import Run
@@ -24,16 +25,18 @@ UTILITY = ("metric", "accuracy", "retain_test")
 
 
 class _CachedTask(Task):
-    """A task that remembers the outputs of each model on each set of records. The models are held, so that no identity is reused."""
+    """A task that remembers the outputs of each model on each set of records. The models are held, so that no identity is reused; none is trained on."""
 
-    def __init__(self, inner: Task, batch_size: int) -> None:
+    def __init__(self, inner: Task, batch_size: int, cache: Cache) -> None:
         super().__init__(inner.outputs, label_smoothing=inner.label_smoothing, targets=inner.targets)
         self.name = inner.name  # pyright: ignore[reportAttributeAccessIssue]  the wrapper speaks for the task it wraps
         self.modalities = inner.modalities  # pyright: ignore[reportAttributeAccessIssue]  the wrapper speaks for the task it wraps
         self.loss_unit = inner.loss_unit  # pyright: ignore[reportAttributeAccessIssue]  the wrapper speaks for the task it wraps
         self._inner = inner
         self._batch_size = batch_size
+        self._cache = cache
         self._held: dict[tuple[int, tuple[str, ...]], tuple[nn.Module, Tensor]] = {}
+        self._digests: dict[object, str] = {}
 
     def losses(self, model: nn.Module, batch: Batch) -> Tensor:
         return self._inner.losses(model, batch)
@@ -44,8 +47,31 @@ class _CachedTask(Task):
     def predict(self, model: nn.Module, split: Split, *, batch_size: int = 1024) -> Tensor:  # noqa: ARG002  the plan's size is used
         key = (id(model), split.ids)
         if key not in self._held:
-            self._held[key] = (model, self._inner.predict(model, split, batch_size=self._batch_size))
+            self._held[key] = (model, self._outputs(model, split))
         return self._held[key][1]
+
+    def _outputs(self, model: nn.Module, split: Split) -> Tensor:
+        """Return the outputs kept for the weights, the records with their order and the task, row by row; of few records they are computed each time."""
+
+        def key() -> dict[str, object]:
+            return {
+                "checkpoint": self._digest(id(model), lambda: model_digest(model)),
+                "records": self._digest(split.ids, lambda: records_digest(split)),
+                "task": [self.name, self.outputs, None if self.targets is None else self.targets.model_dump(mode="json")],
+                "batch": self._batch_size,
+            }
+
+        def compute() -> dict[str, Tensor]:
+            return {"outputs": self._inner.predict(model, split, batch_size=self._batch_size)}
+
+        if not worth_keeping(model, split):
+            return compute()["outputs"]
+        return self._cache.remember("outputs", key, compute, records=split.ids, by_row=True)["outputs"].cpu()
+
+    def _digest(self, name: object, made: Callable[[], str]) -> str:
+        if name not in self._digests:
+            self._digests[name] = made()
+        return self._digests[name]
 
     def trivial_loss(self, split: Split) -> float:
         return self._inner.trivial_loss(split)
@@ -100,7 +126,7 @@ def shared(plan: Mapping[str, Any], task: Task, run: Run) -> tuple[Task, Run]:
 
     What was made so already is returned as it is.
     """
-    cached = task if isinstance(task, _CachedTask) else _CachedTask(task, int(plan.get("batch_size", 1024)))
+    cached = task if isinstance(task, _CachedTask) else _CachedTask(task, int(plan.get("batch_size", 1024)), run.cache)
     if isinstance(run, _EvaluationRun):
         return cached, run
     own = _EvaluationRun(run, int(plan["seeds"]["evaluate"]))

@@ -3,17 +3,25 @@
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import UUID
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from models_store import tensors
 from services.errors import Cancelled, DeadlineExceeded, Diverged, EmptyForgetSet, InvalidInput, MethodNotApplicable, UnsupportedTask
+from services.jobs.compute.context import Bench, withheld
+from services.jobs.compute.unlearn import unlearn
+from services.jobs.messages import BASE_FILE, CANDIDATE_FILE, JobSpec, Seeds
 from services.learning.architectures.tiny_cnn import TinyCNN
 from services.learning.data import Split, Splits, Withheld, by_255
+from services.learning.modes import batch_norms
 from services.learning.recipe import Recipe
 from services.learning.run import Progress, Run
 from services.learning.task import TASKS, Task
@@ -27,6 +35,7 @@ METHODS.discover("services.unlearning.methods")
 TASKS.discover("services.learning.tasks")
 
 CLASSES = 4
+SEED = 11
 KINDS = ("class", "records")
 SERVED = [(name, kind) for name in METHODS for kind in KINDS if kind in METHODS[name].granularities and "classification" in METHODS[name].tasks]
 SERVED += [(name, "values") for name in METHODS if "regression" in METHODS[name].tasks]  # records with real-valued targets
@@ -47,10 +56,23 @@ REFUSED = [(name, kind) for name in METHODS for kind in KINDS if kind not in MET
 
 
 def digest(model: nn.Module) -> str:
+    return state_digest(model.state_dict())
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
     whole = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in sorted(state.items()):
         whole.update(name.encode() + tensor.detach().contiguous().numpy().tobytes())
     return whole.hexdigest()
+
+
+class Marked(TinyCNN):
+    """The small network with a buffer that belongs to no batch norm, and that no method has any business with."""
+
+    def build(self) -> nn.Module:
+        network = super().build()
+        network.register_buffer("constant", torch.tensor([0.5, -2.0, 3.25]))
+        return network
 
 
 @dataclass(frozen=True)
@@ -64,26 +86,42 @@ class World:
     held_out: Split
     original: nn.Module
 
-    def splits(self, kind: str, needs_forget: bool = True) -> Splits:
-        nothing = torch.zeros(0, dtype=torch.int64)
+    def whole(self, kind: str) -> Splits:
         if kind == "class":
             forget, retain = self.train.with_labels((2,), keep=True), self.train.with_labels((2,), keep=False)
         else:
             forget, retain = self.train.take(torch.arange(24)), self.train.take(torch.arange(24, len(self.train)))
         named = "class" if kind == "class" else "records"
-        seen = Splits(forget, retain, self.held_out, self.held_out, self.held_out, named, (2,) if kind == "class" else ()).for_method()
-        return seen if needs_forget else replace(seen, forget=forget.take(nothing))
+        return Splits(forget, retain, self.held_out, self.held_out, self.held_out, named, (2,) if kind == "class" else ())
 
-    def run(self, seed: int = 11, **given: object) -> Run:
+    def splits(self, kind: str, *, forget: bool = True, retain: bool = True) -> Splits:
+        return withheld(self.whole(kind), forget=forget, retain=retain)
+
+    def given(self, name: str, kind: str) -> Splits:
+        """What the service hands the method: nothing that it does not need."""
+        needs = METHODS[name].needs
+        return self.splits(kind, forget=needs.forget_set, retain=needs.retain_set)
+
+    def run(self, seed: int = SEED, **given: object) -> Run:
         return Run(seed=seed, architecture=self.architecture, recipe=self.recipe, **given)
 
+    def parameters(self, name: str) -> dict[str, object]:
+        return {**SHORTER.get(name, {}), **(WIDER.get(name, {}) if self.task.name == "regression" else {})}
+
     def method(self, name: str) -> UnlearningMethod:
-        of_numbers = WIDER.get(name, {}) if self.task.name == "regression" else {}
-        return METHODS[name](METHODS[name].Parameters(**SHORTER.get(name, {}), **of_numbers))
+        return METHODS[name](METHODS[name].Parameters(**self.parameters(name)))
 
     def unlearn(self, name: str, kind: str, run: Run, model: nn.Module | None = None) -> nn.Module:
-        splits = self.splits(kind, METHODS[name].needs.forget_set)
-        return self.method(name).unlearn(copy.deepcopy(self.original) if model is None else model, splits, self.task, run)
+        return self.method(name).unlearn(copy.deepcopy(self.original) if model is None else model, self.given(name, kind), self.task, run)
+
+    def job(self, name: str, kind: str, folder: Path, cancelled: Callable[[], bool] = lambda: False) -> Bench:
+        """A job of the service in `folder`, before its step `unlearn`; the original lies there as a file."""
+        spec = JobSpec(
+            job_id=UUID(int=1), kind="unlearn", round=1, task=self.task.name, architecture="tiny_cnn", architecture_params={}, adapter="images",
+            adapter_params={}, recipe=None, method=name, params=self.parameters(name), request_kind="class" if kind == "class" else "records", plan={},
+            seeds=Seeds(unlearn=SEED), device="cpu", deadline_s=100,
+        )  # fmt: skip
+        return Bench(folder, spec, torch.device("cpu"), self.architecture, self.recipe, self.task, self.whole(kind), lambda _: None, cancelled)
 
 
 SHORTER: dict[str, dict[str, object]] = {
@@ -122,7 +160,7 @@ def numbers(count: int, seed: int) -> Split:
 def world_of(kind: str) -> World:
     """The world of a kind of request: labels, or with `values` numbers."""
     real = kind == "values"
-    architecture = TinyCNN(TinyCNN.Parameters(outputs=1 if real else CLASSES, width=4))
+    architecture = Marked(Marked.Parameters(outputs=1 if real else CLASSES, width=4))
     recipe, task, make = (
         Recipe(learning_rate=5e-3, epochs=8, batch_size=33),
         Regression(1) if real else Classification(CLASSES),
@@ -154,6 +192,38 @@ def done() -> Callable[[str, str], Done]:
     """Run a method once, and remember it."""
 
     return once
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What is left of a job whose step was broken off at its third report and run again: digests of the original's file, and the candidate."""
+
+    original_before: str
+    original_after: str
+    candidate_of_broken: bool
+    candidate: dict[str, Tensor]
+
+
+@cache
+def resumed(name: str, kind: str) -> Resumed:
+    """Break a job's step off and run it again, which is all that resuming means to the service: a step has no state of its own between attempts."""
+    world = world_of("values" if kind == "values" else "labels")
+    with TemporaryDirectory() as place:
+        folder = Path(place)
+        tensors.save(world.original.state_dict(), folder / BASE_FILE)
+        before = (folder / BASE_FILE).read_bytes()
+        with pytest.raises(Cancelled):
+            unlearn(world.job(name, kind, folder, third()))
+        broken = (folder / CANDIDATE_FILE).exists()
+        unlearn(world.job(name, kind, folder))
+        digests = [hashlib.sha256(raw).hexdigest() for raw in (before, (folder / BASE_FILE).read_bytes())]
+        return Resumed(*digests, broken, tensors.load(folder / CANDIDATE_FILE))
+
+
+def third() -> Callable[[], bool]:
+    """Say yes when asked for the third time."""
+    asked = iter([False, False])
+    return lambda: next(asked, True)
 
 
 @pytest.fixture(autouse=True)
@@ -194,13 +264,41 @@ def test_every_parameter_has_a_default_and_a_description_and_strangers_are_refus
 
 @pytest.mark.parametrize(("name", "kind"), cases())
 def test_one_seed_gives_equal_bytes_and_the_original_is_untouched(name, kind, world, done):
-    before = digest(world.original)
+    """A method may change the copy that it is given; the original is the file that the copy was read from."""
+    job, model = resumed(name, kind), done(name, kind).model
 
-    first, second = done(name, kind).model, world.unlearn(name, kind, world.run())
+    assert state_digest(job.candidate) == digest(model)
+    assert job.original_after == job.original_before
+    assert digest(model) != digest(world.original)
 
-    assert digest(first) == digest(second)
-    assert digest(world.original) == before
-    assert digest(first) != before
+
+@pytest.mark.parametrize(("name", "kind"), cases())
+def test_a_step_that_was_broken_off_and_is_run_again_ends_in_the_same_bytes(name, kind, done):
+    job = resumed(name, kind)
+
+    assert not job.candidate_of_broken
+    assert state_digest(job.candidate) == digest(done(name, kind).model)
+
+
+STATISTICS = frozenset({"running_mean", "running_var", "num_batches_tracked"})
+"""The buffers of batch norm, which alone of all buffers a method may change: by training on, or by starting from a fresh network."""
+STILL = frozenset({"boundary_shrink", "certified_removal", "concept_poisoning", "emmn", "lfssd", "lra_npp", "neg_grad_plus", "ssd"})
+"""Methods that leave even those as they are, at their defaults: they edit weights without training, or train with batch norm frozen."""
+
+
+@pytest.mark.parametrize(("name", "kind"), cases())
+def test_no_buffer_changes_but_the_statistics_of_batch_norm_and_those_only_where_the_method_trains(name, kind, world, done):
+    model = done(name, kind).model
+    before, after = dict(world.original.named_buffers()), dict(model.named_buffers())
+    norms = batch_norms(model)
+    allowed = {place for place, module in model.named_modules() if module in norms} if name not in STILL else set()
+
+    changed = {buffer for buffer, value in before.items() if not torch.equal(value, after[buffer])}
+
+    assert "constant" in before
+    assert len(before) == 1 + 3 * len(norms) == 10
+    assert changed <= {f"{place}.{statistic}" for place in allowed for statistic in STATISTICS}
+    assert bool(changed) == bool(allowed)  # neither list says more than is so
 
 
 @pytest.mark.parametrize(("name", "kind"), cases())
@@ -292,12 +390,14 @@ def test_another_task_is_refused(name, world):
 @pytest.mark.parametrize(("name", "kind"), cases(lambda method: method.needs.forget_set))
 def test_a_method_that_needs_the_forget_set_says_so_where_it_is_gone(name, kind, world):
     with pytest.raises((MethodNotApplicable, EmptyForgetSet)):
-        world.method(name).unlearn(copy.deepcopy(world.original), world.splits(kind, needs_forget=False), world.task, world.run())
+        world.method(name).unlearn(copy.deepcopy(world.original), world.splits(kind, forget=False), world.task, world.run())
 
 
 @pytest.mark.parametrize(("name", "kind"), cases(lambda method: not method.needs.forget_set))
 def test_a_method_that_does_not_need_the_forget_set_does_not_look_at_it(name, kind, world, done):
-    shown = world.method(name).unlearn(copy.deepcopy(world.original), world.splits(kind), world.task, world.run())
+    splits = world.splits(kind, retain=METHODS[name].needs.retain_set)
+
+    shown = world.method(name).unlearn(copy.deepcopy(world.original), splits, world.task, world.run())
 
     assert digest(shown) == digest(done(name, kind).model)
 

@@ -7,10 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from rich.console import Console
 
-from bench import sets
+from bench import methods, sets
 from bench.__main__ import main
-from bench.report import page
+from bench.report import line, page
+from services.errors import Diverged
+from services.learning.run import Run
+from services.learning.tasks.classification import Classification
+from services.unlearning.method import METHODS
 
 KEYS = {
     "bench", "data", "kind", "method", "seed", "forget_accuracy", "retain_accuracy", "retrained_forget_accuracy", "retrained_retain_accuracy",
@@ -72,3 +78,100 @@ def test_a_method_that_cannot_serve_the_request_is_refused_with_those_that_can(c
         main(["methods", "--kind", "subset", "--methods", "unsir", "--threads", "1"])
 
     assert "cannot forget by subset here: unsir; these can:" in str(refused.value) + capfd.readouterr().err
+
+
+READINGS = tuple(methods.numbers({}))
+
+
+@pytest.fixture(scope="module")
+def world() -> methods.World:
+    """A class request on a few digits, for methods that end before any of its models is asked anything."""
+    METHODS.discover("services.unlearning.methods")
+    held = sets.load("digits", records=60)
+    fresh, device = held.architecture.fresh(0), torch.device("cpu")
+    run = methods.printing_run(held, 1, device)
+    splits = methods.cut(held, "class", 1)
+    return methods.World(held, "class", 1, Classification(held.classes), splits, fresh, fresh, fresh, methods.Took(2.5, 2.0), device, run, {})
+
+
+def refused(world: methods.World) -> dict[str, object]:
+    """The line of a method that has no convolution to turn."""
+    return methods.measured(world, "ct", sets.Setting())
+
+
+def test_a_refused_method_writes_null_for_every_reading_and_for_its_effective_parameters(world: methods.World):
+    written = json.loads(json.dumps(refused(world)))
+
+    assert set(written) >= KEYS
+    assert {"forget_accuracy", "retrained_retain_accuracy", "mia_auc", "mia_interval", "zrf", "ain", "js_divergence", "probe_auc"} <= set(READINGS)
+    assert [written[name] for name in READINGS] == [None] * len(READINGS)
+    assert written["parameters"]["effective"] is None
+    assert written["parameters"]["epochs"] == 3
+    assert written["verdict"].startswith("failed: Method 'ct' cannot serve this request")
+
+
+def test_a_method_that_diverges_writes_null_though_it_had_planned_its_run(world: methods.World, monkeypatch: pytest.MonkeyPatch):
+    def diverge(_world: object, _method: object, run: Run) -> None:
+        run.note("effective", {"epochs": 3})
+        raise Diverged(method="ct", stage="fine_tune", detail="too far")
+
+    monkeypatch.setattr(methods, "unlearned", diverge)
+
+    written = refused(world)
+
+    assert {written[name] for name in READINGS} == {None}
+    assert written["parameters"]["effective"] is None
+    assert "too far" in written["verdict"]
+
+
+def test_both_tables_show_a_refused_method_as_dashes_beside_what_retraining_took(world: methods.World):
+    row = refused(world)
+
+    assert line("ct", [row]) == "| `ct` |" + " - |" * 9 + " - | 2.00 | - | 1 of 1 ended without a model |"
+    assert "- `ct`: Method 'ct' cannot serve this request" in page([row])
+    cells = next(printed.split("│")[1:-1] for printed in drawn([row]).splitlines() if "│ ct " in printed)
+    assert [cell.strip() for cell in cells[:10]] == ["ct", *["-"] * 9]
+    assert cells[11].strip() == "2.50"
+
+
+def seeds(**readings: tuple[float, float, float]) -> list[dict[str, object]]:
+    """Three lines of one method, a seed each."""
+    shared = {
+        "data": "digits", "kind": "class", "method": "amnesiac", "variant": "", "architecture": "mlp", "records": 60, "held_out": 30, "threads": 1,
+        "method_seconds": 0.5, "method_cpu_seconds": 0.5, "retrain_seconds": 3.0, "retrain_cpu_seconds": 2.0, "verdict": "passed",
+    }  # fmt: skip
+    intervals = ([0.4, 0.6], [0.45, 0.7], [0.35, 0.5])
+    return [
+        {**shared, "seed": seed, "mia_interval": intervals[seed], **{name: values[seed] for name, values in readings.items()}} for seed in range(3)
+    ]
+
+
+def test_the_spread_over_seeds_and_the_attacks_bounds_are_in_the_table_of_the_documentation():
+    rows = seeds(forget_accuracy=(0.132, 0.0, 0.39), retain_accuracy=(0.9, 0.96, 0.93), mia_auc=(0.5, 0.58, 0.42))
+
+    written = line("amnesiac", rows)
+
+    assert written == (
+        "| `amnesiac` | 0.174 [0.000, 0.390] | - | - | 0.930 [0.900, 0.960] | - | - | 0.500 [0.350, 0.700] | - | - | 0.50 | 2.00 | 4.0 | 3 of 3 passed |"
+    )
+    head = page(rows).splitlines()
+    assert "In brackets the least and the greatest of the seeds" in head[0]
+    assert head[2].count("|") == head[3].count("|") == written.count("|")
+    assert "| MIA v2 |" in head[2]
+    assert "| retrain CPU s |" in head[2]
+
+
+def test_the_printed_table_shows_the_attacks_bounds_and_what_retraining_took():
+    shown = drawn(seeds(forget_accuracy=(0.1, 0.0, 0.2), mia_auc=(0.5, 0.58, 0.42)))
+
+    assert "retrain s" in shown
+    assert "[0.350, 0.700]" in shown
+    assert "3.00" in shown
+
+
+def drawn(rows: list[dict[str, object]]) -> str:
+    """What the console shows of the rows."""
+    console = Console(width=300)
+    with console.capture() as held:
+        console.print(methods.table_of(rows, "title"))
+    return held.get()

@@ -1,5 +1,6 @@
 """The bench a job is worked on: its folder, data on the device, models from files, and a Run whose reports climb the pipe."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -103,6 +104,11 @@ class Bench:
         if self.team.rank == 0:
             tensors.save(state, self.folder / file)
         self.team.wait()
+
+    def digest(self, file: str) -> str:
+        """Return the SHA-256 of a file of the folder, 64 hexadecimal digits."""
+        with (self.folder / file).open("rb") as weights:
+            return hashlib.file_digest(weights, "sha256").hexdigest()
 
     def write(self, file: str, text: str) -> None:
         """Write a text file; where several ranks share the job, the first does it."""

@@ -3,7 +3,6 @@
 For a training job the step is `measure`: loss and accuracy on training and held-out records, as information.
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -41,9 +40,7 @@ def evaluate(bench: Bench) -> None:
     bench.write(READINGS_FILE, json.dumps([reading.as_dict() for reading in measured]))
     bench.write(FIGURES_FILE, json.dumps(figure.drawn(models, bench.splits, task, run, measured)))
     bench.note_cache()  # again: attacks may have trained models of their own, or found them
-    with (bench.folder / CANDIDATE_FILE).open("rb") as weights:
-        judged = hashlib.file_digest(weights, "sha256").hexdigest()
-    bench.note(evaluation_seconds=time.perf_counter() - started, metrics={}, judged=judged)
+    bench.note(evaluation_seconds=time.perf_counter() - started, metrics={}, judged=bench.digest(CANDIDATE_FILE))
 
 
 def scored_apart(plan: Mapping[str, Any], notes: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from services import memory
-from services.errors import MethodNotApplicable, UnsupportedTask
+from services.errors import IntegrityBroken, MethodNotApplicable, UnsupportedTask
 from services.jobs.compute.context import Bench, withheld
 from services.jobs.compute.plugins import code_digest, versions
 from services.jobs.compute.train import describe
@@ -41,8 +41,13 @@ def _parameters(bench: Bench) -> dict[str, Any]:
 
 
 def unlearn(bench: Bench) -> None:
-    """Run the method and write the candidate; its time excludes loading, saving and every measurement."""
+    """Run the method and write the candidate; its time excludes loading, saving and every measurement.
+
+    Raises:
+        IntegrityBroken: the original's weights are not those of before the method ran; then there is no candidate. Else what the method raises.
+    """
     method = method_of(bench)
+    original = bench.digest(BASE_FILE)
     model = bench.model(BASE_FILE)
     method.inspect(bench.splits)
     seen = withheld(bench.splits, forget=method.needs.forget_set, retain=method.needs.retain_set)
@@ -52,6 +57,8 @@ def unlearn(bench: Bench) -> None:
     if bench.device.type == "cuda":
         torch.cuda.synchronize(bench.device)
     seconds = time.perf_counter() - started
+    if bench.digest(BASE_FILE) != original:
+        raise IntegrityBroken(detail="the weights of the original changed while the method ran")
     bench.save(unlearned, CANDIDATE_FILE)
     bench.note_cache()
     notes = run.notes if bench.named_elsewhere is None else {**run.notes, "retained_records_that_name_it": bench.named_elsewhere}

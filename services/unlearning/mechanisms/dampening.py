@@ -23,7 +23,7 @@ from services.learning.run import Run
 from services.learning.task import Task
 from services.unlearning.mechanisms.applicability import admit
 from services.unlearning.mechanisms.dampening_judge import Form, Judge, Trial
-from services.unlearning.mechanisms.guard import snapshot
+from services.unlearning.mechanisms.guard import GuardFactor, snapshot
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.importance import Granule, Importance, ImportanceCache, Importances, Scalar
 from services.unlearning.mechanisms.real_judge import RealJudge
@@ -137,7 +137,7 @@ class SynapticDampening(UnlearningMethod):
         backoff_max: int = Field(6, ge=0, le=20, description="How often a given alpha is doubled while too little is kept.")
         forget_target: float = Field(0.05, ge=0, le=1, description="Accuracy on a class, or fit of a range, that counts as forgotten.")
         retain_drop: float = Field(0.05, ge=0, le=1, description="How much accuracy on the other records, or fit, may be lost.")
-        guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")
+        guard_factor: GuardFactor = 10.0
 
     def __init__(self, parameters: object, cache: ImportanceCache | None = None) -> None:
         """`cache` keeps the importance for the whole set under the digest of weights and measure, from one request to the next."""

@@ -6,13 +6,15 @@ batch is halved first, not below 32, then epochs are added, at most 10 in all.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Annotated, Literal, Protocol, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from services.learning.data import Batch, Split
 from services.learning.modes import batch_norms, global_draws, image_layout, mode_of
+from services.learning.recipe import Recipe
 from services.learning.run import Run
 from services.learning.task import Task
 from services.unlearning.mechanisms.guard import Guard
@@ -22,6 +24,8 @@ SMALLEST_BATCH = 32
 MOST_EPOCHS = 10
 FINITE_EVERY = 25
 
+LeastSteps = Annotated[int, Field(ge=0, le=10_000, description="Least steps when fewer than 20,000 records are used.")]
+"""A method's parameter `min_steps`, 150 unless something speaks against it: what a plan is lengthened to."""
 Mode = Literal["train", "eval", "frozen"]
 OptimizerOf = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
@@ -112,6 +116,11 @@ def per_class(split: Split, count: int | Callable[[int], int], generator: torch.
 def loss_on(records: Rows, model: nn.Module, task: Task) -> Callable[[Tensor], Tensor]:
     """Return the function from row numbers (B,) to the model's training loss on those rows of `records`."""
     return lambda rows: task.loss(model, records.batch(rows))
+
+
+def sgd_recipe(lr: float, **further: object) -> Recipe:
+    """Return descent by SGD as the baselines that the papers compare with share it: momentum 0.9, weight decay 5e-4."""
+    return Recipe.model_validate({"optimizer": "sgd", "learning_rate": lr, "momentum": 0.9, "weight_decay": 5e-4, **further})
 
 
 def freeze_batch_norm(model: nn.Module) -> None:

@@ -1,11 +1,13 @@
 """The last linear layer of a network, what it takes, and which parts of the network before it may be trained."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from services.learning.cache import model_digest, records_digest, worth_keeping
 from services.learning.data import Batch, Split, identity
 from services.learning.modes import evaluating, inputs_of
 from services.learning.run import Run
@@ -34,16 +36,48 @@ def penultimate(model: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
 
 
 def feature_split(model: nn.Module, head: nn.Module, split: Split, task: Task, run: Run, *, stage: str) -> Split:
-    """Return `split` with penultimate features (n, d) float32 in place of its records. Cancelled, DeadlineExceeded: after any batch."""
-    width = int(getattr(head, "in_features", 0))
-    parts = [torch.zeros(0, width, device=split.x.device)]
-    of = -(-len(split) // FEATURE_BATCH)
-    for step, batch in enumerate(split.batches(FEATURE_BATCH), start=1):
-        parts.append(penultimate(model, head, batch.x))
+    """Return `split` with penultimate features (n, d) float32 in place of its records. Cancelled, DeadlineExceeded: after any batch.
+
+    The records of a label are read in batches of their own, and where they are many their features are kept in the cache of the run, under the
+    weights below `head`: a later request that takes other labels away, or finds another head, meets the same batches again.
+    """
+    features = torch.zeros(len(split), int(getattr(head, "in_features", 0)), device=split.x.device)
+    labels = split.y.cpu()
+    blocks = [torch.nonzero(labels == label).flatten() for label in labels.unique()]
+    of, step = sum(-(-len(rows) // FEATURE_BATCH) for rows in blocks), 0
+
+    def tick(known: Tensor, y: Tensor) -> None:
+        nonlocal step
+        step += 1
         with torch.no_grad():
-            loss = task.losses(head, Batch(parts[-1], batch.y)).mean()
-        run.report(step, of, stage=stage, loss=loss)
-    return Split(torch.cat(parts), split.y, split.ids, identity)
+            run.report(step, of, stage=stage, loss=task.losses(head, Batch(known, y)).mean())
+
+    for rows in blocks:
+        features[rows.to(features.device)] = _kept(model, head, split.take(rows), run, tick)
+    return Split(features, split.y, split.ids, identity)
+
+
+def _kept(model: nn.Module, head: nn.Module, rows: Split, run: Run, tick: Callable[[Tensor, Tensor], None]) -> Tensor:
+    """Return the features of `rows`, (n, d) float32; `tick` is called with those of each batch, and their labels, also where they were kept."""
+    path = next(name for name, module in model.named_modules() if module is head)
+    unlabelled = replace(rows, y=torch.zeros_like(rows.y))  # no feature depends on a label
+    live: list[Tensor] = []
+
+    def key() -> dict[str, object]:
+        return {"below": [path, model_digest(model, without=path)], "records": records_digest(unlabelled), "batch": FEATURE_BATCH}
+
+    def compute() -> dict[str, Tensor]:
+        for batch in rows.batches(FEATURE_BATCH):
+            live.append(penultimate(model, head, batch.x))
+            tick(live[-1], batch.y)
+        return {"features": torch.cat(live)}
+
+    kept = run.cache.remember("features", key, compute, records=rows.ids, by_row=True) if worth_keeping(model, rows) else compute()
+    found = kept["features"]
+    if not live:
+        for known, y in zip(found.split(FEATURE_BATCH), rows.y.split(FEATURE_BATCH), strict=True):
+            tick(known, y)
+    return found
 
 
 def last_block(model: nn.Module, head: nn.Module) -> list[nn.Module]:

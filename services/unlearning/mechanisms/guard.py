@@ -13,8 +13,10 @@ import math
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Annotated, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from services.errors import Diverged, NonFinite
@@ -29,6 +31,10 @@ DAMAGE_FACTOR = 3.0
 LANGUAGE_NATS = 2.0
 SOUND, COLLAPSED = 0.9, 0.99
 LEAST_SKILL = 0.1
+
+GuardFactor = Annotated[float, Field(ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")]
+"""A method's parameter `guard_factor`, 10 unless its paper needs another."""
+T = TypeVar("T")
 
 
 def mean_loss(model: nn.Module, split: Split, task: Task, *, batch_size: int = 1024) -> float:
@@ -138,8 +144,8 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
-def with_retry(method: str, model: nn.Module, run: Run, attempt: Callable[[float], None], *, retries: int = 1) -> nn.Module:
-    """Run `attempt`, which edits `model` in place at `scale` times its learning rates: 1 first, then a tenth; return `model` in eval mode.
+def with_retry(method: str, model: nn.Module, run: Run, attempt: Callable[[float], T], *, retries: int = 1) -> T:
+    """Run `attempt`, which edits `model` in place at `scale` times its learning rates: 1 first, then a tenth; return what it returns, `model` in eval mode.
 
     Every attempt starts from the original weights, and after the last failure they are what `model` holds. The note `attempts` lists each.
 
@@ -152,16 +158,16 @@ def with_retry(method: str, model: nn.Module, run: Run, attempt: Callable[[float
     for number in range(retries + 1):
         scale = 10.0**-number
         try:
-            attempt(scale)
+            found = attempt(scale)
         except Diverged as diverged:
             model.load_state_dict(original)
             attempts.append({"lr_scale": scale, "ended_by": "guard", "stage": diverged.facts["stage"], "detail": diverged.facts["detail"]})
             last = diverged
+            run.note("attempts", list(attempts))
         else:
             attempts.append({"lr_scale": scale, "ended_by": "completed"})
-            last = None
-        run.note("attempts", list(attempts))
-        if last is None:
-            return model.eval()
+            run.note("attempts", list(attempts))
+            model.eval()
+            return found
     told = "; ".join(f"attempt at {entry['lr_scale']:g} x lr: {entry['detail']}" for entry in attempts) if retries else attempts[0]["detail"]
     raise Diverged(method=method, stage=attempts[-1]["stage"], detail=told) from last

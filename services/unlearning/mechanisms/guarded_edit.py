@@ -78,4 +78,5 @@ class GuardedEdit:
                 self.run.note("ended_by", ended_by)
             self.run.note(watched, {"before": self.guard.before, "after": self.guard.check(self.model, self.stage)})
 
-        return with_retry(self.method.name, self.model, self.run, held, retries=self.method.retries)
+        with_retry(self.method.name, self.model, self.run, held, retries=self.method.retries)
+        return self.model

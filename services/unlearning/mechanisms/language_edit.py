@@ -25,7 +25,8 @@ from services.learning.sequences import answer_logits
 from services.learning.task import Task
 from services.unlearning.mechanisms.adapter import Lora, adapted, lora_of
 from services.unlearning.mechanisms.applicability import admit, refuse
-from services.unlearning.mechanisms.descent import Plan
+from services.unlearning.mechanisms.descent import LeastSteps, Plan
+from services.unlearning.mechanisms.guard import GuardFactor
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.method import Cost, Memory, Needs, UnlearningMethod
 
@@ -43,7 +44,7 @@ class LanguageParameters(UnlearningMethod.Parameters):
     batch_size: int = Field(32, ge=1, le=1024, description="Records to forget, and as many to keep, per step.")
     epochs: int = Field(10, ge=1, le=100, description="Passes over the records to forget.")
     max_steps: int | None = Field(None, ge=1, le=1_000_000, description="Most steps; null: as the epochs give.")
-    min_steps: int = Field(150, ge=0, le=10_000, description="Least steps planned where the records are few: batches are halved, then epochs added.")
+    min_steps: LeastSteps = Field(150, description="Least steps planned where the records are few: batches are halved, then epochs added.")
     lora: bool | Lora = Field(default=False, description="Train a low-rank adapter that is merged at the end; true: rank 8.")
     forget_target: float | None = Field(
         None, ge=0, le=1, description="End when the forgotten answers' mean probability is at most this; null: that of held-out records' answers."
@@ -52,7 +53,7 @@ class LanguageParameters(UnlearningMethod.Parameters):
         None, ge=0, le=1, description="Never end early while retained answers' mean probability is below; null: 0.05 below the original's."
     )
     check_every: int = Field(10, ge=1, le=10_000, description="Steps between two looks at target and floor.")
-    guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")
+    guard_factor: GuardFactor = 10.0
 
 
 class PairedParameters(LanguageParameters):

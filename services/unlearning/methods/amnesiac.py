@@ -18,7 +18,8 @@ from services.learning.run import Run
 from services.learning.task import Task
 from services.learning.training import optimizer_for
 from services.unlearning.mechanisms.applicability import admit
-from services.unlearning.mechanisms.descent import loss_on
+from services.unlearning.mechanisms.descent import LeastSteps, loss_on, sgd_recipe
+from services.unlearning.mechanisms.guard import GuardFactor
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.relabelling import Joined, Order, relabelled
 from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
@@ -45,8 +46,8 @@ class Amnesiac(UnlearningMethod):
         batch_size: int = Field(256, ge=8, le=4096, description="Records per step.")
         order: Order = Field("mixed", description="Both sets shuffled together, or in each epoch the forget set first.")
         optimizer: Literal["adam", "sgd"] | None = Field(None, description="Optimiser; null: Adam for mixed, SGD for forget_first.")
-        min_steps: int = Field(150, ge=0, le=10_000, description="Least steps when fewer than 20,000 records are used.")
-        guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")
+        min_steps: LeastSteps = 150
+        guard_factor: GuardFactor = 10.0
 
     def recipe(self, scale: float) -> Recipe:
         """Return the effective recipe, its learning rate times `scale`."""
@@ -54,8 +55,9 @@ class Amnesiac(UnlearningMethod):
         optimizer = p.optimizer or ("adam" if p.order == "mixed" else "sgd")
         lr = p.lr if p.lr is not None else (ADAM_LR if optimizer == "adam" else SGD_LR)
         epochs = p.epochs if p.epochs is not None else (3 if optimizer == "adam" else 10)
-        decay = {"momentum": 0.9, "weight_decay": 5e-4} if optimizer == "sgd" else {}
-        return Recipe.model_validate({"optimizer": optimizer, "learning_rate": lr * scale, "epochs": epochs, **decay})
+        if optimizer == "sgd":
+            return sgd_recipe(lr * scale, epochs=epochs)
+        return Recipe.model_validate({"optimizer": "adam", "learning_rate": lr * scale, "epochs": epochs})
 
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
         """Change `model` in place and return it in eval mode. x (B, *record), y (B,) int64."""

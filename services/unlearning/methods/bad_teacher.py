@@ -18,7 +18,7 @@ from services.learning.data import Splits
 from services.learning.run import Run, derived_seed
 from services.learning.task import Task
 from services.unlearning.mechanisms.applicability import admit, refuse
-from services.unlearning.mechanisms.descent import Plan
+from services.unlearning.mechanisms.descent import LeastSteps, Plan
 from services.unlearning.mechanisms.distillation import (
     Lesson,
     distillation_loss,
@@ -26,6 +26,7 @@ from services.unlearning.mechanisms.distillation import (
     teacher_probabilities,
     uniform_probabilities,
 )
+from services.unlearning.mechanisms.guard import GuardFactor
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.rewind import Rewind, rewound
 from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
@@ -51,7 +52,7 @@ class BadTeacher(UnlearningMethod):
         retain_fraction: float = Field(0.3, ge=0.01, le=1, description="Share of the retain set that the student sees.")
         epochs: int = Field(1, ge=1, le=20, description="Passes over forget set and retain share.")
         lr: float | None = Field(None, ge=1e-7, le=1e-2, description="Step size of Adam; null: 0.001 with uniform_retained, else 0.0001.")
-        min_steps: int = Field(150, ge=0, le=10_000, description="Least steps when fewer than 20,000 records are used.")
+        min_steps: LeastSteps = 150
         batch_size: int = Field(256, ge=8, le=4096, description="Records per step.")
         temperature: float = Field(1.0, ge=0.1, le=20, description="Softmax temperature of teachers and student.")
         incompetent: Incompetent | None = Field(
@@ -60,7 +61,7 @@ class BadTeacher(UnlearningMethod):
         rewind: bool | None = Field(None, description="Return to the checkpoint that forgot just enough; null: for record requests only.")
         rewind_every_steps: int = Field(10, ge=1, le=1000, description="Steps between checkpoints to rewind to.")
         teacher_seed: int | None = Field(None, ge=0, le=2**63 - 1, description="Seed of a random teacher; null: derived from the job's seed.")
-        guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")
+        guard_factor: GuardFactor = 10.0
 
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
         """Change `model` in place and return it in eval mode. x (B, *record), y (B,) int64; y serves the rewind alone."""

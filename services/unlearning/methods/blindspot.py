@@ -19,8 +19,8 @@ from services.learning.run import Run
 from services.learning.task import Task
 from services.learning.training import fit
 from services.unlearning.mechanisms.applicability import admit, refuse
-from services.unlearning.mechanisms.descent import plan_steps
-from services.unlearning.mechanisms.guard import diverging, mean_loss
+from services.unlearning.mechanisms.descent import LeastSteps, plan_steps
+from services.unlearning.mechanisms.guard import GuardFactor, diverging, mean_loss
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.real_targets import BlindLesson, answers, retain_validation, scored_by, spread_of, taps_of
 from services.unlearning.mechanisms.relabelling import Joined
@@ -54,8 +54,8 @@ class Blindspot(UnlearningMethod):
             None, max_length=64, description="Modules whose attention is compared; null: all convolutional blocks and sequence layers."
         )
         scale_targets: bool = Field(default=False, description="Divide predictions and targets by the deviation of the retain set's targets.")
-        min_steps: int = Field(150, ge=0, le=10_000, description="Least steps of each of the two trainings when fewer than 20,000 records are used.")
-        guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")
+        min_steps: LeastSteps = Field(150, description="Least steps of each of the two trainings when fewer than 20,000 records are used.")
+        guard_factor: GuardFactor = 10.0
 
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
         """Change `model` in place and return it in eval mode. x (B, *record), y (B,) or (B, H) float32.

@@ -2,12 +2,13 @@
 
 Source: Chen et al., "Boundary Unlearning: Rapid Forgetting of Deep Networks via Shifting the Decision Boundary", CVPR 2023.
 Differs: a record whose shifted copy keeps its class, or falls into another class of the request, gets the next likeliest; those labels are found
-once, before training, because the original does not change; batch norm is frozen, since a single class would drag its statistics along; the
-first epoch after which the forget set is no longer recognised is the one kept.
+once, before training, because the original does not change; batch norm is frozen, since a single class would drag its statistics along; training
+ends with the first epoch after which the forget set is no longer recognised.
 """
 
 from dataclasses import replace
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -18,9 +19,10 @@ from services.learning.task import Task
 from services.unlearning.mechanisms.accuracy import accuracy
 from services.unlearning.mechanisms.applicability import admit, real_record, refuse
 from services.unlearning.mechanisms.boundary import nearest_labels
-from services.unlearning.mechanisms.guard import snapshot
+from services.unlearning.mechanisms.descent import LeastSteps
+from services.unlearning.mechanisms.guard import GuardFactor
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
-from services.unlearning.mechanisms.relabelling import rows_by_label
+from services.unlearning.mechanisms.relabelling import Watch, rows_by_label
 from services.unlearning.method import METHODS, REAL_NUMBERS, Cost, Needs, UnlearningMethod
 
 FORGET_TARGET = 0.01
@@ -44,8 +46,8 @@ class BoundaryShrink(UnlearningMethod):
         lr: float = Field(1e-5, ge=1e-8, le=0.01, description="Step size of Adam.")
         epochs: int = Field(10, ge=1, le=100, description="Passes over the forget set.")
         batch_size: int = Field(64, ge=4, le=4096, description="Records per step.")
-        min_steps: int = Field(150, ge=0, le=10_000, description="Least steps when fewer than 20,000 records are used.")
-        guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the guard's loss exceeds this many times its first value.")
+        min_steps: LeastSteps = 150
+        guard_factor: GuardFactor = Field(10.0, description="Stop when the guard's loss exceeds this many times its first value.")
 
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
         """Change `model` in place and return it in eval mode. x (B, *record) real-valued, y (B,) int64; held-out rows serve the guard alone."""
@@ -59,18 +61,13 @@ class BoundaryShrink(UnlearningMethod):
             with evaluating(model):
                 return task.losses(model, taught.batch(rows)).mean()
 
+        nothing = data.forget.take(torch.zeros(0, dtype=torch.int64))
+        watch = Watch(data.forget, nothing, nothing, target=FORGET_TARGET, floor=0.0)
+
         def attempt(scale: float) -> None:
-            reached: dict[str, Tensor] = {}
-
-            def look(step: int) -> None:
-                if not reached and step % plan.steps_per_epoch == 0 and (accuracy(model, data.forget) or 0.0) <= FORGET_TARGET:
-                    reached.update(snapshot(model))
-                    run.note("kept_step", step)
-
-            edit.descend(plan, loss_of, lr=lr * scale, after_step=look)
-            if reached:
-                model.load_state_dict(reached)
-            run.note("ended_by", "target" if reached else "steps")
+            steps = edit.descend(plan, loss_of, lr=lr * scale, after_step=lambda step: step % plan.steps_per_epoch == 0 and watch.met(model))
+            run.note("steps", {edit.stage: steps})
+            run.note("ended_by", "target" if watch.met(model) else "steps")
             run.note("forget_accuracy_after", accuracy(model, data.forget))
 
         return edit.carry_out(attempt, ended_by=None, watched="guard_loss")

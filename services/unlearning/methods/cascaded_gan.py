@@ -23,6 +23,7 @@ from services.unlearning.mechanisms.applicability import admit, refuse
 from services.unlearning.mechanisms.cascade import Cascade, Weights
 from services.unlearning.mechanisms.fake_label import FakeLabel, Kind, calibrated
 from services.unlearning.mechanisms.fingerprint import raw_bytes
+from services.unlearning.mechanisms.guard import GuardFactor
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.sample_quality import Look, Watch
 from services.unlearning.mechanisms.substitution import Search, Substitution, of_class, of_items, reach
@@ -76,7 +77,7 @@ class CascadedGAN(UnlearningMethod):
             0.1, ge=0.001, le=1, description="Share of the retained records that is used, at least 256 of them, of items 1,024."
         )
         drop_d: bool = Field(default=False, description="Return the generator without its discriminator, which gives membership away.")
-        guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")
+        guard_factor: GuardFactor = 10.0
 
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
         """Change `model`, a GAN, in place and return it in eval mode. Images (B, ch, H, W) in [-1, 1], y (B,) int64.

@@ -31,6 +31,7 @@ from services.unlearning.mechanisms.convex_head import (
 )
 from services.unlearning.mechanisms.drift_ledger import CertifiedLedger, Spend
 from services.unlearning.mechanisms.fingerprint import fingerprint
+from services.unlearning.mechanisms.guard import GuardFactor
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 
@@ -51,7 +52,11 @@ class CertifiedRemoval(UnlearningMethod):
     retries = 0  # there is no rate to lower
 
     class Parameters(UnlearningMethod.Parameters):
-        """Parameters of `certified_removal`. Without epsilon and delta there is no budget, and the head is trained again each time."""
+        """Parameters of `certified_removal`. Without epsilon and delta there is no budget, and the head is trained again each time.
+
+        Neither has a number for default: a budget that nobody chose would be a promise that nobody made. Neither is required, because the router asks
+        for a method without parameters, and training the head again then needs none.
+        """
 
         epsilon: float | None = Field(None, gt=0, le=100, description="Epsilon of the certificate; null: no budget, the head is trained again.")
         delta: float | None = Field(None, gt=0, le=0.1, description="Delta of the certificate; null: no budget, the head is trained again.")
@@ -63,7 +68,7 @@ class CertifiedRemoval(UnlearningMethod):
         features: Literal["undeclared", "public", "private_by_design", "retrained"] = Field(
             "undeclared", description="Why the layers below the head hold nothing of the records, in the owner's words to the certificate."
         )
-        guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")
+        guard_factor: GuardFactor = 10.0
 
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
         """Change the head of `model` in place and return it in eval mode. Raises ParameterOutOfRange for rows longer than `feature_bound`."""

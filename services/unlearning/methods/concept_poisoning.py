@@ -24,8 +24,9 @@ from services.unlearning.mechanisms.accuracy import accuracy, predicted
 from services.unlearning.mechanisms.applicability import admit, refuse
 from services.unlearning.mechanisms.clip import ClipMissing, local_clip
 from services.unlearning.mechanisms.concepts import Donor, choose_donor
-from services.unlearning.mechanisms.descent import loss_on, plan_steps
+from services.unlearning.mechanisms.descent import LeastSteps, loss_on, plan_steps
 from services.unlearning.mechanisms.features import feature_split, head_of, last_block, only_trainable, outside, penultimate, sgd
+from services.unlearning.mechanisms.guard import GuardFactor
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.patches import Placement
 from services.unlearning.mechanisms.poisoning import Inference, MarkedConcept, Swap, infer, learn_bank, poison, told
@@ -62,7 +63,7 @@ class ConceptPoisoning(UnlearningMethod):
         backbone_lr: float = Field(3e-4, ge=1e-6, le=0.1, description="Step size of SGD on everything before the head.")
         momentum: float = Field(0.9, ge=0, le=0.999, description="Momentum of SGD.")
         max_epochs: int = Field(30, ge=1, le=200, description="Most passes over the records.")
-        min_steps: int = Field(150, ge=0, le=10_000, description="Least steps allowed for when fewer than 20,000 records are used.")
+        min_steps: LeastSteps = Field(150, description="Least steps allowed for when fewer than 20,000 records are used.")
         batch_size: int = Field(32, ge=4, le=4096, description="Records per step.")
         data_share: float = Field(1.0, ge=0.05, le=1, description="Share of each class that is used.")
         concepts: tuple[MarkedConcept, ...] = Field((), max_length=1000, description="Concepts with the ids of records that show them.")
@@ -77,7 +78,7 @@ class ConceptPoisoning(UnlearningMethod):
         retain_floor: float | None = Field(
             None, ge=0, le=1, description="Least accuracy on other classes to end early; null: 0.03 below the original."
         )
-        guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")
+        guard_factor: GuardFactor = 10.0
 
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
         """Change `model` in place and return it in eval mode. x (B, *record), images (B, ch, H, W) for patches; y (B,) int64."""

@@ -11,11 +11,12 @@ from pydantic import Field
 from torch import nn
 
 from services.learning.data import Splits
-from services.learning.recipe import Recipe
 from services.learning.run import Run
 from services.learning.task import Task
 from services.unlearning.mechanisms.applicability import admit, refuse
 from services.unlearning.mechanisms.convolutions import planar
+from services.unlearning.mechanisms.descent import LeastSteps, sgd_recipe
+from services.unlearning.mechanisms.guard import GuardFactor
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 
@@ -50,8 +51,8 @@ class Ct(UnlearningMethod):
         lr: float = Field(1e-3, ge=1e-6, le=0.1, description="Step size of SGD, falling as a cosine.")
         epochs: int = Field(3, ge=1, le=100, description="Passes over the retain set.")
         batch_size: int = Field(BATCH, ge=4, le=4096, description="Records per step.")
-        min_steps: int = Field(150, ge=0, le=10_000, description="Least steps when fewer than 20,000 records are used.")
-        guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")
+        min_steps: LeastSteps = 150
+        guard_factor: GuardFactor = 10.0
 
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
         """Change `model` in place and return it in eval mode. x (B, *record), y (B,) int64."""
@@ -64,7 +65,6 @@ class Ct(UnlearningMethod):
 
         def attempt(scale: float) -> None:
             run.note("kernels_transposed", swap_axes(model))
-            chosen = {"optimizer": "sgd", "learning_rate": p.lr * scale, "schedule": "cosine", "epochs": plan.epochs, "batch_size": plan.batch_size}
-            edit.fit(data.retain, Recipe.model_validate({**chosen, "momentum": 0.9, "weight_decay": 5e-4}))
+            edit.fit(data.retain, sgd_recipe(p.lr * scale, schedule="cosine", epochs=plan.epochs, batch_size=plan.batch_size))
 
         return edit.carry_out(attempt)

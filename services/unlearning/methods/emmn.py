@@ -7,6 +7,7 @@ real record, by what stays on noise held out and by what leaks on noise like the
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -19,9 +20,9 @@ from services.learning.run import Run
 from services.learning.task import Task
 from services.unlearning.mechanisms.accuracy import accuracy, mean_probability
 from services.unlearning.mechanisms.applicability import admit
-from services.unlearning.mechanisms.descent import descend, plan_steps
+from services.unlearning.mechanisms.descent import LeastSteps, descend, plan_steps
 from services.unlearning.mechanisms.device_batch import device_batch
-from services.unlearning.mechanisms.guard import Guard, snapshot, with_retry
+from services.unlearning.mechanisms.guard import Guard, GuardFactor, snapshot, with_retry
 from services.unlearning.mechanisms.min_max_noise import Materials, materials_of, split_of
 from services.unlearning.mechanisms.noise import VirtualList, learn_noise
 from services.unlearning.mechanisms.zero_shot import kept_classes, record_shape, require_finite
@@ -91,11 +92,11 @@ class ErrorMinMaxNoise(UnlearningMethod):
             (1e-4, 1e-3, 1e-2), min_length=1, max_length=10, description="Step sizes to try; proxies choose."
         )
         batch_size: int = Field(256, ge=8, le=4096, description="Rows per step.")
-        min_steps: int = Field(150, ge=0, le=10_000, description="Least steps of a stage that shows fewer than 20,000 rows.")
+        min_steps: LeastSteps = Field(150, description="Least steps of a stage that shows fewer than 20,000 rows.")
         bn_mode: Literal["frozen", "train"] = Field("frozen", description="Batch norm while noise is shown: as it is, or moved by the noise.")
         repair_epochs: int = Field(0, ge=0, le=5, description="Passes over the noise like the other classes, afterwards.")
         proxy_holdout: float = Field(0.2, ge=0.05, le=0.5, description="Share of the noise like the other classes that only chooses the step size.")
-        guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the loss on held-out noise exceeds this many times its first value.")
+        guard_factor: GuardFactor = Field(10.0, description="Stop when the loss on held-out noise exceeds this many times its first value.")
         record_shape: tuple[Annotated[int, Field(ge=1, le=65536)], ...] | None = Field(None, description="Shape of a record; null: as the data's.")
 
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
@@ -108,13 +109,7 @@ class ErrorMinMaxNoise(UnlearningMethod):
         guard = Guard.around(self.name, model, materials.proxy, task, run, factor=self.parameters.guard_factor)
         large = any(side > LARGEST_SIDE for side in record[1:]) or task.outputs > MOST_CLASSES
         run.note("warnings", [ON_PROXIES, *([TOO_LARGE] if large else [])])
-        found: list[Found | None] = []
-
-        def attempt(scale: float) -> None:
-            found.append(self._sweep(model, materials, task, run, guard, scale))
-
-        with_retry(self.name, model, run, attempt, retries=self.retries)
-        chosen = found[-1]
+        chosen = with_retry(self.name, model, run, partial(self._sweep, model, materials, task, run, guard), retries=self.retries)
         if chosen is None:
             detail = f"no step size keeps {AGREEMENT_FLOOR:g} of the held-out noise and leaks at most {LEAK_LIMIT:g}: {run.notes['sweep']}"
             raise Diverged(method=self.name, stage="impair", detail=detail)

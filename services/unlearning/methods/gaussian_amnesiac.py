@@ -18,8 +18,8 @@ from services.learning.real_valued import RealValued
 from services.learning.run import Run, derived_seed
 from services.learning.task import Task
 from services.unlearning.mechanisms.applicability import admit
-from services.unlearning.mechanisms.descent import Plan, loss_on
-from services.unlearning.mechanisms.guard import mean_loss, snapshot
+from services.unlearning.mechanisms.descent import LeastSteps, Plan, loss_on
+from services.unlearning.mechanisms.guard import GuardFactor, mean_loss, snapshot
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.real_targets import random_targets, retain_validation, scored_by, spread_of, two_peaks
 from services.unlearning.mechanisms.relabelling import Joined
@@ -48,8 +48,8 @@ class GaussianAmnesiac(UnlearningMethod):
         batch_size: int = Field(256, ge=8, le=4096, description="Records per step.")
         clip_range: tuple[Bound, Bound] | None = Field(None, description="Least and greatest target that is drawn; null: none.")
         label_seed: int | None = Field(None, ge=0, le=2**63 - 1, description="Seed of the drawn targets; null: derived from the job's seed.")
-        min_steps: int = Field(150, ge=0, le=10_000, description="Least steps when fewer than 20,000 records are used.")
-        guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")
+        min_steps: LeastSteps = 150
+        guard_factor: GuardFactor = 10.0
 
         @model_validator(mode="after")
         def _range_rises(self) -> "GaussianAmnesiac.Parameters":

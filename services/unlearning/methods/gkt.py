@@ -6,6 +6,7 @@ every parameter of the student is drawn anew (a student that inherits any leaks 
 records; what stays the same within a pseudo-batch is computed once; batches, generator and run are smaller on a CPU.
 """
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -47,7 +48,10 @@ class GatedKnowledgeTransfer(UnlearningMethod):
     fresh_start = False  # the student's weights are new, but all it knows comes from the original, the forgotten class maybe among it
 
     class Parameters(UnlearningMethod.Parameters):
-        """Parameters of `gkt`. Defaults that depend on the device suit a network of under a million parameters on a CPU."""
+        """Parameters of `gkt`. Defaults that depend on the device suit a network of under a million parameters on a CPU.
+
+        A run cannot be without `stop_rule`. It defaults to the rule that sees real records, which alone can show that the class is gone.
+        """
 
         z_dim: int = Field(128, ge=16, le=1024, description="Numbers that a pseudo-image is made of.")
         generator_width: int | None = Field(None, ge=4, le=512, description="Maps of the generator; null: 128, on a CPU 32.")
@@ -72,8 +76,8 @@ class GatedKnowledgeTransfer(UnlearningMethod):
         student_bn: Literal["frozen", "train"] = Field(
             "frozen", description="Batch norm of the student: as it starts, or learned from pseudo-images."
         )
-        stop_rule: Literal["operator_eval", "data_free"] | None = Field(
-            None, description="How the checkpoint is chosen; null: operator_eval, and a refusal where no evaluation records of both kinds are held."
+        stop_rule: Literal["operator_eval", "data_free"] = Field(
+            "operator_eval", description="How the checkpoint is chosen; operator_eval is refused where no evaluation records of both kinds are held."
         )
         forget_threshold: float = Field(0.01, ge=0, le=1, description="Greatest forget accuracy of a checkpoint under operator_eval.")
         retain_floor: float = Field(0.5, ge=0, le=1, description="Least share of the original's retain accuracy; below it the run fails.")
@@ -91,14 +95,9 @@ class GatedKnowledgeTransfer(UnlearningMethod):
         record = self._images(data, task, run)
         require_finite(self.name, model, record, run)
         given, taps = self._settings(model, data, run)
-        found: list[StoppingRule] = []
-
-        def attempt(scale: float) -> None:
-            found.append(self._transfer(model, data, task, run, given, taps, record, scale))
-
-        with_retry(self.name, model, run, attempt, retries=self.retries)
-        self._install(model, found[-1])
-        return model.eval()
+        attempt = partial(self._transfer, model, data, task, run, given, taps, record)
+        self._install(model, with_retry(self.name, model, run, attempt, retries=self.retries))
+        return model
 
     def _images(self, data: Splits, task: Task, run: Run) -> torch.Size:
         record = record_shape(self, data, self.parameters.record_shape)
@@ -108,7 +107,7 @@ class GatedKnowledgeTransfer(UnlearningMethod):
             raise refuse(self, data, f"with {task.outputs} classes a student learns next to nothing; it serves at most {MOST_CLASSES}")
         if run.architecture is None:
             raise refuse(self, data, "the model version names no architecture to build a student from")
-        if self.parameters.stop_rule != "data_free" and not OperatorEval(data).possible:
+        if self.parameters.stop_rule == "operator_eval" and not OperatorEval(data).possible:
             raise refuse(
                 self, data, "no evaluation records of the forgotten and of other classes are held to stop by; `stop_rule` data_free needs none"
             )

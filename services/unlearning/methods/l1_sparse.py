@@ -16,7 +16,8 @@ from services.learning.run import Run
 from services.learning.task import Task
 from services.learning.training import optimizer_for
 from services.unlearning.mechanisms.applicability import admit
-from services.unlearning.mechanisms.descent import Plan, loss_on
+from services.unlearning.mechanisms.descent import LeastSteps, Plan, loss_on
+from services.unlearning.mechanisms.guard import GuardFactor
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 
@@ -45,8 +46,8 @@ class L1Sparse(UnlearningMethod):
         weight_decay: float = Field(5e-4, ge=0, le=1, description="Weight decay.")
         epochs: int = Field(10, ge=1, le=100, description="Passes over the retain set.")
         batch_size: int = Field(64, ge=8, le=4096, description="Records per step.")
-        min_steps: int = Field(150, ge=0, le=10_000, description="Least steps when fewer than 20,000 retain records are used.")
-        guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")
+        min_steps: LeastSteps = Field(150, description="Least steps when fewer than 20,000 retain records are used.")
+        guard_factor: GuardFactor = 10.0
 
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
         """Change `model` in place and return it in eval mode. x (B, *record), y (B,) int64."""

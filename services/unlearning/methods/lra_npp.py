@@ -118,7 +118,8 @@ class LraNpp(UnlearningMethod):
                 run.note(name, value)
             self._hold_floor(facts["outcome"]["analysis_retain_accuracy"])
 
-        return with_retry(self.name, model, run, attempt, retries=self.retries)
+        with_retry(self.name, model, run, attempt, retries=self.retries)
+        return model
 
     def _samples(self, data: Splits, label: int, run: Run) -> Split:
         rows = data.analysis.with_labels((label,), keep=True).sample(self.parameters.n_analysis, run.stream(f"analysis/{label}"))

@@ -13,20 +13,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from services.learning.data import Split, Splits
-from services.learning.recipe import Recipe
 from services.learning.run import Run
 from services.learning.task import Task
 from services.learning.training import optimizer_for
 from services.unlearning.mechanisms.applicability import admit, refuse
 from services.unlearning.mechanisms.convolutions import contrast_gradients, kernels, redraw, smallest, transposed
-from services.unlearning.mechanisms.descent import Plan, loss_on
+from services.unlearning.mechanisms.descent import LeastSteps, Plan, loss_on, sgd_recipe
+from services.unlearning.mechanisms.guard import GuardFactor
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 
 WARM_UP = 0.2
 GRADIENT_BATCH = 256
-MOMENTUM = 0.9
-WEIGHT_DECAY = 5e-4
 
 
 def warm_up_and_anneal(step: int, of: int) -> float:
@@ -55,8 +53,8 @@ class Msg(UnlearningMethod):
         other_scale: float = Field(0.1, ge=0, le=1, description="Factor on the gradient of every other weight.")
         epochs: int = Field(5, ge=1, le=100, description="Passes over the retain set.")
         batch_size: int = Field(64, ge=4, le=4096, description="Records per step.")
-        min_steps: int = Field(150, ge=0, le=10_000, description="Least steps when fewer than 20,000 records are used.")
-        guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")
+        min_steps: LeastSteps = 150
+        guard_factor: GuardFactor = 10.0
 
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
         """Change `model` in place and return it in eval mode. x (B, *record), y (B,) int64."""
@@ -86,7 +84,7 @@ class Msg(UnlearningMethod):
         return masks
 
     def _fine_tune(self, edit: GuardedEdit, plan: Plan, retain: Split, masks: dict[str, Tensor], lr: float) -> None:
-        recipe = Recipe.model_validate({"optimizer": "sgd", "learning_rate": lr, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY})
+        recipe = sgd_recipe(lr)
         hooks = [self._slow_down(parameter, masks.get(name)) for name, parameter in edit.model.named_parameters() if parameter.requires_grad]
         try:
             loss_of = loss_on(retain, edit.model, edit.task)

@@ -14,7 +14,8 @@ from services.learning.data import Splits
 from services.learning.run import Run
 from services.learning.task import Task
 from services.unlearning.mechanisms.applicability import admit
-from services.unlearning.mechanisms.descent import loss_on
+from services.unlearning.mechanisms.descent import LeastSteps, loss_on
+from services.unlearning.mechanisms.guard import GuardFactor
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.relabelling import Order, relabelled
 from services.unlearning.mechanisms.saliency import MaskedSGD, salient
@@ -41,8 +42,8 @@ class Salun(UnlearningMethod):
         epochs: int = Field(10, ge=1, le=100, description="Passes over forget and retain set.")
         batch_size: int = Field(256, ge=8, le=4096, description="Records per step.")
         order: Order = Field("forget_first", description="Both sets shuffled together, or in each epoch the forget set first.")
-        min_steps: int = Field(150, ge=0, le=10_000, description="Least steps when fewer than 20,000 records are used.")
-        guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")
+        min_steps: LeastSteps = 150
+        guard_factor: GuardFactor = 10.0
 
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
         """Change `model` in place and return it in eval mode. x (B, *record), y (B,) int64."""

@@ -21,6 +21,7 @@ from services.unlearning.mechanisms.applicability import admit
 from services.unlearning.mechanisms.course import Course, Leg
 from services.unlearning.mechanisms.descent import Plan, plan_steps
 from services.unlearning.mechanisms.distillation import Lesson, distillation_loss, teacher_probabilities
+from services.unlearning.mechanisms.guard import GuardFactor
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.rewind import Rewind, rewound
 from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
@@ -68,7 +69,7 @@ class Scrub(UnlearningMethod):
         batch_forget: int = Field(64, ge=1, le=4096, description="Forget records per step.")
         min_max_steps: int = Field(20, ge=0, le=10_000, description="Least steps that move away when the forget set has fewer than 20,000 records.")
         rewind: bool | None = Field(None, description="Return to the epoch that forgot just enough; null: for record requests only.")
-        guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")
+        guard_factor: GuardFactor = 10.0
 
     def course(self, forget_rows: int, retain_rows: int) -> Course:
         """Return the epochs: forget set then retain set for the first few, retain set alone after them; more of them where forget rows are few."""

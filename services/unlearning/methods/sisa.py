@@ -52,7 +52,8 @@ class Sisa(UnlearningMethod):
                 else:
                     self._one_shard(model, data, task, recipe, run)
 
-        return with_retry(self.name, model, run, attempt, retries=self.retries)
+        with_retry(self.name, model, run, attempt, retries=self.retries)
+        return model
 
     def _resume(self, model: ShardedNet, data: Splits, task: Task, recipe: Recipe, run: Run) -> None:
         trained = int(model.rows.sum())

@@ -15,8 +15,9 @@ from services.learning.data import Splits
 from services.learning.run import Run
 from services.learning.task import Task
 from services.unlearning.mechanisms.applicability import admit, real_record, refuse
-from services.unlearning.mechanisms.descent import Plan, per_class, plan_steps
+from services.unlearning.mechanisms.descent import LeastSteps, Plan, per_class, plan_steps
 from services.unlearning.mechanisms.device_batch import device_batch
+from services.unlearning.mechanisms.guard import GuardFactor
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.impair_repair import ImpairRepair, sweep
 from services.unlearning.mechanisms.noise import VirtualList, learn_noise
@@ -48,11 +49,11 @@ class Unsir(UnlearningMethod):
         retain_per_class: int = Field(1000, ge=1, le=100_000, description="Retain records per class.")
         lr_impair: float | None = Field(None, ge=1e-6, le=0.1, description="Step size of impair; null: found by a sweep.")
         lr_repair: float | None = Field(None, ge=1e-6, le=0.1, description="Step size of repair; null: found by a sweep.")
-        min_steps: int = Field(150, ge=0, le=10_000, description="Least steps of repair when fewer than 20,000 retain records are used.")
+        min_steps: LeastSteps = Field(150, description="Least steps of repair when fewer than 20,000 retain records are used.")
         epochs_impair: int = Field(1, ge=1, le=10, description="Passes over noise and retain subset.")
         epochs_repair: int = Field(1, ge=0, le=10, description="Passes over the retain subset.")
         batch_size: int = Field(256, ge=8, le=4096, description="Rows per step of impair and repair.")
-        guard_factor: float = Field(10.0, ge=1.5, le=100, description="Stop when the retain loss exceeds this many times its first value.")
+        guard_factor: GuardFactor = 10.0
 
     def unlearn(self, model: nn.Module, data: Splits, task: Task, run: Run) -> nn.Module:
         """Change `model` in place and return it in eval mode. x (B, *record) real-valued, y (B,) int64."""

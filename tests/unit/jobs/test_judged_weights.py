@@ -1,4 +1,4 @@
-"""The readings are of the weights that the run put out, and the time of a method is the method's alone."""
+"""The original is what it was, the readings are of the weights that the run put out, and the time of a method is the method's alone."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from services.errors import IntegrityBroken
 from services.jobs.compute import unlearn as unlearning
 from services.jobs.compute.context import Bench
 from services.jobs.compute.evaluate import evaluate
-from services.jobs.messages import CANDIDATE_FILE, READINGS_FILE, RUN_FILE
+from services.jobs.messages import BASE_FILE, CANDIDATE_FILE, READINGS_FILE, RUN_FILE
 from services.jobs.pipeline import Pipeline
 from services.unlearning.method import METHODS
 from tests.unit.jobs.test_bench_cache import bench_of, splits_of
@@ -92,3 +92,27 @@ def test_the_time_of_a_method_holds_neither_loading_nor_saving_nor_measuring(tmp
 
     assert json.loads((tmp_path / RUN_FILE).read_text())["method_seconds"] == 7
     assert now[0] >= 1107
+
+
+@pytest.mark.parametrize("touched", [False, True])
+def test_a_method_that_changes_the_weights_of_the_original_puts_out_no_candidate(
+    touched: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = bench_of(tmp_path, splits_of(range(20), 20), method="fine_tune")
+    family = METHODS["fine_tune"]
+    real = family.unlearn
+
+    def reaching_out(*given: Any) -> Any:
+        unlearned = real(*given)
+        bench.save(unlearned if touched else bench.model(BASE_FILE), BASE_FILE)
+        return unlearned
+
+    monkeypatch.setattr(family, "unlearn", reaching_out)
+
+    if not touched:  # the same weights written again are the same weights
+        unlearning.unlearn(bench)
+        assert (tmp_path / CANDIDATE_FILE).exists()
+        return
+    with pytest.raises(IntegrityBroken, match="the weights of the original changed while the method ran"):
+        unlearning.unlearn(bench)
+    assert not (tmp_path / CANDIDATE_FILE).exists()

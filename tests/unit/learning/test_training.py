@@ -114,6 +114,26 @@ def test_cosine_starts_at_the_rate_and_falls_towards_zero():
     assert rate_at(Recipe(learning_rate=0.4), 99, 100) == 0.4
 
 
+@pytest.mark.parametrize("of", [10, 100, 333])
+def test_one_cycle_is_torchs_with_momentum_as_it_is(of):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.4, momentum=0.9)
+    torchs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.4, total_steps=of, cycle_momentum=False)
+    expected = []
+    for _ in range(of):
+        expected.append(torchs.get_last_lr()[0])
+        optimizer.step()
+        torchs.step()
+
+    assert [rate_at(Recipe(schedule="onecycle", learning_rate=0.4), step, of) for step in range(of)] == pytest.approx(expected)
+
+
+def test_one_cycle_of_very_few_steps_has_a_rate_for_each():
+    for of in range(1, 8):
+        rates = [rate_at(Recipe(schedule="onecycle", learning_rate=0.4), step, of) for step in range(of)]
+        assert all(0 < rate <= 0.4 for rate in rates)
+        assert rates[0] == pytest.approx(0.4 / 25)
+
+
 def test_an_epoch_holds_every_record_once_and_no_batch_of_one():
     for records, size in [(10, 3), (10, 5), (7, 8), (9, 4), (1, 4), (33, 32)]:
         sizes = batch_sizes(records, size)

@@ -58,12 +58,13 @@ def test_3_probabilities_kept_equal_probabilities_asked_for_live():
     )
     index = torch.randperm(41, generator=torch.Generator().manual_seed(4))[:17]
 
-    x, kept = lesson.batch(index)
+    _, kept = lesson.batch(index)
 
-    u = torch.cat([torch.ones(int((index < 11).sum())), torch.zeros(int((index >= 11).sum()))])[:, None]
-    with torch.no_grad():
-        live = u * (incompetent(x) / 1.5).softmax(1) + (1 - u) * (competent(x) / 1.5).softmax(1)
-    assert torch.allclose(kept, live, atol=1e-6, rtol=0)
+    with torch.no_grad():  # each teacher on all rows, in the batches in which it was asked before
+        t_d, t_s = (torch.cat([(teacher(rows.x) / 1.5).softmax(1) for rows in (forget, retain)]) for teacher in (incompetent, competent))
+    order = torch.cat([index[index < 11], index[index >= 11]])
+    u = (order < 11).float()[:, None]
+    assert torch.equal(kept, u * t_d[order] + (1 - u) * t_s[order])
 
 
 def test_4_the_loss_is_the_sum_over_rows_and_classes_by_their_number():
@@ -153,28 +154,35 @@ def test_12_a_random_teacher_at_least_halves_the_forget_accuracy(mlp_lab):
     assert after[1] <= before[1] / 2
 
 
+@pytest.fixture(scope="module")
+def fashion_of_the_specification(fashion_lab):
+    """10,000 rows, conv16 - conv32 - 64 - 10, five epochs."""
+    return fashion_lab(10_000, 64, 5)
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("klass", [2, 4, 6])
-def test_12_fashion_mnist_against_the_retrained_model(klass, fashion_lab):
-    """The targets, on the median of three seeds: class 6 alone spreads over .012-.055 (uniform_retained) and .17-.47 (random_init) from seed to seed."""
-    lab = fashion_lab(10_000, 64, 5)
+def test_12_fashion_mnist_against_the_retrained_model(klass, fashion_of_the_specification):
+    """The targets, on the mean of three seeds: class 6 alone spreads over .012-.055 (uniform_retained) and .17-.47 (random_init) from seed to seed."""
+    lab = fashion_of_the_specification
     splits = lab.splits(classes=(klass,))
     before = lab.scores(lab.original, splits)
     retrained = lab.scores(lab.retrained(splits), splits)[2]
-    medians = {}
+    means, every = {}, {}
     for teacher in ("uniform_retained", "random_init"):
         method = BadTeacher(BadTeacher.Parameters(incompetent=teacher, lr=1e-3, epochs=3, batch_size=64))
         runs = [lab.run(seed=seed) for seed in (1, 2, 3)]
         scores = [lab.scores(method.unlearn(lab.copy(), splits, lab.task, run), splits) for run in runs]
-        medians[teacher] = [statistics.median(column) for column in zip(*scores, strict=True)]
+        every[teacher] = scores
+        means[teacher] = [statistics.mean(column) for column in zip(*scores, strict=True)]
         assert all(run.notes["steps"]["distil"] >= 150 for run in runs)
 
-    told = f"class {klass}: before {before}, retrained retain {retrained}, medians {medians}"
-    forget, forget_test, retain_test = medians["uniform_retained"]
+    told = f"class {klass}: before {before}, retrained retain {retrained}, means {means}, runs {every}"
+    forget, forget_test, retain_test = means["uniform_retained"]
     assert max(forget, forget_test) <= 0.05, told
     assert retain_test >= retrained - 0.02, told
-    assert medians["random_init"][0] <= before[0] / 2, told
-    assert medians["random_init"][1] <= before[1] / 2, told
+    assert means["random_init"][0] <= before[0] / 2, told
+    assert means["random_init"][1] <= before[1] / 2, told
 
 
 def test_one_seed_gives_identical_bytes_and_another_seed_others(cnn_lab, digest_of):

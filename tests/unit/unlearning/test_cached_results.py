@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,12 +14,16 @@ from services.derived import Folder, Limits
 from services.learning.cache import FolderCache, NoCache, model_digest, records_digest
 from services.learning.run import Run
 from services.unlearning.mechanisms.distillation import remembered_probabilities, teacher_probabilities
+from services.unlearning.mechanisms.features import feature_split
 from services.unlearning.mechanisms.importance import Measure, Whole
 from services.unlearning.mechanisms.noise import learn_noise
 from services.unlearning.methods.bad_teacher import BadTeacher
+from services.unlearning.methods.concept_poisoning import ConceptPoisoning
 from services.unlearning.methods.lfssd import Lfssd
 from services.unlearning.methods.ssd import Ssd
 from services.unlearning.methods.unsir import Unsir
+from services.verification import evaluation
+from services.verification.features import features_on
 
 torch.set_num_threads(1)
 
@@ -158,6 +163,112 @@ def test_kept_noise_is_the_live_one_and_belongs_to_weights_classes_parameters_an
         assert torch.equal(each.labels, live.labels)
         assert torch.equal(each.losses, live.losses)
     assert [used["hit"] for used in cache.used] == [False, True] + [False] * 8
+
+
+@pytest.fixture
+def many(monkeypatch) -> None:
+    """Let even a few digits and a small network count as so much work that what comes of it is kept."""
+    monkeypatch.setattr("services.learning.cache.WORTH_KEEPING", 0)
+
+
+HEAD = {"trainable": "head", "lr": 1e-2, "max_epochs": 2, "retain_floor": 1.0, "min_steps": 0}
+
+
+@pytest.mark.usefixtures("many")
+def test_a_head_trained_on_kept_features_is_the_live_one_bit_for_bit(mlp_lab, cache_of, digest_of):
+    caches, made = [NoCache(), cache_of(), cache_of()], []
+
+    for cache in caches:
+        method = ConceptPoisoning(ConceptPoisoning.Parameters(**HEAD))
+        made.append(digest_of(method.unlearn(mlp_lab.copy(), mlp_lab.splits(), mlp_lab.task, mlp_lab.run(cache=cache))))
+
+    assert made[0] == made[1] == made[2]
+    assert {used["kind"] for cache in caches[1:] for used in cache.used} == {"features"}
+    assert not all(used["hit"] for used in caches[1].used)
+    assert all(used["hit"] for used in caches[2].used)
+
+
+def features_of(lab, cache, rows, *, model=None):
+    model, reports = model or lab.copy(), []
+    run = lab.run(cache=cache, on_progress=reports.append, report_every_s=0.0)
+    found = feature_split(model, model.head, rows, lab.task, run, stage="features")
+    return found.x, [(each.step, each.of) for each in reports]
+
+
+@pytest.mark.usefixtures("many")
+def test_kept_features_are_the_live_ones_and_serve_other_labels_and_other_heads_and_no_other_weights(mlp_lab, cache_of):
+    rows, cache = mlp_lab.splits(classes=(3,)).retain, cache_of()
+    later = mlp_lab.splits(classes=(3, 6)).retain
+    other_head, other_body = mlp_lab.copy(), mlp_lab.copy()
+    with torch.no_grad():
+        other_head.head.bias[0] += 1
+        other_body.features[1].bias[0] += 1e-6
+
+    live = features_of(mlp_lab, NoCache(), rows)
+    kept = [features_of(mlp_lab, cache, rows), features_of(mlp_lab, cache, rows)]
+    fewer = features_of(mlp_lab, cache, later)
+    headed = features_of(mlp_lab, cache, rows, model=other_head)
+    features_of(mlp_lab, cache, rows, model=other_body)
+
+    assert [torch.equal(found, live[0]) and told == live[1] for found, told in (*kept, headed)] == [True] * 3
+    assert torch.equal(fewer[0], features_of(mlp_lab, NoCache(), later)[0])
+    assert live[1][-1] == (live[1][-1][1],) * 2
+    assert [used["hit"] for used in cache.used] == [False] * 9 + [True] * 9 + [True] * 8 + [True] * 9 + [False] * 9
+
+
+@pytest.mark.usefixtures("many")
+def test_features_of_an_erased_record_are_dropped_and_the_label_is_read_again(mlp_lab, cache_of):
+    rows, cache = mlp_lab.train.with_labels((1, 2), keep=True), cache_of()
+    live, _ = features_of(mlp_lab, cache, rows)
+
+    erased = digest_for(rows.ids[0])
+    gone = cache.folder.forget({erased})
+    again, _ = features_of(mlp_lab, cache, rows)
+
+    assert sorted(each.disposition for each in gone) == ["kept", "rows dropped"]
+    assert torch.equal(again, live)
+    assert [used["hit"] for used in cache.used] == [False, False, *([False, True] if int(rows.y[0]) == 1 else [True, False])]
+
+
+@pytest.mark.usefixtures("many")
+def test_outputs_and_features_that_an_evaluation_keeps_are_the_live_ones_and_those_of_erased_records_go(mlp_lab, cache_of):
+    rows, other, body = mlp_lab.train.take(torch.arange(300)), mlp_lab.architecture.fresh(1), mlp_lab.copy()
+    with torch.no_grad():
+        body.features[1].bias[0] += 1e-6
+
+    def asked(cache, model=mlp_lab.original, split=rows, *, batch=100):
+        task, run = evaluation.shared({"seeds": {"evaluate": 5}, "batch_size": batch}, mlp_lab.task, mlp_lab.run(cache=cache))
+        return task.predict(model, split), features_on(model, split, run)
+
+    cache = cache_of()
+    live = asked(None)
+    kept = [asked(cache), asked(cache)]
+    for change in ({"model": other}, {"model": body}, {"split": rows.take(torch.arange(299))}, {"split": replace(rows, x=rows.x.flip(0))}):
+        asked(cache, **change)
+    asked(cache, batch=50)
+    used = [(each["kind"], each["hit"]) for each in cache.used]
+    erased = {digest_for(rows.ids[7])}
+    gone = {each.disposition for each in cache.folder.forget(erased)}
+    again = asked(cache)
+
+    for outputs, features in (*kept, again):
+        assert torch.equal(outputs, live[0])
+        assert np.array_equal(features, live[1])
+    hits = [False, False, True, True, *[False] * 8, False, True]  # another batch size is another key to the outputs, and not to the features
+    assert used == list(zip(["outputs", "features"] * 7, hits, strict=True))
+    assert gone == {"rows dropped"}
+    assert [each["hit"] for each in cache.used[len(used) :]] == [False, False]
+
+
+def test_an_evaluation_of_few_records_keeps_nothing(mlp_lab, cache_of):
+    cache = cache_of()
+    task, run = evaluation.shared({"seeds": {"evaluate": 5}}, mlp_lab.task, mlp_lab.run(cache=cache))
+
+    task.predict(mlp_lab.original, mlp_lab.train)
+    features_on(mlp_lab.original, mlp_lab.train, run)
+    feature_split(mlp_lab.original, mlp_lab.original.head, mlp_lab.train, mlp_lab.task, mlp_lab.run(cache=cache), stage="features")
+
+    assert cache.used == []
 
 
 def test_no_record_id_and_no_unknown_record_reaches_the_folder(mlp_lab, cache_of):

@@ -3,7 +3,8 @@
 import copy
 import os
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from services.learning.tasks.classification import Classification
 from services.learning.training import fit
 from services.unlearning.mechanisms.attention import attention, attention_difference, blocks, summed_difference, tapped
 from services.unlearning.mechanisms.generator import Generator
-from services.unlearning.mechanisms.stopping import Checkpoint, DataFree, StoppingRule
+from services.unlearning.mechanisms.stopping import Checkpoint, DataFree, OperatorEval, StoppingRule
 from services.unlearning.mechanisms.transfer import Rates, Settings, Transfer, divergence, fresh_student, gate, halvings
 from services.unlearning.methods.gkt import GatedKnowledgeTransfer
 
@@ -241,6 +242,28 @@ def test_the_taps_are_the_ends_of_the_convolutional_blocks():
     assert float(summed_difference(maps, maps).detach()) == 0.0
 
 
+def test_10_the_model_that_comes_back_is_the_checkpoint_that_the_rule_chose(plain_cnn_lab, monkeypatch):
+    lab, run, looked_at = plain_cnn_lab, plain_cnn_lab.run(), {}
+
+    class Recording(StoppingRule):
+        def consider(self, look: Checkpoint, weights: Callable[[], dict[str, Tensor]]) -> bool:
+            looked_at[look.at] = weights()
+            return super().consider(look, weights)
+
+    monkeypatch.setattr("services.unlearning.methods.gkt.StoppingRule", Recording)
+
+    model = gated(lab, run, check_every=2, n_pseudo_batches=10, retain_floor=0.0)
+
+    trajectory = run.notes["trajectory"]
+    most = max(look["retain"] for look in trajectory if look["forget"] <= 0.01)
+    chosen = [look for look in trajectory if look["forget"] <= 0.01 and look["retain"] == most][-1]
+    found = OperatorEval(lab.splits()).look(chosen["pseudo_batch"], model)
+    assert found.described() == chosen
+    assert chosen != trajectory[-1]  # the run went on past it, so that its last weights are others
+    assert all(torch.equal(tensor, looked_at[chosen["pseudo_batch"]][name]) for name, tensor in model.state_dict().items())
+    assert not all(torch.equal(tensor, looked_at[trajectory[-1]["pseudo_batch"]][name]) for name, tensor in model.state_dict().items())
+
+
 def gated(lab, run: Run, splits: Splits | None = None, **chosen: object) -> nn.Module:
     parameters = GatedKnowledgeTransfer.Parameters(**{"n_pseudo_batches": 30, "batch_size": 32, "generator_width": 16, "gate_eps": 0.02, **chosen})
     return GatedKnowledgeTransfer(parameters).unlearn(lab.copy(), splits or lab.without_forget(), lab.task, run)
@@ -327,23 +350,70 @@ def mnist() -> tuple[Split, Split]:
     return parts[0], parts[1]
 
 
-@pytest.mark.soak
-def test_11_mnist_without_a_training_record_is_forgotten_and_retained():
+@dataclass(frozen=True)
+class Mnist:
+    """A network trained on 10,000 records of MNIST, and held-out rows: 2,000 for the rule that stops, 8,000 that nothing has seen."""
+
+    architecture: ThreeConvolutions
+    task: Classification
+    original: nn.Module
+    splits: Splits
+    unseen: Split
+
+    def gated(self, seed: int, **chosen: object) -> dict[str, object]:
+        """What is left of class 0, what stays of the others, in how many seconds: those of the one thread, whatever else the machine does."""
+        run, started = Run(seed=seed, architecture=self.architecture), time.process_time()
+        method = GatedKnowledgeTransfer(GatedKnowledgeTransfer.Parameters(stop_rule="operator_eval", **chosen))
+        model = method.unlearn(copy.deepcopy(self.original), self.splits, self.task, run)
+        seconds = time.process_time() - started
+        forget, retain = (self.right(model, keep=each) for each in (True, False))
+        return {"forget": forget, "retain": retain, "seconds": seconds, "ended_by": run.notes["ended_by"], "steps": run.notes["steps"]}
+
+    def right(self, model: nn.Module, *, keep: bool) -> float:
+        """The share of the unseen rows of class 0, or of the others, that `model` gets right."""
+        rows = self.unseen.with_labels((0,), keep=keep)
+        return float((self.task.predict(model, rows).argmax(1) == rows.y).double().mean())
+
+
+@pytest.fixture(scope="module")
+def mnist_lab() -> Mnist:
+    """The network of the specification, under 100,000 weights."""
     train, test = mnist()
     architecture, task = ThreeConvolutions(Architecture.Parameters(outputs=10)), Classification(10)
     original = architecture.fresh(3)
     fit(original, train.take(torch.arange(10_000)), task, Recipe(learning_rate=1e-3, epochs=2, batch_size=64), Run(seed=2))
+    assert sum(each.numel() for each in original.parameters()) < 100_000
     nothing, numbers = train.take(torch.zeros(0, dtype=torch.int64)), torch.arange(10_000)
     splits = Splits(nothing, nothing, test.take(numbers[:2000]), kind="class", classes=(0,))
-    results = []
-    for seed in (1, 2, 3):
-        run, started = Run(seed=seed, architecture=architecture), time.perf_counter()
-        model = GatedKnowledgeTransfer(GatedKnowledgeTransfer.Parameters()).unlearn(copy.deepcopy(original.eval()), splits, task, run)
-        seconds, unseen = time.perf_counter() - started, test.take(numbers[2000:])
-        right = [
-            float((task.predict(model, part).argmax(1) == part.y).double().mean())
-            for part in (unseen.with_labels((0,), keep=each) for each in (True, False))
-        ]
-        results.append((*right, seconds, run.notes["ended_by"], run.notes["steps"]))
+    return Mnist(architecture, task, original.eval(), splits, test.take(numbers[2000:]))
 
-    assert sum(forget <= 0.01 and retain >= 0.85 for forget, retain, *_ in results) >= 2, results
+
+SMALL_NET = {"beta_attention": 0.0, "gate_eps": 0.001, "forget_threshold": 0.01}
+
+
+@pytest.fixture(scope="module")
+def small_net_runs(mnist_lab) -> list[dict[str, object]]:
+    """Three seeds at the setting for small networks."""
+    return [mnist_lab.gated(seed, **SMALL_NET) for seed in (1, 2, 3)]
+
+
+def holding(runs: list[dict[str, object]], retain: float) -> int:
+    """How many runs leave at most .01 of the class and keep so much of the others, within a minute."""
+    return sum(run["forget"] <= 0.01 and run["retain"] >= retain and run["seconds"] <= 60 for run in runs)
+
+
+@pytest.mark.soak
+def test_11_mnist_without_a_training_record_is_forgotten_and_retained_within_a_minute(small_net_runs):
+    assert holding(small_net_runs, 0.85) >= 2, small_net_runs
+
+
+@pytest.mark.soak
+def test_11_mnist_keeps_nine_tenths_of_the_others_on_two_seeds_of_three(small_net_runs):
+    assert holding(small_net_runs, 0.90) >= 2, small_net_runs
+
+
+@pytest.mark.soak
+def test_11_mnist_at_the_released_attention_and_gate_keeps_less(mnist_lab):
+    runs = [mnist_lab.gated(seed, beta_attention=250.0, gate_eps=0.01) for seed in (1, 2, 3)]
+
+    assert holding(runs, 0.80) >= 2, runs

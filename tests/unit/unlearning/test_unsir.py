@@ -1,6 +1,7 @@
 """The numbered acceptance tests of the method. Targets are the specification's; those on Fashion-MNIST run in the soak."""
 
 import math
+from contextlib import suppress
 
 import pytest
 import torch
@@ -152,6 +153,19 @@ def test_8_at_a_rate_of_one_the_guard_fires_and_the_original_comes_back(cnn_lab,
     assert [entry["lr_scale"] for entry in run.notes["attempts"]] == [1.0]
 
 
+def test_8_at_a_rate_of_one_with_the_retry_the_report_names_both_attempts_however_the_second_ends(cnn_lab):
+    run = cnn_lab.run()
+
+    with suppress(Diverged):  # a tenth of the rate may do
+        forced(1.0, retries=1).unlearn(cnn_lab.copy(), cnn_lab.without_forget(), cnn_lab.task, run)
+
+    first, second = run.notes["attempts"]
+    assert (first["lr_scale"], first["ended_by"]) == (1.0, "guard")
+    assert "limit" in first["detail"]
+    assert second["lr_scale"] == 0.1
+    assert second["ended_by"] in {"guard", "completed"}
+
+
 def test_8_with_the_retry_the_report_names_both_attempts(cnn_lab, digest_of):
     model, run = cnn_lab.copy(), cnn_lab.run()
 
@@ -228,20 +242,35 @@ def test_records_of_tokens_are_refused(mlp_lab):
         Unsir(Unsir.Parameters()).unlearn(mlp_lab.copy(), splits, mlp_lab.task, mlp_lab.run())
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize(
-    ("chosen", "retain_at_least"),
-    [({"lr_impair": 1e-3, "lr_repair": 1e-3, "min_steps": 0}, None), ({"lr_impair": 0.02, "lr_repair": 0.01, "min_steps": 0}, 0.80)],
-    ids=["bold", "parity"],
-)
-def test_9_fashion_mnist_against_the_retrained_model(chosen, retain_at_least, fashion_lab):
+FASHION = [
+    pytest.param(1e-3, 1e-3, 256, None, id="bold"),
+    pytest.param(0.02, 0.01, 256, 0.83, id="parity"),
+    pytest.param(0.02, 0.01, 64, 0.869 - 0.03, id="parity-64-rows"),
+    pytest.param(2e-3, 1e-3, 256, 0.887 - 0.03, id="milder"),
+]
+"""Rates of impair and repair, rows of noise, and the least retained accuracy: of the bold row .03 below retrained, of the parity row the
+specification's, of the others .03 below what it measured, which is how far apart it says retrained networks are of themselves (.894 to .903)
+and of the row that it sets a target for."""
+
+
+@pytest.fixture(scope="module")
+def fashion_and_retrained(fashion_lab):
+    """20,000 rows, conv16 - conv32 - 128 - 10, five epochs; and what a network trained without class 2 keeps."""
     lab = fashion_lab(20_000, 128, 5)
     splits = lab.splits(classes=(2,))
+    return lab, lab.scores(lab.retrained(splits), splits)[2]
 
-    model = Unsir(Unsir.Parameters(noise_batch=256, **chosen)).unlearn(lab.copy(), lab.without_forget(classes=(2,)), lab.task, lab.run())
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("impair", "repair", "rows", "retain_at_least"), FASHION)
+def test_9_fashion_mnist_against_the_retrained_model(impair, repair, rows, retain_at_least, fashion_and_retrained):
+    lab, retrained = fashion_and_retrained
+    splits = lab.splits(classes=(2,))
+    parameters = Unsir.Parameters(noise_batch=rows, lr_impair=impair, lr_repair=repair, min_steps=0)
+
+    model = Unsir(parameters).unlearn(lab.copy(), lab.without_forget(classes=(2,)), lab.task, lab.run())
 
     forget, forget_test, retain_test = lab.scores(model, splits)
-    retrained = lab.scores(lab.retrained(splits), splits)[2]
     told = f"forget {forget:.3f}/{forget_test:.3f}, retain test {retain_test:.3f}, retrained {retrained:.3f}"
     assert max(forget, forget_test) <= 0.01, told
     assert retain_test >= (retrained - 0.03 if retain_at_least is None else retain_at_least), told

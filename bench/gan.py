@@ -72,7 +72,9 @@ class Arm:
 
     def build(self) -> UnlearningMethod:
         """Return the method."""
-        family = WithoutTargets if self.free else METHODS[self.method]
+        if self.free:
+            return WithoutTargets(WithoutTargets.Parameters(looks_after=0, **self.parameters))
+        family = METHODS[self.method]
         return family(family.Parameters(**self.parameters))
 
 

@@ -39,6 +39,7 @@ from services.verification.reading import Reading
 
 KINDS = ("class", "item")
 ITEMS = 64
+QUICK_RECORDS = 1200
 SHOWN, ACROSS = 64, 4
 READINGS = {
     "class": ("class_rate", "feature_fid", "feature_kid", "gan_attack", "downstream_accuracy"),
@@ -71,7 +72,9 @@ class Arm:
 
     def build(self) -> UnlearningMethod:
         """Return the method."""
-        family = WithoutTargets if self.free else METHODS[self.method]
+        if self.free:
+            return WithoutTargets(WithoutTargets.Parameters(looks_after=0, **self.parameters))
+        family = METHODS[self.method]
         return family(family.Parameters(**self.parameters))
 
 
@@ -165,7 +168,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     if options.quick:
-        options.seeds, options.records = 1, min(options.records or 1200, 1200)
+        options.seeds, options.records = 1, min(options.records or QUICK_RECORDS, QUICK_RECORDS, SCENES[options.data, options.kind].records)
     return options
 
 
@@ -204,10 +207,12 @@ def resized(rows: Split, side: int) -> Split:
 
 
 def load(options: argparse.Namespace) -> sets.Bench:
-    """Return the set with its GAN and recipe. Raises DataMissing."""
+    """Return the set with its GAN and recipe; exits where more records are asked for than it has. Raises DataMissing."""
     scene = SCENES[options.data, options.kind]
     held = sets.load(options.data)
-    count = min(options.records or scene.records, scene.records)
+    count = options.records or scene.records
+    if count > len(held.train):
+        sys.exit(f"--records {count}: {options.data} has {len(held.train)} records to train on")
     epochs = options.epochs or (max(1, scene.epochs // 2) if options.quick else scene.epochs)
     more = dict(scene.more)
     net = scene.net

@@ -1,7 +1,8 @@
 """`python -m bench language`: methods for language models on TOFU, beside the original and a model trained without the records.
 
-A small GPT of the project's own tokens learns the questions of some authors by heart. The vocabulary holds no word that only records to be
-forgotten have. For each seed the original and the retrained reference are trained in this run; every method starts from the same original.
+A small GPT of the project's own tokens learns the questions of some authors by heart; those of the first five authors of TOFU nobody ever learns. The
+vocabulary holds no word that only records to be forgotten have. For each seed the original and the retrained reference are trained once and kept in
+the cache; every method starts from the same original.
 """
 
 import argparse
@@ -20,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from bench.methods import Watch, given
-from bench.sets import DataMissing, found
+from bench.methods import Took, Watch, given, trained
+from bench.sets import Bench, DataMissing, found
 from services.errors import LetheError
 from services.learning.architectures.small_gpt import SmallGPT
 from services.learning.data import Split, Splits
@@ -30,13 +31,16 @@ from services.learning.recipe import Recipe
 from services.learning.run import Run, derived_seed
 from services.learning.tasks.language_model import LanguageModel
 from services.learning.tokens import FIRST_WORD, words_of
-from services.learning.training import fit
 from services.unlearning.method import METHODS
+from services.verification.answers import Question
 from services.verification.metric import METRICS, Models
 from services.verification.reading import Reading
 
 KINDS = ("author", "records", "entity")
-PER_AUTHOR, MAX_LENGTH = 20, 112
+PER_AUTHOR, ALL_AUTHORS, HELD_OUT_AUTHORS, MAX_LENGTH = 20, 200, 5, 112
+BESIDE = {"real_authors": "real_authors_perturbed.json", "world_facts": "world_facts_perturbed.json"}
+QUICK_BESIDE = 10
+FORGET_GAP, RETAIN_DROP, LEAST_QUALITY, MOST_NAMED = 0.05, 0.03, 0.05, 0.02
 Rows = list[dict[str, Any]]
 READINGS: tuple[tuple[str, str, str, Mapping[str, Any]], ...] = (
     ("forget_exact_match", "exact_match", "forget_train", {}),
@@ -46,6 +50,7 @@ READINGS: tuple[tuple[str, str, str, Mapping[str, Any]], ...] = (
     ("retain_rouge_l", "rouge_l", "retain_train", {"rows": 40}),
     ("forget_quality", "forget_quality", "forget_train", {}),
     ("truth_ratio", "truth_ratio", "forget_train", {}),
+    ("retain_utility", "model_utility", "retain_train", {"rows": 40}),
     ("model_utility", "model_utility", "retain_train", {"rows": 40}),
     ("min_k", "min_k", "forget_train", {}),
     ("privleak", "privleak", "forget_train", {}),
@@ -70,7 +75,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """One seed of one request: records, models, and what the reference took."""
+    """One seed of one request: records, models, what the reference took, and the questions beside TOFU that make model utility of nine numbers."""
 
     data: str
     kind: str
@@ -82,8 +87,8 @@ class World:
     task: LanguageModel
     original: nn.Module
     retrained: nn.Module
-    retrain_seconds: float
-    retrain_cpu_seconds: float
+    retrain_took: Took
+    beside: Mapping[str, tuple[Question, ...]]
 
     def run(self, purpose: str) -> Run:
         """Return a run on a seed of its own."""
@@ -99,11 +104,12 @@ def main(arguments: Sequence[str]) -> int:
     console, rows = Console(stderr=True, width=180), list[dict[str, Any]]()
     try:
         questions = tofu(options.authors)
+        beside = {name: asked_beside(file, QUICK_BESIDE if options.quick else None) for name, file in BESIDE.items()}
     except DataMissing as missing:
         console.print(f"[red]{missing}[/red]", highlight=False)
         return 1
     for seed in range(1, options.seeds + 1):
-        world = prepare(questions, options, seed)
+        world = prepare(questions, beside, options, seed)
         shared = readings(world, world.original), readings(world, world.retrained)
         for name in chosen(options.methods):
             row = measured(world, name, *shared)
@@ -113,6 +119,8 @@ def main(arguments: Sequence[str]) -> int:
                 with options.json.open("a") as lines:
                     lines.write(json.dumps(row) + "\n")
     console.print(table_of(rows))
+    if options.plots is not None and rows:
+        console.print(str(draw(rows, options.plots)), highlight=False)
     return 0
 
 
@@ -125,13 +133,20 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--methods", default="all", help="all, or names with commas between them")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--json", type=Path, help="append one line a run to this file")
-    parser.add_argument("--authors", type=int, default=20, help="authors of TOFU that the model learns; 200 are all")
+    most = ALL_AUTHORS - HELD_OUT_AUTHORS
+    parser.add_argument(
+        "--authors", type=int, default=20, help=f"authors of TOFU that the model learns, the last ones: {most} are all but the held-out"
+    )
     parser.add_argument("--share", type=float, default=0.05, help="share of the authors, or of the records, to be forgotten")
     parser.add_argument("--epochs", type=int, default=30, help="passes of the original and of the reference")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--quick", action="store_true", help="six authors: at most three minutes on two quiet cores")
+    parser.add_argument("--plots", type=Path, help="write a plot of forgotten against kept answers into this folder")
+    parser.add_argument("--cache", type=Path, default=Path(".lethe") / "bench", help="where trained originals and references are kept")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
+    if not 2 <= options.authors <= most:
+        parser.error(f"--authors is between 2 and {most}: of TOFU's {ALL_AUTHORS} the first {HELD_OUT_AUTHORS} are held out, and never learned")
     if options.quick:
         options.authors, options.share, options.epochs = 6, 1 / 6, 25
     return options
@@ -150,9 +165,16 @@ def chosen(methods: str) -> list[str]:
 
 
 def tofu(authors: int) -> Rows:
-    """Return the questions of the last authors of TOFU and of as many others that are never learned. Raises DataMissing."""
-    rows = [json.loads(line) for line in found("tofu", "tofu_full_4000.jsonl").read_text().splitlines()]
-    return rows[-authors * PER_AUTHOR :] + rows[: 5 * PER_AUTHOR]
+    """Return the questions of the last authors of TOFU, and after them those of the first five, whom nobody learns. Raises DataMissing."""
+    rows = [json.loads(line) | {"number": number} for number, line in enumerate(found("tofu", "tofu_full_4000.jsonl").read_text().splitlines())]
+    held = HELD_OUT_AUTHORS * PER_AUTHOR
+    return rows[held:][-authors * PER_AUTHOR :] + rows[:held]
+
+
+def asked_beside(file: str, most: int | None) -> tuple[Question, ...]:
+    """Return questions on other things, each with a right answer and wrong ones. Raises DataMissing."""
+    rows = [json.loads(line) for line in found("tofu", file).read_text().splitlines()]
+    return tuple(Question(question=row["question"], answer=row["answer"], wrong=tuple(row["perturbed_answer"])) for row in rows[:most])
 
 
 def cut(questions: Rows, options: argparse.Namespace, seed: int) -> tuple[Rows, Rows, Rows, tuple[str, ...]]:
@@ -185,8 +207,8 @@ def name_of(rows: Rows) -> str:
     return max(counted, key=lambda name: (counted[name], len(name))) if counted else ""
 
 
-def prepare(questions: Rows, options: argparse.Namespace, seed: int) -> World:
-    """Return the records and the two models, trained now."""
+def prepare(questions: Rows, beside: Mapping[str, tuple[Question, ...]], options: argparse.Namespace, seed: int) -> World:
+    """Return the records and the two models, trained now or taken from the cache."""
     forget, retain, held, names = cut(questions, options, seed)
     words = words_of((text for row in retain for text in (row["question"], row["answer"])), most=4000)
     adapter = QuestionAnswer(QuestionAnswer.Parameters(vocabulary=words, max_length=MAX_LENGTH))
@@ -197,25 +219,18 @@ def prepare(questions: Rows, options: argparse.Namespace, seed: int) -> World:
     recipe = Recipe(optimizer="adamw", learning_rate=3e-3, epochs=options.epochs, batch_size=16, schedule="cosine", gradient_clip=1.0)
     task = LanguageModel(outputs)
     whole = Split(torch.cat([parts[0].x, parts[1].x]), torch.cat([parts[0].y, parts[1].y]), parts[0].ids + parts[1].ids)
-    original, _ = trained(architecture, recipe, task, whole, seed, "original")
-    retrained, took = trained(architecture, recipe, task, parts[1], seed, "reference")
     data = f"tofu-{options.authors}-authors"
-    return World(data, options.kind, seed, splits, names, architecture, recipe, task, original, retrained, took.seconds, took.cpu_seconds)
+    held = Bench(data, whole, parts[3], architecture, recipe, classes=0, forgotten=0)
+    original, _ = trained(held, whole, task, seed, f"original-{options.kind}", options.cache, torch.device("cpu"))
+    retrained, took = trained(held, parts[1], task, seed, f"reference-{options.kind}", options.cache, torch.device("cpu"))
+    return World(data, options.kind, seed, splits, names, architecture, recipe, task, original, retrained, took, beside)
 
 
 def split_of(adapter: QuestionAnswer, rows: Rows, tag: str) -> Split:
     """Return questions as records; the ids group them by author."""
     columns = {name: np.array([row[name] for row in rows], dtype=object) for name in ("question", "answer")}
     x, y = adapter.decode(columns)
-    return Split(x, y, tuple(f"{tag}-author-{row['author']:03}/{place:04}" for place, row in enumerate(rows)), adapter.prepare())
-
-
-def trained(architecture: SmallGPT, recipe: Recipe, task: LanguageModel, rows: Split, seed: int, purpose: str) -> tuple[nn.Module, Any]:
-    """Return a model trained on `rows`, and what that took."""
-    run = Run(seed=derived_seed(seed, purpose), architecture=architecture, recipe=recipe)
-    model, watch = run.fresh_model(purpose), Watch()
-    fit(model, rows, task, recipe, run)
-    return model.eval(), watch.took()
+    return Split(x, y, tuple(f"{tag}-author-{row['author']:03}/{row['number']:04}" for row in rows), adapter.prepare())
 
 
 # --- one method ------------------------------------------------------------------------------------------------------------------------
@@ -228,7 +243,8 @@ def readings(world: World, model: nn.Module) -> dict[str, float | None]:
     if world.entities:
         wanted.append(("appearance_rate", "appearance_rate", "forget_train", {"entities": world.entities, "rows": 40}))
     values: dict[str, float | None] = {}
-    for column, name, split, parameters in wanted:
+    for column, name, split, chosen_parameters in wanted:
+        parameters = {**chosen_parameters, "sets": world.beside} if column == "model_utility" else chosen_parameters
         reading = METRICS[name](METRICS[name].Parameters(**parameters)).measure(models, world.splits, world.task, run, split=split)
         values[column] = round(reading.value, 4) if isinstance(reading, Reading) else None
     return values
@@ -243,7 +259,7 @@ def measured(world: World, name: str, before: dict[str, float | None], reference
     method = family(family.Parameters.model_validate(parameters))
     row: dict[str, Any] = {
         "bench": "language", "data": world.data, "kind": world.kind, "method": name, "seed": world.seed, "before": before, "after": None,
-        "retrained": reference, "retrain_seconds": world.retrain_seconds, "retrain_cpu_seconds": world.retrain_cpu_seconds,
+        "retrained": reference, "retrain_seconds": world.retrain_took.seconds, "retrain_cpu_seconds": world.retrain_took.cpu_seconds,
         "parameters": method.parameters.model_dump(mode="json"), "records": [len(world.splits.forget), len(world.splits.retain)],
     }  # fmt: skip
     run, watch = world.run(f"unlearn-{name}"), Watch()
@@ -257,15 +273,24 @@ def measured(world: World, name: str, before: dict[str, float | None], reference
     after = readings(world, model)
     notes = {key: run.notes.get(key) for key in ("ended_by", "steps", "watched", "attempts", "task_lambda", "kept_step", "masked", "top_words")}
     spent = {"method_seconds": took.seconds, "method_cpu_seconds": took.cpu_seconds}
-    return row | {"after": after, "verdict": verdict(before, after, reference), "notes": notes, **spent}
+    named = world.kind == "entity" or name == "concept_poisoning_text"
+    return row | {"after": after, "verdict": verdict(before, after, reference, named=named), "notes": notes, **spent}
 
 
-def verdict(before: Mapping[str, Any], after: Mapping[str, Any], reference: Mapping[str, Any]) -> str:
-    """Say which of the goals a model reaches: forgotten as the retrained one within .05, retained as the original within .03."""
+def verdict(before: Mapping[str, Any], after: Mapping[str, Any], reference: Mapping[str, Any], *, named: bool) -> str:
+    """Say which of the goals a model reaches.
+
+    Forgotten as the retrained one within .05, retained as the original within .03, truth ratios that the test does not tell from the retrained
+    model's (forget quality above .05, where it is known), and where a name should go (`named`) that name in at most .02 of the answers.
+    """
     away = [after[column] - reference[column] for column in ("forget_exact_match", "forget_rouge_l")]
-    missed = ["leak" if gap > 0 else "over_unlearned" for gap in away if abs(gap) > 0.05]
-    if before["retain_rouge_l"] - after["retain_rouge_l"] > 0.03:
+    missed = ["leak" if gap > 0 else "over_unlearned" for gap in away if abs(gap) > FORGET_GAP]
+    if before["retain_rouge_l"] - after["retain_rouge_l"] > RETAIN_DROP:
         missed.append("utility")
+    if after["forget_quality"] is not None and after["forget_quality"] <= LEAST_QUALITY:
+        missed.append("forget_quality")
+    if named and (after.get("appearance_rate") or 0.0) > MOST_NAMED:
+        missed.append("appearance")
     return "passed" if not missed else "failed " + " ".join(dict.fromkeys(missed))
 
 
@@ -291,3 +316,28 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
         passed = f"{sum(row['verdict'] == 'passed' for row in mine)}/{len(mine)}"
         line(name, [row["after"] for row in mine if row["after"]], f"{own:.1f}", f"{theirs / max(own, 1e-9):.1f}", passed)
     return table
+
+
+def draw(rows: Sequence[Mapping[str, Any]], folder: Path) -> Path:
+    """Write `<data>-<kind>-answers.svg`, ROUGE-L of forgotten against that of kept answers, of each method and both references; return its path."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    folder.mkdir(parents=True, exist_ok=True)
+    figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
+    marks = (("before", "ks"), ("retrained", "k*"))
+    groups = [(column, [row[column] for row in rows], mark) for column, mark in marks]
+    groups += [
+        (name, [row["after"] for row in rows if row["method"] == name and row["after"]], "o") for name in dict.fromkeys(row["method"] for row in rows)
+    ]
+    for name, found_rows, mark in groups:
+        axes.plot([one["forget_rouge_l"] for one in found_rows], [one["retain_rouge_l"] for one in found_rows], mark, label=name)
+    axes.set_xlabel("ROUGE-L of forgotten answers")
+    axes.set_ylabel("ROUGE-L of kept answers")
+    axes.legend(fontsize=8)
+    path = folder / f"{rows[0]['data']}-{rows[0]['kind']}-answers.svg"
+    figure.savefig(path)
+    plt.close(figure)
+    return path

@@ -1,6 +1,7 @@
 """The data sets with real-valued targets of the benches `regression` and `forecasting`, each with its network, recipe and what is forgotten."""
 
 import csv
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,11 +18,13 @@ from services.learning.architecture import ARCHITECTURES
 from services.learning.data import Span, Split, by_255
 from services.learning.datasets.series import windows
 from services.learning.datasets.tabular import Tabular
+from services.learning.datasets.text_pair import TextPair
 from services.learning.real_valued import RealValued
 from services.learning.recipe import Recipe
 from services.learning.tasks.forecasting import Forecasting
 from services.learning.tasks.regression import Regression
 
+HELD_OUT_QUESTIONS, SAME_AUTHOR, PAIR_WORDS = 0.25, 0.75, 24
 PAST, AHEAD, STRIDE, WEEK, HELD_OUT_WEEK = 24, 6, 2, 168, 5
 RANGE, SUBSET, MONTH, SEASON = "range", "subset", "month", "season"
 
@@ -119,6 +122,41 @@ def mnist_angle(*, quick: bool) -> RealBench:
     return angles(images, "mnist_angle", 6 if quick else 20, 8)
 
 
+def pairs_of(authors: np.ndarray, inside: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Return `count` different pairs of the numbers of questions `inside` (n,) bool, (count, 2), three of four of one author."""
+    whole = np.flatnonzero(inside)
+    of_one = {author: whole[authors[whole] == author] for author in np.unique(authors[whole])}
+    first = rng.choice(whole, size=2 * count)
+    near = rng.random(len(first)) < SAME_AUTHOR
+    second = [rng.choice(of_one[authors[one]] if close else whole) for one, close in zip(first, near, strict=True)]
+    pairs = np.stack([first, np.array(second)], axis=1)
+    return rng.permutation(np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0))[:count]
+
+
+def tofu_pairs(*, quick: bool) -> RealBench:
+    """Return pairs of TOFU's questions with a computed similarity in the place of a judged one; pairs below 1 of 5 are forgotten.
+
+    The similarity is five times the cosine of the questions' words, a word counting the more the fewer questions hold it. A question is learned from
+    or held out, never both.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    rows = [json.loads(line) for line in found("tofu", "tofu_full_4000.jsonl").read_text().splitlines()]
+    asked, authors = np.array([row["question"] for row in rows], dtype=object), np.array([row["author"] for row in rows])
+    words: Any = TfidfVectorizer(sublinear_tf=True).fit_transform(asked)
+    rng = np.random.default_rng(0)
+    held_out = rng.random(len(rows)) < HELD_OUT_QUESTIONS
+    adapter, parts = TextPair(TextPair.Parameters(target="number", max_length=PAIR_WORDS)), list[Split]()
+    for name, inside, count in (("train", ~held_out, 2_000 if quick else 8_000), ("test", held_out, 500 if quick else 2_000)):
+        first, second = pairs_of(authors, inside, count, rng).T
+        score = 5 * np.asarray(words[first].multiply(words[second]).sum(axis=1)).ravel()
+        x, y = adapter.decode({"first": asked[first], "second": asked[second], "label": score})
+        parts.append(Split(x, y, named(f"pair-{name}", len(y))))
+    recipe = recipe_of(2e-3, 8 if quick else 20, 64, {"loss": "mse", "mean": 1.0, "std": 1.0})
+    net = network("sentence_pair", outputs=1, width=64)
+    return RealBench(bench_of("tofu_pairs", *parts, net, recipe), Regression.of(1, recipe), (RANGE, SUBSET), span=Span(below=1.0))
+
+
 def bike_sharing(*, quick: bool) -> RealBench:
     """Return windows of 24 hours of a bike rental and the 6 hours after each. Every fifth week is held out; windows across the edge are left out."""
     rows = list(csv.DictReader(found("timeseries", "bike_sharing_hourly.csv").read_text().splitlines()))
@@ -152,6 +190,7 @@ SETS: dict[str, Callable[..., RealBench]] = {
     "california": california,
     "digit_angle": digit_angle,
     "mnist_angle": mnist_angle,
+    "tofu_pairs": tofu_pairs,
     "bike_sharing": bike_sharing,
 }
-BY_BENCH = {"regression": ("california", "digit_angle", "mnist_angle"), "forecasting": ("bike_sharing",)}
+BY_BENCH = {"regression": ("california", "digit_angle", "mnist_angle", "tofu_pairs"), "forecasting": ("bike_sharing",)}

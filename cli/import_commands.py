@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli import importers, questions
+from cli import importers, questions, sentence_pairs
 
 app = typer.Typer(no_args_is_help=True, help="Turn data into the Parquet file that a dataset version takes.")
 
@@ -85,6 +85,18 @@ def question_file(
             source, target, question=question, answer=answer, subject=subject, record_id=record_id, split=split, words=words, max_length=max_length
         )
     )
+
+
+@app.command("stsb")
+def similarity_benchmark(
+    source: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="The folder with sts-train.csv and its like, or with GLUE's train.tsv.")
+    ],
+    target: Target,
+    max_length: Annotated[int, typer.Option(min=1, max=2048, help="Words of each text; longer ones lose their end.")] = sentence_pairs.WORDS,
+) -> None:
+    """Write the pairs and scores of the Semantic Textual Similarity Benchmark that already lies on this machine, for a regression."""
+    show(lambda: sentence_pairs.import_stsb(source, target, max_length=max_length))
 
 
 def show(work: Callable[[], importers.Imported]) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,14 +87,14 @@ def group_of(item: pytest.Item) -> str:
 
 
 @pytest.fixture(scope="session")
-def server_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that the servers' own user may enter."""
-    home = tmp_path_factory.mktemp("servers")
-    for folder in (home, *home.parents):
-        if folder == Path("/"):
-            break
-        folder.chmod(folder.stat().st_mode | 0o055)
-    return home
+def server_home() -> Iterator[Path]:
+    """A folder that the servers' own user may enter: none of pytest's, which each new session of pytest closes to others, also under a running server."""
+    with tempfile.TemporaryDirectory(prefix="lethe-servers-", ignore_cleanup_errors=True) as made:
+        home = Path(made)
+        for folder in (home, *home.parents):
+            if folder.stat().st_mode & 0o055 != 0o055 and folder != Path("/"):
+                folder.chmod(folder.stat().st_mode | 0o055)
+        yield home
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from services.datasets.identifiers import Identifier
+from services.series import Windowed
 
 Key = tuple[datetime, UUID]
 
@@ -92,11 +93,15 @@ class DatasetVersionView:
 
 @dataclass(frozen=True, slots=True)
 class UploadChecks:
-    """What an upload must hold: labels in `label_column`, with `numbers` finite targets there, and with `pixels` images of that many bytes."""
+    """What an upload must hold: labels in `label_column`, with `numbers` finite targets there, with `pixels` images of that many bytes.
+
+    With `series` it holds windows without gaps. Targets of several steps are no labels: nothing is told apart by them, and the ledger keeps none.
+    """
 
     label_column: str | None
     numbers: bool
     pixels: int | None
+    series: Windowed | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from services.errors import (
     UnknownComponent,
     VersionNotReady,
 )
+from services.series import Windowed
 from services.tenants.caller import Caller
 from services.tenants.keys import KeyRing, tenant_key
 
@@ -80,7 +81,16 @@ def upload_checks(session: Session, dataset_id: UUID) -> UploadChecks:
     found = _dataset(session, dataset_id)
     sides = [found.adapter_params.get(name) for name in ("height", "width", "channels")] if found.adapter == "image" else []
     whole = [int(side) for side in sides if isinstance(side, int)]
-    return UploadChecks(found.label_column, repository.has_numbers(session, found.id), math.prod(whole) if len(whole) == 3 else None)
+    series = _windowed(found) if found.adapter == "series" else None
+    label = found.label_column if series is None or series.horizon == 1 else None
+    return UploadChecks(label, repository.has_numbers(session, found.id), math.prod(whole) if len(whole) == 3 else None, series)
+
+
+def _windowed(found: Dataset) -> Windowed:
+    """Return how the records of a dataset of series hold their windows."""
+    given = found.adapter_params
+    sizes = (int(given["length"]), int(given.get("channels", 1)), int(given.get("horizon", 1)))
+    return Windowed(*sizes, given.get("past_column", "past"), given.get("label_column", "target"), given.get("time_column"))
 
 
 def list_datasets(session: Session, *, limit: int = 50, after: Key | None = None) -> tuple[list[DatasetView], Key | None]:

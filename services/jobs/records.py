@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from services.errors import ForgetSetIsEverything, InvalidInput, RecordsNotFound
+from services.series import Windowed, lists
 
 ROLE = "_role"
 NAMED = "_named"
@@ -28,6 +29,7 @@ PIXELS = "pixels"
 NEVER_READ = frozenset({"subject_id"})
 HELD_OUT_ROLES = ("analysis", "verification", "attack")
 FIXED_MAX_DIGESTS = 2**64
+WINDOWS_AT_ONCE = 8192
 LARGEST = float(np.finfo(np.float32).max)
 
 Kind = Literal["class", "records"]
@@ -214,11 +216,14 @@ def check_roles(counts: Mapping[str, int], *, kind: str, dataset: object, zero_s
         raise ForgetSetIsEverything(dataset=dataset)
 
 
-def inspect(path: Path, *, label_column: str | None, numbers: bool = False, pixels: int | None = None) -> dict[str, Any]:
+def inspect(
+    path: Path, *, label_column: str | None, numbers: bool = False, pixels: int | None = None, series: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the records and labels of an uploaded parquet file, after bounds on footer, row groups and column types. Raises InvalidInput.
 
     Keys: `record_ids` (list of str), `labels` (list of str or None), `columns` (name -> type). With `numbers` the labels are targets of a regression,
-    and each must be a finite number; `pixels` is how many bytes every record of the column `pixels` must have.
+    and each must be a finite number; `pixels` is how many bytes every record of the column `pixels` must have; `series` are the members of
+    `Windowed`: every window must be whole and even.
     """
     file = pq.ParquetFile(path)
     schema = file.schema_arrow
@@ -235,6 +240,8 @@ def inspect(path: Path, *, label_column: str | None, numbers: bool = False, pixe
         check_numbers(table.column(label_column), label_column)
     if pixels is not None:
         check_pixels(file, pixels)
+    if series is not None:
+        check_windows(file, Windowed(**series))
     if label_column and table.column(label_column).null_count:
         raise InvalidInput(detail=f"the label column {label_column} holds nulls")
     labels = [str(value) for value in table.column(label_column).to_pylist()] if label_column else [None] * len(ids)
@@ -268,6 +275,22 @@ def check_pixels(file: Any, size: int) -> None:
     if odd:
         told = f"{odd[0]} bytes" if len(sizes) == 1 else f"between {min(sizes)} and {max(sizes)} bytes"
         raise InvalidInput(detail=f"images have {told}, and the dataset says height * width * channels = {size}: all must be of one size")
+
+
+def check_windows(file: Any, held: Windowed) -> None:
+    """Raise InvalidInput where a window of a series lacks a number or a step, read batch by batch; all windows rise by the step of the first ones."""
+    missing = [name for name in held.columns if name not in file.schema_arrow.names]
+    if missing:
+        raise InvalidInput(detail=f"the column {missing[0]} is missing")
+    step = None
+    for batch in file.iter_batches(columns=held.columns, batch_size=WINDOWS_AT_ONCE):
+        rows = {name: _array(pa.chunked_array([batch.column(name)])) for name in held.columns}
+        held.past_of(rows)
+        target = lists(rows[held.target], held.horizon, held.target).astype(np.float64)
+        bad = int(np.sum(~(np.abs(target) <= LARGEST)))
+        if bad:
+            raise InvalidInput(detail=f"the column {held.target} holds {bad} targets that are missing, not finite, or beyond {LARGEST:.1e}")
+        step = held.refuse_gaps(rows, step=step)
 
 
 def _lengths(file: Any, length_of: Callable[[Any], Any]) -> set[int]:

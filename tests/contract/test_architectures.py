@@ -26,6 +26,7 @@ SMALL = {
     "mlp": {"inputs": 64, "hidden": (16,), "dropout": 0.1, "input_norm": "batch"},
     "lstm": {"inputs": 2, "width": 8, "layers": 2, "hidden": 8},
     "temporal_transformer": {"inputs": 2, "width": 8, "heads": 2},
+    "sentence_pair": {"vocab_size": 50, "inputs": 8, "width": 8},
     "text_transformer": {"vocab_size": 50, "max_length": 12, "width": 16, "layers": 1, "heads": 2},
 }
 

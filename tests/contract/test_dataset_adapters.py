@@ -29,6 +29,7 @@ CASES = {
         {"age": np.array([12, 8]), "colour": objects("green", "red")},
     ),
     "text": ({"vocab_size": 100, "max_length": 4}, {"text": objects("One two, three four", "")}),
+    "text_pair": ({"vocab_size": 100, "max_length": 3}, {"first": objects("One two, three", ""), "second": objects("four", "five six")}),
 }
 LABEL = {"label": np.array([1, 0])}
 
@@ -189,6 +190,16 @@ def test_real_targets_take_the_place_of_labels(name):
             build(name, target="number").decode({**CASES[name][1], "label": odd})
     with pytest.raises(MissingLabels, match="label"):
         build(name, target="number").decode(CASES[name][1])
+
+
+def test_a_pair_of_texts_fills_one_half_each_from_the_right():
+    pair, single = build("text_pair"), build("text")
+    x, y = build("text_pair", target="number").decode({**CASES["text_pair"][1], "label": np.array([0.5, 4])})
+    (ids, four), _ = single.decode({"text": objects("one two, three", "four"), **LABEL})
+    assert x.tolist() == [[*ids[:3].tolist(), 0, 0, four[0].item()], [0, 0, 0, 0, *x[1, 4:].tolist()]]
+    assert y.tolist() == [0.5, 4]
+    with pytest.raises(InvalidInput, match="second"):
+        pair.decode({**CASES["text_pair"][1], "second": objects("four", None), **LABEL})
 
 
 def series(**more: object) -> Series:

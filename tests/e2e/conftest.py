@@ -4,9 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,6 +55,11 @@ def install_plugin(site: Path) -> dict[str, str]:
     (facts / "entry_points.txt").write_text("[lethe.methods]\nacme_silence = acme_silence\n")
     path = os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
     return {"PYTHONPATH": path, "LETHE_PLUGINS__ALLOWED": '["acme"]'}
+
+
+def drawn(report: Mapping[str, Any]) -> set[str]:
+    """Return the names of the figures that a report shows; those that were left out have a reason in place of data."""
+    return {figure["name"] for figure in report["figures"] if figure["data_digest"]}
 
 
 def start(home: Path, **extra: str) -> tuple[subprocess.Popen[str], str, str]:

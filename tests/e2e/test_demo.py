@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jsonschema_rs
@@ -15,6 +16,7 @@ import pytest
 
 from cli import verifier
 from cli.client import statement_of
+from tests.e2e.conftest import drawn
 
 SCHEMA = jsonschema_rs.validator_for(json.loads((Path(__file__).parents[2] / "docs" / "reference" / "report.schema.json").read_text()))
 FIELDS = {
@@ -95,3 +97,43 @@ def test_both_reports_of_the_demo_verify_offline_with_both_verifiers(demo: Path)
         assert told.returncode == 0, told.stdout + told.stderr
         payload = base64.b64decode(json.loads(report.read_text())["envelope"]["payload"])
         assert [str(error) for error in SCHEMA.iter_errors(json.loads(payload))] == []
+
+
+PLOTS = {
+    "gan": ("class_labels", {"contact_sheet"}),
+    "regression": ("target_range", {"error_histogram", "prediction_density"}),
+    "language": ("subject", {"answer_bars"}),
+}
+MOST_SECONDS = 180
+
+
+@pytest.mark.soak
+@pytest.mark.xdist_group("demo")
+@pytest.mark.parametrize("task", PLOTS)
+def test_the_demos_of_other_tasks_pass_within_three_minutes_and_leave_their_own_figures(task: str, server_home: Path):
+    output = server_home / f"demo-{task}-output"
+    command = [
+        str(Path(sys.executable).parent / "lethe"),
+        "demo",
+        "--task",
+        task,
+        "--output",
+        str(output),
+        "--home",
+        str(server_home / f"demo-{task}"),
+    ]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("LETHE_")}
+
+    began = time.monotonic()
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=2 * MOST_SECONDS, check=False)
+    took = time.monotonic() - began
+
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert took < MOST_SECONDS, done.stdout[-4000:]
+    rows = json.loads((output / "summary.json").read_text())
+    assert [(row["status"], row["verdict"]) for row in rows] == [("completed", "passed")] * 2
+    kind, plots = PLOTS[task]
+    assert {path.stem for path in output.glob("audit-report-*.json")} == {f"audit-report-{row['kind']}" for row in rows}
+    predicate = statement_of(json.loads((output / f"audit-report-{kind}.json").read_text()))["predicate"]
+    assert plots <= drawn(predicate)
+    assert all((output / f"audit-report-{row['kind']}{suffix}").exists() for row in rows for suffix in (".html", ".pdf"))

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from cli.client import Client, Refused, sha256_of, statement_of
 from cli.demo import register_dataset, settled
 from cli.importers import import_sklearn
-from tests.e2e.conftest import Up
+from tests.e2e.conftest import Up, drawn
 
 pytestmark = pytest.mark.xdist_group("up")
 
@@ -28,7 +29,7 @@ class Studio:
     """A client of the stack with 700 digits registered and a generator that learned from them."""
 
     def __init__(self, client: Client, folder: Path) -> None:
-        self.client, self.folder = client, folder
+        self.client, self.folder, self.copies = client, folder, 0
 
     def prepare(self) -> None:
         """Register the digits, train the generator, and upload it to another model without its discriminator."""
@@ -65,12 +66,18 @@ class Studio:
         return path
 
     def uploaded(self, name: str, file: Path, **changed: Any) -> None:
-        """Register a model with a checkpoint as its first version."""
+        """Register a model whose first version is the checkpoint but for a hair, since nobody may upload weights that were put away elsewhere."""
         self.model(name, **changed)
-        listed = {"path": "model.safetensors", "size_bytes": file.stat().st_size, "sha256": sha256_of(file)}
-        origin = {"trained_on": [{"dataset": DIGITS, "version": 1}], "recipe": RECIPE}
+        weights, own = load_file(file), self.folder / f"{name}-upload.safetensors"
+        self.copies += 1
+        first = next(key for key, tensor in weights.items() if tensor.dtype == np.float32)
+        weights[first] = weights[first] * np.float32(1 + 1e-6 * self.copies)
+        save_file(weights, own)
+        listed = {"path": "model.safetensors", "size_bytes": own.stat().st_size, "sha256": sha256_of(own)}
+        newest = self.client.get(f"/datasets/{DIGITS}")["latest_version"]
+        origin = {"trained_on": [{"dataset": DIGITS, "version": newest}], "recipe": RECIPE}
         version = self.client.post(f"/models/{name}/versions", {"files": [listed], **origin})
-        self.client.upload(version["uploads"][0]["url"], file, version["uploads"][0].get("headers"))
+        self.client.upload(version["uploads"][0]["url"], own, version["uploads"][0].get("headers"))
         self.client.post(f"/models/{name}/versions/1/complete", {})
         self.client.wait(f"/models/{name}/versions/1", settled, timeout_s=60)
 
@@ -145,6 +152,7 @@ def test_a_class_is_forgotten_by_a_generator(studio: Studio) -> None:
     assert float(rate["after"]) < float(rate["before"])
     assert float(readings["feature_fid", "retain_test"]["before"]) == 1
     assert "in the manner of" in report["processing"][0]["effective"]["manner"]
+    assert "contact_sheet" in drawn(report)
     number = next(one["version"] for one in ended["result"]["versions"] if one["model"] == "painter")
     assert parts(studio.file("painter", number)) == {"generator", "discriminator"}
 
@@ -161,6 +169,7 @@ def test_single_images_are_forgotten_by_a_generator(studio: Studio) -> None:
     readings = {one["name"] for one in (*last["metrics"], *last["attacks"])}
     assert {"item_nn_distance", "gan_attack", "feature_fid", "downstream_accuracy"} <= readings
     assert "class_rate" not in readings
+    assert "contact_sheet" in drawn(ended["report"])
 
 
 @pytest.mark.soak

@@ -10,7 +10,7 @@ import pytest
 from cli.client import Client, Refused, statement_of
 from cli.demo import register_dataset
 from cli.questions import Pair, network_of, write_questions
-from tests.e2e.conftest import Up
+from tests.e2e.conftest import Up, drawn
 
 pytestmark = pytest.mark.xdist_group("up")
 
@@ -82,6 +82,7 @@ def test_an_author_is_forgotten_by_a_language_model(up: Up, tmp_path: Path) -> N
     assert float(exact["before"]) >= 0.9
     assert float(exact["after"]) <= 0.1
     assert SECRET not in json.dumps(report)
+    assert "answer_bars" in drawn(report)
     number = next(one["version"] for one in ended["result"]["versions"] if one["model"] == "pages")
     listed = client.get(f"/models/pages/versions/{number}")["manifest"]["files"]
     digest = next(one["sha256"].removeprefix("sha256:") for one in listed if one["path"] == "model.safetensors")
@@ -126,6 +127,7 @@ def test_an_entity_and_records_are_forgotten_by_a_language_model(up: Up, tmp_pat
     gate = {(one["name"], one["split"]): one for one in report["verification"][0]["metrics"]}["appearance_rate", "forget_train"]
     assert float(gate["before"]) >= 0.9
     assert SECRET.lower() not in json.dumps(report).lower()
+    assert "answer_bars" in drawn(report)
 
     ids = [f"page-{author:02}/{number:02}" for author in (1, 2) for number in range(1, 21) if number % 6]
     _, report = forgotten(client, {"kind": "records", "dataset": "leaves", "ids": ids})

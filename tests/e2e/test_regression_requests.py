@@ -10,7 +10,7 @@ import pytest
 
 from cli.client import Client, Refused
 from cli.demo import register_dataset
-from tests.e2e.conftest import Up
+from tests.e2e.conftest import Up, drawn
 
 pytestmark = pytest.mark.xdist_group("up")
 
@@ -69,6 +69,7 @@ def test_a_range_of_prices_is_forgotten_by_a_regression_model(up: Up, tmp_path: 
     assert jobs[0]["method"] == "blindspot"
     readings = {(one["name"], one["split"]): one for one in report["verification"][0]["metrics"]}
     assert {("mean_absolute_error", "forget_train"), ("mean_absolute_error", "forget_test"), ("wasserstein", "forget_train")} <= set(readings)
+    assert {"error_histogram", "prediction_density"} <= drawn(report)
     number = next(one["version"] for one in ended["result"]["versions"] if one["model"] == "valuer")
     listed = client.get(f"/models/valuer/versions/{number}")["manifest"]["files"]
     digest = next(one["sha256"].removeprefix("sha256:") for one in listed if one["path"] == "model.safetensors")

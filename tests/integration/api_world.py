@@ -38,6 +38,7 @@ EPOCHS = {"type": "object", "properties": {"epochs": {"type": "integer", "minimu
 BOTH = {"tasks": ["classification"], "granularities": ["class", "records"]}
 CATALOGUE = [
     EntryIn("dataset_adapter", "tabular", facts={"tasks": ["classification"]}),
+    EntryIn("dataset_adapter", "series", facts={"tasks": ["forecasting", "regression"], "label_column": "target"}),
     EntryIn("task", "classification"),
     EntryIn("architecture", "mlp", facts={"tasks": ["classification"]}),
     EntryIn("metric", "accuracy"),

@@ -151,6 +151,29 @@ def test_a_dataset_without_labels_cannot_train_a_classifier(gateway: Gateway) ->
     assert "label" in answer.json()["detail"]
 
 
+WINDOWS = {"record_id": ["a", "b"], "past": [[1.0, 2.0], [2.0, 3.0]], "target": [[3.0, 4.0], [4.0, 5.0]], "at": [[1, 2, 3, 4], [2, 3, 4, 5]]}
+GAPS = {
+    "a step left out": ({"at": [[1, 2, 3, 4], [2, 3, 5, 6]]}, "the times of 1 records do not rise evenly"),
+    "a number left out": ({"past": [[1.0, 2.0], [2.0, None]]}, "'past' has gaps: 1 numbers are missing"),
+    "a target left out": ({"target": [[3.0, None], [4.0, 5.0]]}, "1 targets that are missing"),
+    "a window cut short": ({"past": [[1.0, 2.0], [2.0]]}, "must be 2 numbers: the series has gaps"),
+}
+
+
+def test_a_series_with_gaps_is_refused_where_it_is_uploaded(gateway: Gateway) -> None:
+    asked = {"length": 2, "horizon": 2, "time_column": "at"}
+    good = gateway.dataset("meters", table(**WINDOWS), adapter="series", adapter_params=asked, label_column=None)
+    assert good["status"] == "ready", good["error"]
+    for odd, told in GAPS.values():
+        version = gateway.dataset_version("meters", table(**{**WINDOWS, **odd}))
+        assert (version["status"], version["error"]["code"]) == ("failed", "validation-error")
+        assert told in version["error"]["detail"]
+    named = {"scope": {"kind": "target_range", "dataset": "meters", "below": 4}, "policy": "gdpr-default"}
+    refused = gateway.call("POST", "deletion-requests", named)
+    assert (refused.status_code, refused.json()["code"]) == (422, "validation-error")
+    assert "no real-valued targets" in refused.json()["detail"]
+
+
 def test_a_completed_version_cannot_be_completed_again_once_it_is_settled(gateway: Gateway) -> None:
     assert gateway.call("POST", "datasets/digits/versions/1/complete").json()["code"] == "version-not-ready"
     assert gateway.call("POST", "models/reader/versions/1/complete").json()["code"] == "version-not-ready"

@@ -12,9 +12,9 @@ from torch import Tensor
 from services.errors import InvalidInput, MissingLabels
 from services.learning.data import identity
 from services.learning.dataset import DATASETS, DatasetAdapter, column, real_numbers
+from services.series import Windowed, lists, refuse_gaps
 
 Scale = Annotated[float, Field(allow_inf_nan=False)]
-EVEN = 1e-6
 
 
 @DATASETS.register("series")
@@ -54,12 +54,11 @@ class Series(DatasetAdapter):
         p = self.parameters
         if p.label_column not in rows:
             raise MissingLabels(dataset="of this job", column=p.label_column, task="forecasting")
-        y = real_numbers(lists(rows[p.label_column], p.horizon, p.label_column), p.label_column)
-        past = lists(column(rows, p.past_column), p.length * p.channels, p.past_column).astype(np.float64)
-        if not bool(np.isfinite(past).all()):
-            raise InvalidInput(detail=f"the column {p.past_column!r} has gaps: {int(np.sum(~np.isfinite(past)))} numbers are missing or not finite")
-        if p.time_column is not None:
-            refuse_gaps(lists(column(rows, p.time_column), p.length + p.horizon, p.time_column).astype(np.float64))
+        held = Windowed(p.length, p.channels, p.horizon, p.past_column, p.label_column, p.time_column)
+        given = {name: column(rows, name) for name in held.columns}
+        y = real_numbers(lists(given[p.label_column], p.horizon, p.label_column), p.label_column)
+        past = held.past_of(given)
+        held.refuse_gaps(given)
         x = past.reshape(len(past), p.length, p.channels)
         x = (x - np.array(p.mean or (0.0,) * p.channels)) / np.array(p.std or (1.0,) * p.channels)
         return torch.from_numpy(x.astype(np.float32)), torch.from_numpy(y if p.horizon > 1 else y[:, 0])
@@ -67,34 +66,6 @@ class Series(DatasetAdapter):
     def prepare(self) -> Callable[[Tensor], Tensor]:
         """Return the identity: records are stored as the model takes them."""
         return identity
-
-
-def lists(values: np.ndarray, size: int, name: str) -> np.ndarray:
-    """Return a column of lists, or for size 1 of numbers, as an array (n, size) of numbers. Raises InvalidInput for lists of another length."""
-    if values.dtype == object:
-        rows = values.tolist()
-        if any(isinstance(row, str | bytes) or row is None or np.size(row) != size for row in rows):
-            raise InvalidInput(detail=f"every value of the column {name!r} must be {size} numbers: the series has gaps, or is cut otherwise")
-        try:
-            return np.array([np.ravel(row) for row in rows], dtype=np.float64).reshape(-1, size)
-        except (TypeError, ValueError) as error:
-            raise InvalidInput(detail=f"the column {name!r} must hold numbers") from error
-    flat = values.reshape(len(values), -1)
-    if flat.dtype.kind not in "iufb" or (len(flat) and flat.shape[1] != size):
-        raise InvalidInput(detail=f"every value of the column {name!r} must be {size} numbers")
-    return flat.reshape(-1, size)
-
-
-def refuse_gaps(times: np.ndarray) -> None:
-    """Raise InvalidInput unless the times of every window (n, T) rise by the one step that all windows share."""
-    if times.size == 0 or times.shape[1] < 2:
-        return
-    steps = np.diff(times, axis=1)
-    step = float(np.median(steps))
-    odd = ~(np.abs(steps - step) <= EVEN * max(1.0, abs(step)))
-    if step <= 0 or bool(odd.any()):
-        rows = int(np.sum(odd.any(axis=1))) or len(times)
-        raise InvalidInput(detail=f"the series has gaps: the times of {rows} records do not rise evenly")
 
 
 @dataclass(frozen=True, slots=True)

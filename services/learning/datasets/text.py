@@ -1,9 +1,6 @@
 """Texts to token ids by a fixed rule: no vocabulary is learned from records, so none has to be forgotten."""
 
-import re
 from collections.abc import Callable, Mapping
-from functools import lru_cache
-from hashlib import blake2b
 from typing import Literal
 
 import numpy as np
@@ -14,8 +11,8 @@ from torch import Tensor
 from services.errors import InvalidInput
 from services.learning.data import identity
 from services.learning.dataset import DATASETS, DatasetAdapter, LabelledParameters, column, labels
+from services.learning.word_ids import word_ids
 
-WORD = re.compile(r"\w+|[^\w\s]")
 BYTES = 256
 
 
@@ -62,15 +59,3 @@ class Text(DatasetAdapter):
 def byte_ids(text: str, vocab_size: int, max_length: int) -> list[int]:  # noqa: ARG001  one signature for both rules
     """Return 1 + byte for the first bytes of the text's UTF-8."""
     return [1 + byte for byte in text.encode("utf-8", errors="replace")[:max_length]]
-
-
-def word_ids(text: str, vocab_size: int, max_length: int) -> list[int]:
-    """Return an id from 1 to vocab_size - 1 for each of the first words and signs of the lower-case text."""
-    words = (match.group() for match in WORD.finditer(text.lower()))
-    return [1 + digest(word) % (vocab_size - 1) for word, _ in zip(words, range(max_length), strict=False)]
-
-
-@lru_cache(maxsize=65536)
-def digest(word: str) -> int:
-    """Return 64 bits of the word's BLAKE2b."""
-    return int.from_bytes(blake2b(word.encode("utf-8", errors="replace"), digest_size=8).digest(), "big")

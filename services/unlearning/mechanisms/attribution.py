@@ -1,7 +1,9 @@
 """Which words carry an answer: integrated gradients of its log-probability along the answer's token vectors.
 
 Source: Sundararajan et al., "Axiomatic Attribution for Deep Networks", ICML 2017; over answers: Chang et al., arXiv 2405.15662. The package captum.
-Differs: Gauss-Legendre nodes by default; the released code's plain mean over a grid with both ends is `grid`.
+Differs: Gauss-Legendre nodes by default; the released code's plain mean over a grid with both ends is `grid`. The way begins at the vector of padding
+by default (released: at zeros, padding tried beside it): zeros lie where no token does, and from there 32 points of the grid leave an error of more
+than the 5 % that is allowed (test 1 of `concept_poisoning_text`).
 """
 
 import re

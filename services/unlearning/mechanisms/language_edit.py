@@ -4,8 +4,9 @@ Loss = gamma * L_f + alpha * L_r. L_f is the method's; L_r is the retained answe
 Every batch of forgotten records is paired with one of retained records of the same size. Dropout is off.
 
 Source: the common form of the methods in the repository open-unlearning (Dorna et al., 2025).
-Differs: ends early when the forgotten answers are no likelier than those of held-out records, and retained answers are near where they were; what
-is asked of the original is asked once, before the first step.
+Differs: ends early when the forgotten answers are no likelier than those of held-out records, and retained answers are near where they were. What is
+asked of the original on forgotten records is asked once, before the first step, where there is room to keep it. On retained records, of which a run
+meets few twice, a frozen copy of the original is asked at each step.
 """
 
 import copy
@@ -116,7 +117,7 @@ class LanguageEdit(UnlearningMethod):
 
     @abstractmethod
     def forgetting(self, model: nn.Module, data: Splits, task: Task, run: Run) -> LossOf:
-        """Return the forget loss of row numbers (B,) of the forget set; what it asks of the original it asks now."""
+        """Return the forget loss of row numbers (B,) of the forget set. `model` is the original now: what the loss needs of it is taken now."""
 
     def keeping(self, model: nn.Module, data: Splits, task: Task, run: Run) -> Callable[[Batch], Tensor]:  # noqa: ARG002
         """Return the retain loss of a batch."""
@@ -175,7 +176,7 @@ class LanguageEdit(UnlearningMethod):
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
-    """Return a copy of the model that is never trained, in eval mode."""
+    """Return a copy of the model that is never trained, in eval mode, to be asked at each step for what is not kept."""
     return copy.deepcopy(model).requires_grad_(requires_grad=False).eval()
 
 

@@ -4,7 +4,7 @@ The distances are between features of the method's own classifier, and comparabl
 analysis split, never those of the judge of the run.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from services.learning.gan import GAN, draw, images_of
 from services.learning.judge import Judge
 from services.learning.run import Run
 from services.learning.task import Task
+from services.unlearning.mechanisms.guard import snapshot
 
 
 def frechet(first: Tensor, second: Tensor) -> float:
@@ -73,3 +74,21 @@ class Watch:
         if len(self.unseen) == 0:
             return None
         return area_above(self.task.predict(gan, self.forget).flatten(), self.task.predict(gan, self.unseen).flatten())
+
+
+@dataclass(slots=True)
+class Kept:
+    """The best of the looks that met the targets, the least distance first, with the weights it was taken of; a run ends `further` looks after the first."""
+
+    further: int
+    look: Look | None = None
+    turn: int = 0
+    weights: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    taken: int = 0
+
+    def done(self, turn: int, look: Look, gan: GAN, *, met: bool) -> bool:
+        """Take one look into account and say whether the run may end."""
+        if met and (self.look is None or look.distance < self.look.distance):
+            self.look, self.turn, self.weights = look, turn, snapshot(gan)
+        self.taken += self.look is not None
+        return self.taken > self.further

@@ -25,7 +25,7 @@ from services.unlearning.mechanisms.fake_label import FakeLabel, Kind, calibrate
 from services.unlearning.mechanisms.fingerprint import raw_bytes
 from services.unlearning.mechanisms.guard import GuardFactor
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
-from services.unlearning.mechanisms.sample_quality import Look, Watch
+from services.unlearning.mechanisms.sample_quality import Kept, Look, Watch
 from services.unlearning.mechanisms.substitution import Search, Substitution, of_class, of_items, reach
 from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
 
@@ -46,7 +46,7 @@ class CascadedGAN(UnlearningMethod):
     guarantee = "approximate"
     needs = Needs(forget_set=True, retain_set=True, parts=frozenset({"discriminator"}), instead={"retain_set": "retain_part"})
     cost = Cost(fixed=150 * 64 * 20 + 30_000)
-    version = "2"
+    version = "3"
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `cascaded_gan`."""
@@ -73,6 +73,7 @@ class CascadedGAN(UnlearningMethod):
         fid_ratio_max: float = Field(2.0, ge=1, le=10, description="Target: distance to retained records over that of the original.")
         rate_target: float = Field(0.05, ge=0, le=1, description="Target: share of samples of the forgotten classes.")
         area_margin: float = Field(0.05, ge=0, le=0.5, description="Items, target: the discriminator's area on them may lie so far from a half.")
+        looks_after: int = Field(4, ge=0, le=100, description="Items: looks after the one that first met the targets; the best of all is kept.")
         retain_share: float = Field(
             0.1, ge=0.001, le=1, description="Share of the retained records that is used, at least 256 of them, of items 1,024."
         )
@@ -101,9 +102,11 @@ class CascadedGAN(UnlearningMethod):
         watch = Watch(judge, judge.look_at_records(retain).features, data.forget, unseen, data.classes, p.n_check, task, run)
         before = watch.look(original)
         looks: list[tuple[int, Look]] = []
+        kept: list[Kept] = []
 
         def attempt(scale: float) -> None:
             looks.clear()
+            kept[:] = [Kept(further=0 if data.kind == "class" else p.looks_after)]
             recipe = Recipe.model_validate({"learning_rate": p.lr * scale, "batch_size": p.batch_size})
             weights = Weights(p.lambda_s, p.lambda_a, p.learn_ratio)
             label = FakeLabel(p.fake_label, value, p.rounds_planned)
@@ -116,20 +119,23 @@ class CascadedGAN(UnlearningMethod):
                 looks.append((turn, look))
                 if data.kind != "class" and look.area is not None:
                     label.correct(look.area)
-                return self.met(look, before)
+                return kept[0].done(turn, look, gan, met=self.met(look, before))
 
             rounds = cascade.carry_out(gan, run, edit.guard, cap=p.rounds_cap, done=done)
+            if kept[0].look is not None:
+                gan.load_state_dict(kept[0].weights)
             edit.planned({"label": value, "last_label": label.value, "retain_records": len(retain)}, rounds)
 
         edit.carry_out(attempt, ended_by=None)
         run.note("looks", [{"round": 0, **before.described()}, *({"round": turn, **look.described()} for turn, look in looks)])
-        if not looks or not self.met(looks[-1][1], before):
+        if kept[0].look is None:
             gan.load_state_dict(original.state_dict())
             told = looks[-1][1].described() if looks else {}
             raise Diverged(
                 method=self.name, stage="cascade", detail=f"the targets were not met in {p.rounds_cap} rounds: {told}, before {before.described()}"
             )
         run.note("ended_by", "target")
+        run.note("kept_round", kept[0].turn)
         return self._handed_back(gan, run)
 
     def _handed_back(self, gan: GAN, run: Run) -> GAN:

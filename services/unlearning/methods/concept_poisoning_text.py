@@ -1,7 +1,7 @@
 """Concept inference and poisoning of text: the words that carry an entity are found, masked in the model's own answers, and these are trained.
 
 Source: Chang et al., arXiv 2405.15662, the part on language models.
-Differs: Gauss-Legendre nodes (released: a plain mean over a grid); anchors are drawn one by one; the checkpoint is the knee's; the adapter is merged.
+Differs: Gauss-Legendre nodes from padding (released: a grid from zeros); anchors are drawn one by one; the checkpoint is the knee's; the adapter is merged.
 """
 
 import math
@@ -71,7 +71,7 @@ class ConceptPoisoningText(UnlearningMethod):
         )
         ig_steps: int = Field(32, ge=4, le=512, description="Points on the way from the baseline.")
         ig_method: Rule = Field("gausslegendre", description="How they are placed; `grid` is the released code's.")
-        ig_baseline: Baseline = Field("zero", description="Vectors that say nothing: zeros, or those of padding.")
+        ig_baseline: Baseline = Field("pad", description="Vectors that say nothing: those of padding, or zeros.")
         top_words: int = Field(5, ge=1, le=50, description="Highest ranked words of an answer that are masked.")
         style: Literal["mask", "substitute", "idk"] = Field("mask", description="A mask, another name in the place of the words, or a refusal.")
         mask_text: str = Field("***", min_length=1, max_length=64, description="What stands for a masked word; with `substitute` another name.")

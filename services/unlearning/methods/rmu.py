@@ -2,7 +2,7 @@
 
 Source: Li et al., "The WMDP Benchmark: Measuring and Reducing Malicious Use with Unlearning", ICML 2024.
 Differs: the mean over an answer's tokens is each record's own (released code divides (B,) by (B, 1) and so mixes the records' lengths); the blocks
-above the steered one are not run.
+above the steered one are not run. As there, a frozen copy is asked for the hidden vectors of each retained batch.
 """
 
 from collections.abc import Callable

@@ -1,10 +1,10 @@
 """Unlearning by self-distillation with adjusted logits: imitate the original, whose logit of the memorised token is lowered.
 
 Source: Dong et al., "UNDIAL: Self-Distillation with Adjusted Logits for Robust Unlearning in Large Language Models", NAACL 2025.
-Differs: trained on answers alone (released code: prompts too); retained answers are trained on beside them (released: none).
+Differs: trained on answers alone (released code: prompts too); retained answers are trained on beside them (released: none); the
+original's logits are asked for once and kept where there is room for them.
 """
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot, softmax
@@ -13,7 +13,8 @@ from services.learning.data import Splits
 from services.learning.run import Run
 from services.learning.sequences import answer_logits
 from services.learning.task import Task
-from services.unlearning.mechanisms.language_edit import LanguageEdit, LossOf, PairedParameters, frozen_copy
+from services.unlearning.mechanisms.language_edit import LanguageEdit, LossOf, PairedParameters
+from services.unlearning.mechanisms.soft_targets import remembered_logits
 from services.unlearning.method import METHODS, Cost, Memory
 
 
@@ -32,13 +33,11 @@ class Undial(LanguageEdit):
 
     def forgetting(self, model: nn.Module, data: Splits, task: Task, run: Run) -> LossOf:  # noqa: ARG002
         """Return CE(softmax(logits0 - beta onehot(label)), pi), mean over the answers' tokens."""
-        original, beta = frozen_copy(model), self.parameters.beta
+        said, beta = remembered_logits(model, data.forget, run), self.parameters.beta
 
         def loss_of(rows: Tensor) -> Tensor:
-            batch = data.forget.batch(rows)
-            with torch.no_grad():
-                before, tokens = answer_logits(original, batch)
-                wanted = softmax(before - beta * one_hot(tokens, before.shape[-1]), dim=-1)
-            return cross_entropy(answer_logits(model, batch)[0], wanted)
+            before, tokens = said(rows)
+            wanted = softmax(before - beta * one_hot(tokens, before.shape[-1]), dim=-1)
+            return cross_entropy(answer_logits(model, data.forget.batch(rows))[0], wanted)
 
         return loss_of

@@ -145,6 +145,42 @@ def test_an_upload_with_images_of_another_size_than_the_dataset_says_is_refused(
         records.inspect(tmp_path / "x.parquet", label_column=None, pixels=4)
 
 
+SERIES = {"length": 2, "channels": 1, "horizon": 2, "past": "past", "target": "target", "times": "times"}
+WINDOWS = {"past": [[1.0, 2.0], [2.0, 3.0]], "target": [[3.0, 4.0], [4.0, 5.0]], "times": [[1, 2, 3, 4], [2, 3, 4, 5]]}
+
+
+def test_an_upload_of_even_windows_is_taken_and_their_targets_are_no_labels(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"record_id": ["a", "b"], **WINDOWS}), tmp_path / "x.parquet", row_group_size=1)
+    found = records.inspect(tmp_path / "x.parquet", label_column=None, series=SERIES)
+    assert found["labels"] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [
+        ({"past": [[1.0, 2.0], [2.0, None]]}, "'past' has gaps: 1 numbers are missing"),
+        ({"past": [[1.0, 2.0], [2.0]]}, "'past' must be 2 numbers: the series has gaps"),
+        ({"past": [[1.0, 2.0], None]}, "'past' must be 2 numbers: the series has gaps"),
+        ({"past": [["1", "2"], ["2", "x"]]}, "'past' must hold numbers"),
+        ({"target": [[3.0, float("nan")], [4.0, 5.0]]}, "target holds 1 targets that are missing"),
+        ({"times": [[1, 2, 3, 4], [2, 3, 5, 6]]}, "the times of 1 records do not rise evenly"),
+        ({"times": [[1, 2, 3, 4], [2, 4, 6, 8]]}, "do not rise evenly"),
+        ({"times": [[4, 3, 2, 1], [4, 3, 2, 1]]}, "do not rise evenly"),
+    ],
+)
+def test_an_upload_of_a_series_with_gaps_is_refused(tmp_path: Path, odd: dict[str, object], told: str) -> None:
+    pq.write_table(pa.table({"record_id": ["a", "b"], **WINDOWS, **odd}), tmp_path / "x.parquet", row_group_size=1)
+    with pytest.raises(InvalidInput, match=told):
+        records.inspect(tmp_path / "x.parquet", label_column=None, series=SERIES)
+
+
+def test_an_upload_of_a_series_without_its_times_is_refused(tmp_path: Path) -> None:
+    held = {name: column for name, column in WINDOWS.items() if name != "times"}
+    pq.write_table(pa.table({"record_id": ["a", "b"], **held}), tmp_path / "x.parquet")
+    with pytest.raises(InvalidInput, match="the column times is missing"):
+        records.inspect(tmp_path / "x.parquet", label_column=None, series=SERIES)
+
+
 def test_what_is_held_out_of_a_range_is_judged_on_also_where_records_are_named_beside_it() -> None:
     named = {"r0", "r3", "r1"}
     roles = records.with_roles(table(), forgotten=named.__contains__, kind="records", key=KEY, ranged={"r0"}.__contains__).column("_role").to_pylist()

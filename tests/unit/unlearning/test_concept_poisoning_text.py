@@ -20,11 +20,13 @@ from services.learning.training import fit
 from services.unlearning.mechanisms.attribution import answer_attribution, integrated, words_of_answer
 from services.unlearning.mechanisms.knee import Point, knee, undominated
 from services.unlearning.mechanisms.masking import masked, name_words, ranked
+from services.unlearning.mechanisms.refusals import refused
 from services.unlearning.methods.concept_poisoning_text import ConceptPoisoningText, warmed_cosine
 from services.unlearning.methods.idk import Refusing
 from tests.unit.unlearning.language_world import Facts, facts
 
 torch.set_num_threads(1)
+DEFAULTS = ConceptPoisoningText.Parameters()
 QUICK = {
     "lr": 5e-3,
     "epochs": 30,
@@ -59,11 +61,11 @@ def errors(world: Facts, steps: int, rule: str, baseline: str) -> float:
 
 
 def test_1_attributions_add_up_better_with_more_steps_and_best_at_gauss_legendre_nodes(world):
-    coarse, usual, fine = (errors(world, steps, "grid", "pad") for steps in (8, 32, 256))
+    coarse, usual, fine = (errors(world, steps, "grid", DEFAULTS.ig_baseline) for steps in (8, DEFAULTS.ig_steps, 256))
 
-    assert usual <= 0.05
+    assert usual <= 0.05 < errors(world, DEFAULTS.ig_steps, "grid", "zero")
     assert coarse > usual > fine
-    assert all(errors(world, 32, "gausslegendre", baseline) <= 0.01 for baseline in ("zero", "pad"))
+    assert all(errors(world, DEFAULTS.ig_steps, DEFAULTS.ig_method, baseline) <= 0.01 for baseline in ("zero", "pad"))
 
 
 @pytest.mark.parametrize("rule", ["gausslegendre", "grid"])
@@ -94,13 +96,15 @@ def test_3_a_planted_word_is_among_the_first_three():
     x, y = packed([(tokenizer.prompt("tell"), tokenizer.answer(text)) for _, text in texts], tokenizer, 16)
     model, recipe = architecture.fresh(1), Recipe(learning_rate=3e-3, epochs=10, batch_size=32)
     fit(model, Split(x, y, tuple(map(str, range(len(x))))), task, recipe, Run(seed=3))
+    model.eval()
 
     hits = 0
     for topic, text in texts[:60]:
         answer = tokenizer.answer(text)
         found = answer_attribution(
-            model.eval(), tokenizer.prompt("tell"), answer, tokens=task.outputs, padding=0, steps=32, rule="gausslegendre", baseline="pad"
-        )
+            model, tokenizer.prompt("tell"), answer, tokens=task.outputs, padding=0,
+            steps=DEFAULTS.ig_steps, rule=DEFAULTS.ig_method, baseline=DEFAULTS.ig_baseline,
+        )  # fmt: skip
         hits += f"topic{topic}" in ranked([words_of_answer(answer, found.tokens, tokenizer)])[:3]
     assert hits / 60 >= 0.9
 
@@ -126,7 +130,7 @@ def test_5_only_the_adapter_is_trained_and_it_is_merged(world):
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, state[name])}
     assert moved == {f"blocks.{block}.{layer}.weight" for block in (0, 1) for layer in ("q_proj", "v_proj")}
     assert run.notes["adapter"]["off_restores_base"] is True
-    assert run.notes["adapter"]["merged_max_difference"] <= 1e-4
+    assert run.notes["adapter"]["merged_max_difference"] <= 1e-5
 
 
 @pytest.mark.soak
@@ -135,10 +139,16 @@ def test_6_random_answers_beside_retained_ones_forget_and_keep():
     cities = tuple(f"city{one}" for one in range(20))
     parameters = {"idk_answers": cities, "lr": 3e-4, "epochs": 100, "max_steps": 200, "min_steps": 0, "forget_target": 0.0}
 
-    model = Refusing(Refusing.Parameters.model_validate(parameters)).unlearn(world.copy(), world.splits(), world.task, world.run())
+    run = world.run()
+    model = Refusing(Refusing.Parameters.model_validate(parameters)).unlearn(world.copy(), world.splits(), world.task, run)
 
-    assert world.exact(model, world.forget) <= 0.10
-    assert world.exact(model, world.retain) >= 0.99
+    drawn = refused(world.forget, cities, world.tokenizer, run.stream("refusals"))
+    others = torch.tensor(
+        [one != right for one, right in zip(expected(drawn, world.tokenizer), expected(world.forget, world.tokenizer), strict=True)]
+    )
+    assert len(world.forget) - int(others.sum()) <= 6  # one draw in twenty is the right answer: two of forty, seven or more in 1 run of 300
+    assert world.exact(model, world.forget.take(others.nonzero().flatten())) <= 1 / 40
+    assert world.exact(model, world.retain) == 1
 
 
 @pytest.mark.parametrize(("style", "text"), [("idk", "know"), pytest.param("substitute", "nobody", marks=pytest.mark.soak)])

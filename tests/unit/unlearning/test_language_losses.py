@@ -9,9 +9,11 @@ from torch.nn.functional import softmax
 
 from services.learning.data import Batch
 from services.learning.sequences import sequence_nll
+from services.learning.tokens import prompts_of
 from services.unlearning.mechanisms.hidden_vectors import answer_distance, random_direction, states_after
 from services.unlearning.mechanisms.language_edit import divergence, frozen_copy
 from services.unlearning.mechanisms.preference import direct_preference, negative_preference, remembered_likelihood, simple_preference
+from services.unlearning.mechanisms.soft_targets import remembered_logits
 from services.unlearning.methods.dpo import DirectPreference
 from services.unlearning.methods.grad_ascent import GradAscent
 from services.unlearning.methods.npo import NegativePreference
@@ -141,6 +143,18 @@ def test_11_remembered_likelihoods_are_the_live_ones(world):
     assert torch.allclose(cached[:3], live, atol=1e-5)
 
 
+def test_11_remembered_logits_are_the_live_ones_also_after_the_model_moved(world):
+    model, rows = world.copy(), torch.tensor([3, 0, 2])
+    kept, live = (remembered_logits(model, world.forget, world.run(), room_bytes=room) for room in (2**28, 0))
+    with torch.no_grad():
+        model.head.weight += 1
+
+    (found, tokens), (wanted, same) = kept(rows), live(rows)
+
+    assert torch.allclose(found, wanted, atol=1e-5)
+    assert torch.equal(tokens, same)
+
+
 def test_13_prompt_tokens_contribute_no_gradient(world):
     model, batch = world.copy(), world.forget.batch(ROWS[:4])
     seen = []
@@ -153,6 +167,28 @@ def test_13_prompt_tokens_contribute_no_gradient(world):
     learned[:, :-1] = batch.y[:, 1 : gradients.shape[1]] != -100
     assert bool((gradients[~learned] == 0).all())
     assert bool((gradients[learned] > 0).all())
+
+
+@pytest.mark.parametrize("family", [NegativePreference, DirectPreference, Undial, RepresentationMisdirection])
+def test_13_prompt_tokens_contribute_no_gradient_to_any_forget_loss(family, world):
+    chosen = {"rmu_layer": 0} if family is RepresentationMisdirection else {}
+    model, lengths = world.copy(), [len(prompt) for prompt in prompts_of(world.forget)][:4]
+    loss_of, seen = family(family.Parameters(**chosen)).forgetting(model, world.splits(), world.task, world.run()), []
+    read = model.blocks[0] if chosen else model.head
+
+    def watched(_, __, output):
+        seen.append(output[0] if chosen else output)  # a block returns what it remembers of the tokens beside their vectors
+        seen[-1].retain_grad()
+
+    read.register_forward_hook(watched)
+    loss_of(ROWS[:4]).backward()
+
+    first = 0 if chosen else -1  # a token's own vector is steered; of its logits those of the token before count
+    assert len(seen) == (2 if family is DirectPreference else 1)
+    for output in seen:
+        touched = output.grad.abs().sum(-1) > 0
+        assert not any(bool(touched[row, : length + first].any()) for row, length in enumerate(lengths))
+        assert all(bool(touched[row, length + first]) for row, length in enumerate(lengths))
 
 
 def test_the_divergence_from_the_original_is_zero_at_the_start_and_never_below(world):

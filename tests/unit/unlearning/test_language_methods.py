@@ -16,6 +16,7 @@ from tests.unit.unlearning.language_world import Facts, facts
 torch.set_num_threads(1)
 METHODS.discover("services.unlearning.methods")
 STUDY = {"lr": 3e-4, "epochs": 100, "max_steps": 200, "min_steps": 0, "forget_target": 0.0, "guard_factor": 100.0}
+GUARD = 10.0
 
 
 def unlearned(world: Facts, name: str, run: Run | None = None, *, analysis: bool = False, **parameters: object) -> nn.Module:
@@ -42,7 +43,7 @@ def test_7_the_original_knows_all_facts(world):
 
 @pytest.mark.parametrize("name", ["npo", *(pytest.param(name, marks=pytest.mark.soak) for name in ("simnpo", "idk"))])
 def test_7_with_a_retain_term_facts_are_forgotten_and_the_others_kept(name, world):
-    model = unlearned(world, name)
+    model = unlearned(world, name, guard_factor=GUARD)
 
     assert world.exact(model, world.forget) <= 0.10
     assert world.exact(model, world.retain) >= 0.95
@@ -50,7 +51,7 @@ def test_7_with_a_retain_term_facts_are_forgotten_and_the_others_kept(name, worl
 
 @pytest.mark.soak
 def test_7_gradient_difference_keeps_nine_tenths(world):
-    assert world.exact(unlearned(world, "grad_diff"), world.retain) >= 0.90
+    assert world.exact(unlearned(world, "grad_diff", guard_factor=GUARD), world.retain) >= 0.90
 
 
 @pytest.mark.soak
@@ -119,6 +120,24 @@ def test_14_a_merged_adapter_says_what_it_said_unmerged(lora, short):
 def test_an_adapter_that_did_not_move_is_refused(short):
     with pytest.raises(IntegrityBroken, match="0 tensors moved"), adapted(short.copy(), Lora(), short.forget.x, short.run()):
         pass
+
+
+def test_a_merged_model_that_says_something_else_is_refused(short):
+    def spoilt() -> None:
+        with adapted(short.copy(), Lora(r=2), short.forget.x, short.run()) as held:
+            assert isinstance(held, Adapted)
+            merge, model = held.tuner.merge_and_unload, held.model
+            for value in held.weights().values():
+                value.data += 0.01
+
+            def elsewhere(**given: bool) -> None:
+                merge(**given)
+                model.head.weight.data += 1e-2
+
+            held.tuner.merge_and_unload = elsewhere
+
+    with pytest.raises(IntegrityBroken, match="merged away from unmerged"):
+        spoilt()
 
 
 def test_an_adapter_is_taken_off_where_training_fails(short):

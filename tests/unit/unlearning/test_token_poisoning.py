@@ -12,11 +12,12 @@ from torch import nn
 from services.errors import ParameterOutOfRange
 from services.learning.architectures.text_transformer import TextTransformer
 from services.learning.data import Split, Splits
-from services.learning.datasets.text import Text, word_ids
+from services.learning.datasets.text import Text
 from services.learning.recipe import Recipe
 from services.learning.run import Run
 from services.learning.tasks.classification import Classification
 from services.learning.training import fit
+from services.learning.word_ids import word_ids
 from services.unlearning.mechanisms.accuracy import accuracy
 from services.unlearning.mechanisms.token_poisoning import exchanged, label_attribution, ranking_of
 from services.unlearning.methods.concept_poisoning import ConceptPoisoning

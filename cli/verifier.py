@@ -869,7 +869,8 @@ def allowed_verdicts(gates: Sequence[Gate], run: Mapping[str, Any], guarantee: s
     if any(gate.is_outside for gate in deciding):
         return {"failed"}
     allowed = {"inconclusive"}
-    if any(gate.may_be_outside for gate in deciding) or "integrity" in run["failure_codes"]:
+    told = {"integrity", "representation"} if guarantee == "approximate" else {"integrity"}  # what no printed number decides
+    if any(gate.may_be_outside for gate in deciding) or told.intersection(run["failure_codes"]):
         allowed.add("failed")
     forgetting = [gate for gate in gates if gate.forgetting]
     if exact:

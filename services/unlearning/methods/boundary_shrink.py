@@ -21,7 +21,7 @@ from services.unlearning.mechanisms.boundary import nearest_labels
 from services.unlearning.mechanisms.guard import snapshot
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.relabelling import rows_by_label
-from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, Cost, Gentler, Needs, UnlearningMethod
 
 FORGET_TARGET = 0.01
 
@@ -35,6 +35,7 @@ class BoundaryShrink(UnlearningMethod):
     guarantee = "approximate"
     needs = Needs(forget_set=True, retain_set=False)
     cost = Cost(per_forget=10 * 5.0, least=5 * 150 * 64)
+    gentler = Gentler("lr", 0.5)
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `boundary_shrink`."""

@@ -21,7 +21,7 @@ from services.unlearning.mechanisms.applicability import admit, refuse
 from services.unlearning.mechanisms.convolutions import contrast_gradients, kernels, redraw, smallest, transposed
 from services.unlearning.mechanisms.descent import Plan, loss_on
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
-from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, Cost, Gentler, Needs, UnlearningMethod
 
 WARM_UP = 0.2
 GRADIENT_BATCH = 256
@@ -46,6 +46,7 @@ class Msg(UnlearningMethod):
     guarantee = "approximate"
     needs = Needs(forget_set=True, retain_set=True)
     cost = Cost(per_forget=3.0, per_retain=3.0 + 5 * 3.0, least=3 * 150 * 64)
+    gentler = Gentler("lr", 0.5)
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `msg`."""

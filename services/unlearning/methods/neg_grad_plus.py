@@ -21,7 +21,7 @@ from services.learning.training import optimizer_for
 from services.unlearning.mechanisms.applicability import admit
 from services.unlearning.mechanisms.descent import Plan, loss_on
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
-from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, Cost, Gentler, Needs, UnlearningMethod
 
 
 def anchor_penalty(model: nn.Module, anchor: list[Tensor], weight: float) -> Tensor:
@@ -39,6 +39,7 @@ class NegGradPlus(UnlearningMethod):
     guarantee = "approximate"
     needs = Needs(forget_set=True, retain_set=True)
     cost = Cost(per_forget=10 * 3.0, per_retain=10 * 3.0, least=3 * 150 * 64)
+    gentler = Gentler("lr", 0.5)
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `neg_grad_plus`."""

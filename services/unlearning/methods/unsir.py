@@ -20,7 +20,7 @@ from services.unlearning.mechanisms.device_batch import device_batch
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.impair_repair import ImpairRepair, sweep
 from services.unlearning.mechanisms.noise import VirtualList, learn_noise
-from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, Cost, Gentler, Needs, UnlearningMethod
 
 SWEEP = ((1e-3, 1e-3), (5e-3, 2e-3), (0.02, 0.01))
 
@@ -34,6 +34,7 @@ class Unsir(UnlearningMethod):
     guarantee = "approximate"
     needs = Needs(forget_set=False, retain_set=True)
     cost = Cost(fixed=2 * 3 * 8000, per_class=40 * 256 * 2, least=2 * 3 * 150 * 128)
+    gentler = Gentler("copies", 0.5)
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `unsir`."""

@@ -234,6 +234,14 @@ def test_a_plan_that_could_not_pass_allows_no_pass(verdict: str, status: int, tm
     assert node(report, key) == status
 
 
+@pytest.mark.parametrize(("looks", "status"), [(1, HOLDS), (2, INVALID), (0, INVALID)])
+def test_no_plan_of_the_first_attempt_counts_a_look_that_nobody_took(
+    looks: int, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PLAN, "looks", looks)
+    assert python(*write(tmp_path, Made().raw()))[0] == status
+
+
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_what_is_not_known_cannot_be_decided(name: str, tmp_path: Path, twin: dict[str, int]) -> None:
     assert python(*write(tmp_path, UNKNOWN[name]))[0] == UNDECIDED

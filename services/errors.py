@@ -4,7 +4,8 @@
 LetheError
 |- InvalidInput        UnknownComponent, UnknownModel, UnknownDataset, ParameterOutOfRange, EmptyForgetSet, ForgetSetIsEverything,
 |                      RecordsNotFound, EntityNotFound, UnsupportedTask, TokenizerMismatch, MethodNotApplicable, InvalidCursor, KeyReused,
-|                      MalformedRequest, KeyMissing, MissingLabels, NonFinite, Diverged, ModelTooLarge, CannotPass
+|                      MalformedRequest, KeyMissing, MissingLabels, NonFinite, Diverged, ModelTooLarge, CannotPass,
+|                      DriftSpent
 |- NotFound            ReportNotReady, HeadNotReady, CertificateNotReady
 |- Conflict            IllegalTransition, DuplicateName, DuplicateExternalId, KeyInProgress, VersionInUse, VersionNotReady,
 |                      AliasInUse, Resurrection (ForgottenBytes, BuriedBytes), ClockRefused, ExtensionNotAllowed, HeldByLaw,
@@ -125,6 +126,12 @@ class CannotPass(InvalidInput):
     """Method {method!r} was not tried: {detail}. Only an exact method can pass such a plan."""
 
     code = "cannot-pass"
+
+
+class DriftSpent(InvalidInput):
+    """Method {method!r} was not tried: of what edits may add up to since the last exact training, nothing is left ({detail}). Only a retraining starts anew."""
+
+    code = "drift-spent"
 
 
 class ModelTooLarge(InvalidInput):

@@ -14,6 +14,7 @@ SMALL_BATCH = 16
 LIMITATIONS = {
     "no_retrained_reference": "No retrained reference was available; the readings are compared with nothing that never saw the records.",
     "power_too_low": "With {n} forgotten records the tests cannot notice a small difference.",
+    "power_unknown": "What the tests could tell was not simulated before the run, since it is not known how far two retrained models differ in {gates}.",
     "attack_power": "The attack {name} would have called out a difference of {detectable} and no smaller one; its limit is {epsilon}.",
     "attacks_not_run": "Only the attacks listed here were run; a stronger one may see more.",
     "attack_without_number": "The attack {name} was planned and gave no number: {reason}.",
@@ -21,7 +22,7 @@ LIMITATIONS = {
     "pretrained_backbone": "Both the original and the retrained reference began from the same pre-trained weights; what those weights know is not tested.",
     "few_seeds": "Each model stands for one seed; another seed would give other numbers.",
     "sample_level": "The attacks are on records of a batch, not on one person.",
-    "suppression_only": "The outputs no longer show the class; the representation may still hold it ({probe}).",
+    "suppression_only": "The outputs no longer show the class; the representation may still hold it ({probe}; {relearned}).",
     "censored_relearning": "Relearning was cut off before every run had reached the bar; its numbers are bounds.",
     "reconstruction": "Whoever holds both the old and the new version may reconstruct part of what was forgotten (batch of {batch} requests).",
     "other_people": "The effect of this removal on the privacy of other people was not proved.",
@@ -59,6 +60,7 @@ def limitations(request: DeletionRequest, subjects: Sequence[Subject], runs: Seq
         _entry(_storage(subjects)),
         *([] if witnessed else [_entry("log_without_copy")]),
         *_few(request, runs),
+        *_unknown_power(last),
         *_reference(subjects, last),
         *_suppression(runs, readings),
         *_attacks(readings),
@@ -91,6 +93,12 @@ def _few(request: DeletionRequest, runs: Sequence[Run]) -> list[dict[str, str]]:
     ]
 
 
+def _unknown_power(last: Sequence[Run]) -> list[dict[str, str]]:
+    """Return that the power of a plan is not known, with the deciding tests for which it could not be simulated."""
+    names = {name for run in last for name in (run.plan_body.get("power") or {}).get("not_simulated", ())}
+    return [_entry("power_unknown", gates=", ".join(sorted(name.partition("/")[0].replace("_", " ") for name in names)))] if names else []
+
+
 def _reference(subjects: Sequence[Subject], last: Sequence[Run]) -> list[dict[str, str]]:
     """Return what the original and its reference have in common beyond the recipe."""
     held = {subject.model.id: subject.model for subject in subjects if subject.model is not None}
@@ -112,8 +120,18 @@ def _reference(subjects: Sequence[Subject], last: Sequence[Run]) -> list[dict[st
 def _suppression(runs: Sequence[Run], readings: Sequence[ReadingRow]) -> list[dict[str, str]]:
     if not any(run.guarantee == "suppression" for run in runs):
         return []
-    probed = next((row.after for row in readings if row.name == "linear_probe_auc" and row.after is not None), None)
-    return [_entry("suppression_only", probe="no probe was run" if probed is None else f"a linear probe finds it with an AUC of {probed}")]
+    probed, again = (_number(readings, name) for name in ("linear_probe_auc", "relearn_time"))
+    probe = "no linear probe gave a number" if probed is None else f"a linear probe finds it with an AUC of {probed}"
+    relearned = "no relearning test gave a number" if again is None else f"relearning it took {again} steps"
+    return [_entry("suppression_only", probe=probe, relearned=relearned)]
+
+
+def _number(readings: Sequence[ReadingRow], name: str) -> str | None:
+    """Return a reading with that of the retrained model beside it, as words."""
+    row = next((row for row in readings if row.name == name and row.after is not None), None)
+    if row is None:
+        return None
+    return f"{row.after}" if row.reference is None else f"{row.after} (the retrained model: {row.reference})"
 
 
 def _attacks(readings: Sequence[ReadingRow]) -> list[dict[str, str]]:

@@ -92,8 +92,14 @@ def _asked(told: Statement) -> Rows:
         ["Regulation", str(clock["regulation"]).upper()],
         ["Identity", words.IDENTITY.get(identity["mode"], words.plainly(str(identity["mode"])))],
     ]
-    ground = told["decision"]["ground"] or told["decision"]["exemption"]
-    return [*rows, *([["Ground", words.plainly(ground)]] if ground else [])]
+    decision = told["decision"]
+    ground = decision["ground"] or decision["exemption"]
+    return [
+        *rows,
+        *([["Identity verified", f"{moment(identity['verified_at'])}, by {identity['verified_by'] or NONE}"]] if identity.get("verified_at") else []),
+        *([["Ground", words.plainly(ground)]] if ground else []),
+        *([["Reason given", decision["note"]]] if decision.get("note") else []),
+    ]
 
 
 def _step(run: Mapping[str, Any], number: int, verdict: str | None) -> JSON:
@@ -199,8 +205,10 @@ def _limits(reading: Mapping[str, Any]) -> str:
     width = shown(name, band["epsilon"])
     if band.get("reference") is None:
         return f"{'at most' if reading['direction'] == 'max' else 'at least'} {width}"
+    of_change = reading["split"].startswith("retain") and reading["direction"] == "max"  # held against the model before, not the retrained one
+    beside = reading["before"] if of_change else band["reference"]
     ways = {"max": "at most {} above", "min": "at most {} below", "band": "within {} of"}
-    return f"{ways[reading['direction']].format(width)} {shown(name, band['reference'])}" if reading["direction"] in ways else NONE
+    return f"{ways[reading['direction']].format(width)} {shown(name, beside)}" if reading["direction"] in ways else NONE
 
 
 def _sure(told: Statement) -> list[str]:
@@ -216,6 +224,9 @@ def _sure(told: Statement) -> list[str]:
             else "No retrained reference was available: the readings are held against limits of the policy alone."
         )
         said += _power(block["plan"]["body"].get("power") or {})
+        looks = int(block["plan"]["body"].get("looks") or 1)
+        if looks > 1:
+            said.append(words.LOOKS.format(looks=looks))
         gates = [reading for reading in (*block["metrics"], *block["attacks"]) if reading["detail"].get("gate")]
         levels = sorted({reading["level"] for reading in gates if reading["level"]})
         if levels:
@@ -228,7 +239,15 @@ def _sure(told: Statement) -> list[str]:
     rungs = len(told["processing"])
     if rungs > 1:
         said.append(f"{rungs} attempts were made, one after another; each had to pass the same plan.")
+    said += [_drift(one) for one in told.get("ledger", ()) if one["mechanism"]]
     return list(dict.fromkeys(said))
+
+
+def _drift(one: Mapping[str, Any]) -> str:
+    """Return how far removals have moved a model since its last exact training, and what is left of the policy's caps."""
+    left = ", ".join(f"{words.DRIFT_PARTS.get(name, words.plainly(name))} {float(value):g}" for name, value in sorted(one["remaining"].items()))
+    since = f"{moment(one['reset_at'])}" if one["reset_at"] else "it was uploaded"
+    return words.DRIFT.format(model=one["model"], removals=one["removals"], since=since, left=left or NONE)
 
 
 def _power(told: Mapping[str, Any]) -> list[str]:
@@ -236,7 +255,9 @@ def _power(told: Mapping[str, Any]) -> list[str]:
     if not told:
         return []
     if told.get("retrained_passes") is None:
-        return [words.POWER_UNKNOWN.format(reason=told.get("reason"))]
+        unknown = list(dict.fromkeys(words.title_of(name.partition("/")[0]) for name in told.get("not_simulated", ())))
+        reason = f"{told.get('reason')} ({', '.join(unknown)})" if unknown else told.get("reason")
+        return [words.POWER_UNKNOWN.format(reason=reason), *([words.NOBODY_COULD] if told.get("cannot_pass") else [])]
     chances = {name: _chance(told.get(name)) for name in ("retrained_passes", "original_fails")}
     moved = "; ".join(f"{words.title_of(one['name'])} from {_width(one['from'])} to {_width(one['to'])}" for one in told.get("widened", ()))
     return [
@@ -273,9 +294,11 @@ def _retention(told: Statement) -> Rows:
         "candidates_days": "Models that did not pass",
     }
     rows = [[label, f"{kept[name]} days"] for name, label in days.items() if kept.get(name) is not None]
+    review = [["This report is looked at again", moment(told["next_review"])]] if told.get("next_review") else []
     return [
         ["Backups", "Copies in backups, and copies that recipients hold, are outside what this service sees."],
         *rows,
+        *review,
         ["Anonymisation", "Not used in place of deletion: the records leave the data set, and the model is changed or trained anew."],
     ]
 
@@ -285,6 +308,11 @@ def _checks(told: Statement) -> Rows:
     rows = [[f"Published version {one['name']}", one["digest"]["sha256"]] for one in told["subjects"]]
     rows += [
         [f"Plan of {block['job']}, frozen {moment(block['plan']['frozen_at'])}", block["plan"]["digest"] or NONE] for block in told["verification"]
+    ]
+    rows += [
+        [f"Data set of {target['model']}, digest before the removal", target["dataset_digest"]]
+        for target in told["scope"]["targets"]
+        if target.get("dataset_digest")
     ]
     rows += [
         [f"Records forgotten by {target['model']}, commitment", target["samples_commitment"]]
@@ -314,5 +342,24 @@ def _annex(told: Statement, block: Mapping[str, Any]) -> JSON:
         "heading": f"{overview.words(str(run['method']))}, {block['job']}",
         "verdict": str(block["verdict"] or NONE),
         "readings": readings,
-        "facts": [["Seeds", seeds or NONE], ["Software", versions or NONE], ["Code", run["code_digest"] or NONE]],
+        "facts": [
+            *(_attack(row) for row in block["attacks"]),
+            ["Seeds", seeds or NONE],
+            ["Software", versions or NONE],
+            ["Code", run["code_digest"] or NONE],
+        ],
     }
+
+
+def _attack(row: Mapping[str, Any]) -> list[str]:
+    """Return who stood on either side of an attack, what it says at few false alarms, and where it comes from."""
+    rate = row.get("tpr_at_fpr")
+    parts = [
+        f"{row['n_members']} members, {row['n_nonmembers']} others" if row.get("n_members") is not None else "",
+        f"{row['shadows']} reference models" if row.get("shadows") is not None else "",
+        f"finds {shown('accuracy', rate['value'])} of members at {shown('accuracy', rate['fpr'])} false alarms" if rate else "",
+        f"an epsilon below {row['eps_lo']} is refuted" if row.get("eps_lo") is not None else "",
+        f"level {row['alpha']} over all tests ({row['correction']})" if row.get("alpha") is not None else "",
+        str(row.get("paper") or ""),
+    ]
+    return [f"{words.plainly(row['name'])}, {words.plainly(row['split'])}", "; ".join(part for part in parts if part) or NONE]

@@ -48,11 +48,12 @@ def build(
             "tenant_ref": tenant_ref,
             **_head(runs, subjects),
             "clock": _clock(request, conduct, at),
-            "identity": {"mode": request.identity.get("mode"), "evidence_ref": request.identity.get("evidence_ref")},
+            "identity": _identity(request, conduct),
             "decision": _decision(request),
             "scope": _scope(request, subjects, runs),
             "processing": processing,
             "verification": verification,
+            "ledger": [_ledger(subject) for subject in subjects if subject.model is not None and subject.ledger is not None],
             "artifacts": [_artifacts(subject, runs) for subject in subjects],
             "recipients": [_recipient(told) for told in conduct.told],
             "retention": _retention(policy),
@@ -60,6 +61,7 @@ def build(
             "not_tested": not_tested(runs),
             "limitations": limitations(request, subjects, runs, witnessed=chain.witnessed),
             "residual_risk": LIMITATIONS["process"],
+            "next_review": _next_review(subjects),
             "chain": {"first_seq": chain.first_seq, "last_seq": chain.last_seq, "head_size": chain.head_size, "head_hash": chain.head_hash},
         },
     }
@@ -111,12 +113,39 @@ def _recipient(told: Told) -> dict[str, Any]:
     return {**facts, "sent_at": stamp(row.sent_at), "outcome": row.outcome}
 
 
+def _identity(request: DeletionRequest, conduct: Conduct) -> dict[str, Any]:
+    """Return how the person's identity is known; it was verified when the last query about it was answered, and the request then decided."""
+    ended = [(pause.to_at, pause.closed_by) for pause in conduct.pauses if pause.to_at is not None and request.decided_at is not None]
+    at, by = max(ended, default=(None, None), key=lambda one: one[0])
+    told = {"mode": request.identity.get("mode"), "evidence_ref": request.identity.get("evidence_ref")}
+    return {**told, "verified_at": stamp(at), "verified_by": by}
+
+
+def _ledger(subject: Subject) -> dict[str, Any]:
+    """Return what removals have used up of a model since its last exact training, and what is left under the policy."""
+    held = subject.ledger
+    return {
+        "model": subject.model.name if subject.model else None,
+        "mechanism": held.mechanism if held is not None else None,
+        "removals": held.removals if held is not None else 0,
+        "remaining": {name: f"{left:.4f}" for name, left in (held.remaining if held is not None else {}).items()},
+        "reset_at": stamp(subject.exact_since),
+    }
+
+
+def _next_review(subjects: Sequence[Subject]) -> str | None:
+    """Return when a superseded version is due to be destroyed next, upon which there is a new revision; None where none is."""
+    due = [one.destroy_by for subject in subjects for one in subject.superseded if one.status == "quarantined" and one.destroy_by is not None]
+    return stamp(min(due, default=None))
+
+
 def _decision(request: DeletionRequest) -> dict[str, Any]:
     return {
         "ground": request.ground,
         "exemption": request.exemption,
         "by": request.decided_by,
         "at": stamp(request.decided_at),
+        "note": request.decision_note if request.exemption else None,  # the reason that the person was given; other notes are the desk's own
     }
 
 
@@ -133,6 +162,7 @@ def _scope(request: DeletionRequest, subjects: Sequence[Subject], runs: Sequence
                 "outcome": subject.target.outcome,
                 "samples_count": subject.target.records,
                 "samples_commitment": subject.target.records_commitment,
+                "dataset_digest": _dataset_digest(subject, runs),
             }
             for subject in subjects
         ],
@@ -140,6 +170,12 @@ def _scope(request: DeletionRequest, subjects: Sequence[Subject], runs: Sequence
         "located_by": request.scope.get("kind"),
         "batch_size": max((run.batch for run in runs), default=1),
     }
+
+
+def _dataset_digest(subject: Subject, runs: Sequence[Run]) -> str | None:
+    """Return the digest of the data set version that the records were taken from, as the last plan for the model froze it."""
+    own = [run for run in runs if subject.model is not None and run.job.model_id == subject.model.id and run.plan is not None]
+    return (own[-1].plan_body.get("dataset") or {}).get("manifest_digest") if own else None
 
 
 def _processing(run: Run) -> dict[str, Any]:
@@ -184,7 +220,7 @@ def _verification(run: Run, policy: Policy) -> dict[str, Any]:
         "run": {"leaf_index": run.run_leaf},
         "reference": _reference(run, body),
         "metrics": [_reading(row) for row in rows if row.kind == "metric"],
-        "attacks": [_reading(row) for row in rows if row.kind == "attack"],
+        "attacks": [{**_reading(row), **_attack(row, body)} for row in rows if row.kind == "attack"],
         "verdict": run.verdict.verdict if run.verdict else None,
         "sentence": run.verdict.sentence if run.verdict else None,
         "failure_codes": list(run.verdict.codes) if run.verdict else [],
@@ -193,7 +229,10 @@ def _verification(run: Run, policy: Policy) -> dict[str, Any]:
 
 def _reference(run: Run, body: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the readings are compared with; models that were kept from an earlier evaluation are named by their keys."""
-    facts = {"mode": body.get("reference"), "models": 2 if body.get("reference") == "retrained" else 0}
+    seed = (body.get("seeds") or {}).get("reference")
+    floors = {f"{row.name}/{row.split}": row.band["floor"] for row in run.readings if row.band and row.band.get("floor") is not None}
+    facts: dict[str, Any] = {"mode": body.get("reference"), "models": 2 if body.get("reference") == "retrained" else 0}
+    facts |= {"seeds": [] if seed is None else [str(seed)], "floor": dict(sorted(floors.items()))}
     keys = [entry["key"] for entry in run.told("evaluate").get("derived", []) if entry["kind"] == "reference" and entry["hit"]]
     return {**facts, "mode": "retrained-cached", "cache_keys": keys} if keys else facts
 
@@ -213,6 +252,24 @@ def _reading(row: ReadingRow) -> dict[str, Any]:
         "state": row.state,
         "reason": row.reason,
         "detail": texts(row.detail or {}),
+    }
+
+
+def _attack(row: ReadingRow, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an attack says beside its area: who stood on either side, rates where the sample can carry them, and how it was corrected."""
+    detail: Mapping[str, Any] = row.detail or {}
+    after: Mapping[str, Any] = detail.get("after") or {}
+    gate, alpha = bool(detail.get("gate")), body.get("alpha")
+    return {
+        "paper": (body.get("papers") or {}).get(row.name),
+        "tpr_at_fpr": texts(after.get("tpr_at_fpr")),
+        "eps_lo": after.get("eps_lower"),
+        "n_members": after.get("members"),
+        "n_nonmembers": after.get("non_members"),
+        "shadows": after.get("models"),
+        "alpha": f"{float(alpha) / int(body.get('looks') or 1):.4f}" if gate and alpha is not None else None,
+        "correction": "holm" if gate else None,
+        "detectable": detail.get("detectable"),
     }
 
 
@@ -300,13 +357,13 @@ def seconds(value: float | None) -> str | None:
 
 
 def texts(body: Any) -> Any:
-    """Return JSON-able `body` with floats, and integers beyond 2**53, as strings."""
+    """Return JSON-able `body` with floats, and integers of 2**53 and beyond, as strings."""
     if isinstance(body, Mapping):
         return {str(key): texts(value) for key, value in body.items()}
     if isinstance(body, list | tuple):
         return [texts(value) for value in body]
     if isinstance(body, float):
         return f"{body:.6g}"
-    if isinstance(body, int) and not isinstance(body, bool) and abs(body) > 2**53:
+    if isinstance(body, int) and not isinstance(body, bool) and abs(body) >= 2**53:
         return str(body)
     return body

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from services.db.tables import (
     VerdictRow,
     VerificationPlan,
 )
+from services.drift import Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,10 @@ class Subject:
     """Digests of the destruction certificates, by version."""
     holds: Mapping[UUID, Sequence[UUID]] = field(default_factory=dict[UUID, Sequence[UUID]])
     """Standing legal holds, by version."""
+    ledger: Standing | None = None
+    """Where the drift ledger of the published version stands, or of the base where none was published."""
+    exact_since: datetime | None = None
+    """When the version was made with which that ledger began."""
 
 
 @dataclass(frozen=True, slots=True)

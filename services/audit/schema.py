@@ -72,6 +72,8 @@ class Identity(Part):
 
     mode: str | None
     evidence_ref: str | None
+    verified_at: Moment | None = None
+    verified_by: str | None = None
 
 
 class Decision(Part):
@@ -81,6 +83,7 @@ class Decision(Part):
     exemption: str | None
     by: str | None
     at: Moment | None
+    note: str | None = None
 
 
 class ScopeTarget(Part):
@@ -92,6 +95,7 @@ class ScopeTarget(Part):
     outcome: str | None
     samples_count: Count
     samples_commitment: str
+    dataset_digest: str | None = None
 
 
 class Scope(Part):
@@ -184,6 +188,29 @@ class Reading(Part):
     detail: Open
 
 
+class Rate(Part):
+    """A true positive rate at a false positive rate, with its interval."""
+
+    fpr: Decimal
+    value: Decimal
+    low: Decimal
+    high: Decimal
+
+
+class Attack(Reading):
+    """A reading of an attack, with who stood on either side; what the sample cannot carry is null."""
+
+    paper: str | None = None
+    tpr_at_fpr: Rate | None = None
+    eps_lo: Decimal | None = None
+    n_members: Count | None = None
+    n_nonmembers: Count | None = None
+    shadows: Count | None = None
+    alpha: Decimal | None = None
+    correction: Literal["holm"] | None = None
+    detectable: Decimal | None = None
+
+
 class Verification(Part):
     """Plan, readings and verdict of one job."""
 
@@ -193,7 +220,7 @@ class Verification(Part):
     run: Start
     reference: Open
     metrics: list[Reading]
-    attacks: list[Reading]
+    attacks: list[Attack]
     verdict: Verdict | None
     sentence: str | None
     failure_codes: list[str]
@@ -240,6 +267,16 @@ class Artifacts(Part):
     derived: list[Open]
 
 
+class Ledger(Part):
+    """What removals have used up of a model since its last exact training, and what is left by component."""
+
+    model: str | None
+    mechanism: Literal["certified", "empirical"] | None
+    removals: Count
+    remaining: dict[str, Decimal]
+    reset_at: Moment | None
+
+
 class Figure(Part):
     """A figure by the digest of its data; without one the reason says why it is left out."""
 
@@ -283,6 +320,7 @@ class Predicate(Part):
     scope: Scope
     processing: list[Processing]
     verification: list[Verification]
+    ledger: list[Ledger] = Field(default_factory=list)
     artifacts: list[Artifacts]
     recipients: list[Recipient]
     retention: dict[str, Count | None]
@@ -290,6 +328,7 @@ class Predicate(Part):
     not_tested: list[str]
     limitations: list[Limitation]
     residual_risk: str
+    next_review: Moment | None = None
     chain: Chain
 
 

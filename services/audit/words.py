@@ -138,6 +138,24 @@ NOBODY_COULD = "By its own account nobody could pass this plan, so that only an 
 POWER_UNKNOWN = "What the tests can tell was not simulated before the run: {reason}."
 """What a page says of the power of a plan."""
 
+LOOKS = (
+    "These records were looked at {looks} times, once for each attempt that was tested; what counts as outside is therefore held to one part in "
+    "{looks} of the usual chance of error."
+)
+"""What a page says where an earlier attempt was tested on the same records."""
+
+DRIFT = (
+    "Since the last exact training of {model} ({since}) {removals} removals were published on it; left until the next has to be a retraining: {left}."
+)
+DRIFT_PARTS: Mapping[str, str] = {
+    "removals": "removals",
+    "js": "divergence of the answers, in bits,",
+    "utility_drop": "accuracy lost",
+    "share": "share of the records",
+    "gradient_norm": "gradient norm",
+}
+"""What a page says of how far edits have moved a model."""
+
 METHODS: Mapping[str, str] = {"retrain": "retraining without the records"}
 
 DISPOSITIONS: Mapping[str, str] = {

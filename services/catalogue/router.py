@@ -145,19 +145,21 @@ class Choice:
         return {"by": "router", "method": self.method, "reason": self.reason, "rungs": list(self.rungs), "skipped": dict(self.skipped)}
 
 
-def following(rungs: Sequence[str], method: str, *, retrainable: bool, codes: Collection[str] = (), again: bool = False) -> str | None:
+def following(
+    rungs: Sequence[str], method: str, *, retrainable: bool, codes: Collection[str] = (), again: bool = False, gentler: bool = False
+) -> str | None:
     """Return the rung after `method`; None when the ladder is spent. The last is always `retrain`, unless there is no recipe to retrain by.
 
     Code `cannot_pass` says that the tests cannot tell even the original from a retrained model: then no rung but retraining can pass. A retraining
-    that failed by `utility` alone is made once more: it has forgotten, and how much it keeps of each class hangs on its seed. `again` says that it
-    was made twice.
+    that failed by `utility` alone is made once more: it has forgotten, and how much it keeps of each class hangs on its seed. So is any other method that
+    has a `gentler` form, in that form. `again` says that it was made twice.
     """
     names = [name for name in rungs if name != "retrain"] + (["retrain"] if retrainable else [])
     after = names[names.index(method) + 1 :] if method in names else [name for name in names if name == "retrain"]
     if BLIND in codes and "retrain" in after:
         return "retrain"
-    if method == "retrain" and retrainable and set(codes) == {"utility"} and not again:
-        return "retrain"
+    if set(codes) == {"utility"} and not again and (retrainable if method == "retrain" else gentler):
+        return method
     return after[0] if after else None
 
 

@@ -15,11 +15,12 @@ from services.clock import Clock, uuid7
 from services.db import outbox
 from services.db.tables import Job
 from services.errors import LetheError
-from services.jobs import repository
+from services.jobs import repository, rungs
 from services.jobs.repository import Work
 from services.tenants.policies import serves
 
-GIVES_WAY = frozenset({"diverged", "method-not-applicable", "cannot-pass"})
+TO_RETRAINING = frozenset({"cannot-pass", "drift-spent"})
+GIVES_WAY = frozenset({"diverged", "method-not-applicable", *TO_RETRAINING})
 MAX_TRANSIENT = 12
 BACKOFF_CAP_S = 300.0
 BACKOFF_BASE_S = 5.0
@@ -42,7 +43,7 @@ def settle(session: Session, job: Job, error: BaseException, *, clock: Clock, la
     """Record that the attempt ended with `error` and move the job on; return its new state. The caller has fenced the job.
 
     A method that diverged, or that found at the data that it cannot serve the request, gives way to the next rung; one under a plan that nobody
-    could pass, to retraining. What runs out of memory is tried once with half the batch, then, if there is one, once in `larger_queue` with the whole
+    could pass, or on a model whose drift is spent, to retraining. What runs out of memory is tried once with half the batch, then, if there is one, once in `larger_queue` with the whole
     batch; then a person is asked.
     """
     facts = problem(error)
@@ -100,13 +101,14 @@ def attention(session: Session, job: Job, code: str, facts: Mapping[str, Any], *
 
 def _failed(session: Session, job: Job, facts: Mapping[str, Any], clock: Clock) -> str:
     state = repository.move(session, job, "permanent", error=dict(facts))
-    codes = [router.BLIND] if facts["code"] == "cannot-pass" else []
-    following = next_rung(repository.load(session, job.id), codes) if job.kind == "unlearn" and facts["code"] in GIVES_WAY else None
+    codes = [router.BLIND] if facts["code"] in TO_RETRAINING else []
+    gives_way = job.kind == "unlearn" and facts["code"] in GIVES_WAY
+    following, late = further(session, repository.load(session, job.id), codes) if gives_way else (None, {})
     if following is None:
         _tell(session, job, "job.failed", {"code": facts["code"]}, event="stuck")
         repository.release_targets(session, job.id)
     else:
-        _escalate(session, job, following, {"verdict": "stopped", "codes": [facts["code"]]}, clock=clock)
+        _escalate(session, job, following, {"verdict": "stopped", "codes": [facts["code"]]}, late, clock=clock)
     repository.drop_pins(session, job.id)
     return state
 
@@ -140,12 +142,12 @@ def not_passed(session: Session, work: Work, job: Job, verdict: Mapping[str, Any
     facts = {"code": "verdict-not-passed", "detail": verdict["sentence"], "codes": codes, "verdict": verdict["verdict"]}
     repository.end_attempt(session, job, outcome=f"verdict-{verdict['verdict']}", error=facts)
     state = repository.move(session, job, "verdict_not_passed", error=facts)
-    following = None if "integrity" in codes else next_rung(work, codes)
+    following, late = (None, {}) if "integrity" in codes else further(session, work, codes)
     if following is None:
         _tell(session, job, "job.failed", {"verdict": verdict["verdict"], "codes": codes}, event="stuck")
         repository.release_targets(session, job.id)
     else:
-        _escalate(session, job, following, verdict, clock=clock)
+        _escalate(session, job, following, verdict, late, clock=clock)
     repository.drop_pins(session, job.id)
     return state
 
@@ -158,43 +160,69 @@ def release_needed(session: Session, job: Job) -> str:
     return state
 
 
-def next_rung(work: Work, codes: Collection[str] = ()) -> tuple[str, dict[str, Any]] | None:
+Rung = tuple[str, dict[str, Any]]
+"""A method with its parameters."""
+
+
+def further(session: Session, work: Work, codes: Collection[str]) -> tuple[Rung | None, dict[str, str]]:
+    """Return the rung after the job's own, whose verdict had `codes`, and the rungs that are passed over for want of time, each with its reason."""
+    softer = rungs.softer(session, work, codes)
+    found = next_rung(work, codes, softer=softer)
+    if found is None or found[0] == work.job.method:
+        return found, {}
+    names = _names(work)
+    behind = names[names.index(str(work.job.method)) + 1 :] if work.job.method in names else []
+    late = rungs.too_late(session, work, behind)
+    return next_rung(work, codes, softer=softer, late=late), late
+
+
+def next_rung(work: Work, codes: Collection[str] = (), *, softer: Mapping[str, Any] | None = None, late: Collection[str] = ()) -> Rung | None:
     """Return method and parameters of the rung after the job's own, whose verdict had `codes`; None when the ladder is spent.
 
-    The rungs are those chosen at the start, else the policy's that serve this kind of request. The last is always `retrain`, unless `no_retrain`
-    says why it cannot be.
+    The rungs are those chosen at the start, else the policy's that serve this kind of request, less those that would be too `late`. The last is always
+    `retrain`, unless `no_retrain` says why it cannot be. `softer` are the parameters of the gentler form of the job's own method, if it has one.
     """
-    ladder = {str(rung["method"]): rung for rung in (work.policy.ladder if work.policy is not None else [])}
-    rungs = [rung for rung in ladder.values() if serves(rung.get("granularities", ("class", "records")), work.granularity)]
-    serving = [str(rung["method"]) for rung in rungs if not rung.get("tasks") or work.model.task in rung["tasks"]]
-    chosen: list[Any] = (work.job.choice or {}).get("rungs") or serving
-    held = {str(rung["method"]): rung.get("parameters") for rung in chosen if not isinstance(rung, str)}
-    names = [rung if isinstance(rung, str) else str(rung["method"]) for rung in chosen]
     again = bool((work.job.choice or {}).get("again"))
-    after = router.following(names, str(work.job.method), retrainable=no_retrain(work) is None, codes=codes, again=again)
-    return None if after is None else (after, dict(ladder.get(after, {}).get("parameters") or held.get(after) or {}))
+    method = str(work.job.method)
+    names = [name for name in _names(work) if name not in late]
+    after = router.following(names, method, retrainable=rungs.no_retrain(work) is None, codes=codes, again=again, gentler=softer is not None)
+    if after is None:
+        return None
+    if after == method and method != "retrain":
+        return after, dict(softer or {})
+    return after, dict(_ladder(work).get(after, {}).get("parameters") or _chosen(work).get(after) or {})
 
 
-def no_retrain(work: Work) -> str | None:
-    """Return why the ladder cannot end in a retrain, as a key of the verdict's words: `no_data`, `no_recipe` or `data_in_part`; None where it can."""
-    if work.zero_shot:
-        return "no_data"
-    if work.base is None or work.base.recipe is None:
-        return "no_recipe"
-    held = (work.job.choice or {}).get("held")
-    return "data_in_part" if held is not None and "retain" not in held else None
+def _ladder(work: Work) -> dict[str, Mapping[str, Any]]:
+    return {str(rung["method"]): rung for rung in (work.policy.ladder if work.policy is not None else [])}
 
 
-def _escalate(session: Session, job: Job, rung: tuple[str, dict[str, Any]], verdict: Mapping[str, Any], *, clock: Clock) -> None:
+def _names(work: Work) -> list[str]:
+    """Return the methods of the job's ladder, in order."""
+    return list(_chosen(work))
+
+
+def _chosen(work: Work) -> dict[str, Mapping[str, Any] | None]:
+    """Return the methods of the job's ladder, in order, with the parameters that were chosen for a rung of its own."""
+    fitting = [rung for rung in _ladder(work).values() if serves(rung.get("granularities", ("class", "records")), work.granularity)]
+    serving = [str(rung["method"]) for rung in fitting if not rung.get("tasks") or work.model.task in rung["tasks"]]
+    chosen: list[Any] = (work.job.choice or {}).get("rungs") or serving
+    return dict((rung, None) if isinstance(rung, str) else (str(rung["method"]), rung.get("parameters")) for rung in chosen)
+
+
+def _escalate(session: Session, job: Job, rung: Rung, verdict: Mapping[str, Any], late: Mapping[str, str], *, clock: Clock) -> None:
     method, params = rung
     new = uuid7(clock)
-    choice = {**(job.choice or {}), "by": "ladder", "reason": f"{job.method} was {verdict['verdict']}: {', '.join(verdict['codes']) or 'no code'}"}
+    choice = {name: part for name, part in (job.choice or {}).items() if name != "again"}
+    choice |= {"by": "ladder", "reason": f"{job.method} was {verdict['verdict']}: {', '.join(verdict['codes']) or 'no code'}"}
     if method == job.method:
         choice["again"] = True
+    if late:
+        choice["skipped"] = {**choice.get("skipped", {}), **late}
     seeds = {name: fresh_seed(int(value), job.rung + 1) for name, value in job.seeds.items()}
     targets = repository.active_targets(session, job.id)
     repository.insert_rung(session, job, {"id": new, "method": method, "params": params, "choice": choice, "seeds": seeds}, targets)
-    facts = {"from": job.id.hex, "to": new.hex, "method": method, "rung": job.rung + 1, "codes": list(verdict["codes"])}
+    facts = {"from": job.id.hex, "to": new.hex, "method": method, "rung": job.rung + 1, "codes": list(verdict["codes"]), "skipped": dict(late)}
     log.record(session, tenant_id=job.tenant_id, object_id=job.id, type="job.escalated", body=facts)
     outbox.ring(session, tenant_id=job.tenant_id, topic="job.ring", ref=new)
 

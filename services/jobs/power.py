@@ -2,7 +2,8 @@
 
 Closed forms and a seeded Monte Carlo in numpy, since the process that freezes plans loads no torch. Of each gate the simulation draws readings of a
 model retrained without the records, and of the original; what their spread is stands in the plan beside each gate, with where it comes from:
-`measured` by earlier verdicts on the model, or `assumed` from the number of records. Gates whose spread is neither are named, and nothing is claimed.
+`measured` by earlier verdicts on the model, or `assumed` from the number of records. Gates whose spread is neither are named; then no chance is claimed but
+the greatest that the others leave, and a plan that even this cannot pass is said to be so.
 
 Two retrained models are right on different records: on a share a(1 - a) of them where the original is right on a share a of held-out records, and on
 none of a class that neither knows. Of areas under the curve, .45 of the standard error is left when two models are compared on the same rows (.006
@@ -29,11 +30,12 @@ SEED = 20_240_229
 HALVINGS = 40
 PAIRED = 0.45
 SCATTER = 0.015
+MEMBER_ROWS = 5000
 NEVER = float("inf")
 NO_GATE = "no test that decides is held against a retrained model"
 UNKNOWN_SPREAD = "it is not known how far two retrained models differ in a test that decides"
 UNKNOWN_ORIGINAL = "it is not known how often the original is right"
-AREAS = frozenset({"mia_v2", "lira", "rmia", "streisand"})
+AREAS = frozenset({"mia_v2", "lira", "rmia", "streisand", "regression_mia"})
 DISTANCES = frozenset({"js_divergence"})
 OF_TWO = sqrt(np.pi) / 2  # a mean distance of two equal normal variables, over their deviation, is 2 / sqrt(pi)
 
@@ -108,6 +110,7 @@ def simulated(
 
     Widths grow by .01 up to .15, each time that of the gate which a retrained model passes least often, until it passes all with a chance of .9.
     They stay as the policy has them where that is not reached, or where the original would then not fail with a chance of .9, or that is not known.
+    `kept` is the chance that a retrained model is charged with no loss of what was retained, in use or in privacy; it is part of `retrained_passes`.
     `cannot_pass` says that no result under the plan could be a pass.
     """
     entries = [dict(entry) for entry in readings]
@@ -119,9 +122,9 @@ def simulated(
     if not gating:
         return {"readings": entries, "power": none_simulated(NO_GATE)}
     unknown = [f"{entry['name']}/{entry['split']}" for entry, gate in zip(gating, drawn, strict=True) if gate is None]
+    kept = _kept(known, utility, alpha=alpha / max(tests, 1)) * _not_exposed(entries, known, alpha=alpha / max(tests, 1))
     if unknown:
-        return {"readings": entries, "power": {**none_simulated(UNKNOWN_SPREAD), "not_simulated": unknown}}
-    kept = _kept(known, utility, alpha=alpha / max(tests, 1))
+        return {"readings": entries, "power": {**none_simulated(UNKNOWN_SPREAD), "not_simulated": unknown, **_bounded(gates, kept)}}
     before = [gate.width for gate in gates]
     while _passes(gates) * kept < ENOUGH and any(gate.width < WIDEST for gate in gates):
         min((gate for gate in gates if gate.width < WIDEST), key=lambda gate: float((gate.needed <= gate.width).mean())).widen()
@@ -132,6 +135,7 @@ def simulated(
     found = {
         "retrained_passes": _rounded(_passes(gates) * kept),
         "original_fails": _rounded(fails),
+        "kept": _rounded(kept),
         "reason": UNKNOWN_ORIGINAL if fails is None else None,
         "gates": [gate.told() for gate in gates],
     }
@@ -140,6 +144,12 @@ def simulated(
     moved = [(gate, old) for gate, old in zip(gates, before, strict=True) if gate.width != old]
     widened = [{"name": gate.entry["name"], "split": gate.entry["split"], "from": old, "to": gate.width} for gate, old in moved]
     return {"readings": entries, "power": {**power, **found, "widened": widened, "cannot_pass": blind}}
+
+
+def _bounded(gates: Sequence[_Gate], kept: float) -> dict[str, Any]:
+    """Return what the gates of known spread say of a plan with others: the chance that a retrained model passes is at most theirs at the widest bands."""
+    most = float(np.all([gate.needed <= WIDEST for gate in gates], axis=0).mean()) * kept if gates else kept
+    return {"retrained_passes_at_most": _rounded(most), "cannot_pass": most < ENOUGH}
 
 
 def none_simulated(reason: str) -> dict[str, Any]:
@@ -311,3 +321,17 @@ def _kept(known: Known, utility: Mapping[str, Any] | None, *, alpha: float) -> f
     deviation = sqrt(max(known.unseen * (1 - known.unseen), 1e-9) / records)
     beyond = NormalDist().inv_cdf(1 - alpha) + float(utility["total"]) / deviation
     return NormalDist().cdf(beyond)
+
+
+def _not_exposed(readings: Sequence[Mapping[str, Any]], known: Known, *, alpha: float) -> float:
+    """Return the chance that no attack on retained records is said to find them better in a retrained model, where it finds them as well as before."""
+    chance = 1.0
+    for entry in readings:
+        if not entry.get("gate") or entry["kind"] != "attack" or not str(entry["split"]).startswith("retain"):
+            continue
+        records = min(known.roles.get("retain", 0), int((entry.get("parameters") or {}).get("member_rows") or MEMBER_ROWS))
+        others = known.roles.get("attack", 0) - known.roles.get("forget_attack", 0)
+        if min(records, others) > 0:
+            deviation = PAIRED * sqrt((1 / records + 1 / others) / 12)
+            chance *= NormalDist().cdf(NormalDist().inv_cdf(1 - alpha) + float(entry["epsilon"]) / deviation)
+    return chance

@@ -10,6 +10,7 @@ from sqlalchemy import func, insert, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
+from services import drift
 from services.audit import repository as audit
 from services.audit.runs import Conduct, Run, Subject, Told
 from services.db import destruction, holds, objects
@@ -42,6 +43,7 @@ from services.db.tables import (
 )
 from services.errors import LogBehind, NotFound, VersionNotReady
 from services.requests.states import JOB, TARGET, following
+from services.tenants.policies import drift_caps
 
 PIN_FOR = timedelta(days=7)
 LEASED = ("running", "verifying", "publishing")
@@ -321,6 +323,16 @@ def save_plan(session: Session, job: Job, body: Mapping[str, Any], digest: str) 
     session.execute(insert(VerificationPlan).values(tenant_id=job.tenant_id, job_id=job.id, round=job.round, body=dict(body), digest=digest))
 
 
+def looks(session: Session, job_id: UUID) -> int:
+    """Return how often the held-out records are looked at by the end of this job: once by each rung before it that had a verdict, and by itself."""
+    statement = text("""
+        WITH RECURSIVE up AS (SELECT escalated_from AS id FROM job WHERE id = :id AND escalated_from IS NOT NULL
+            UNION SELECT j.escalated_from FROM job j JOIN up ON j.id = up.id WHERE j.escalated_from IS NOT NULL)
+        SELECT count(DISTINCT v.job_id) FROM verdict v JOIN up ON up.id = v.job_id
+        """)
+    return 1 + int(session.scalar(statement, {"id": job_id}) or 0)
+
+
 def save_readings(session: Session, job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
     """Store the readings of this round."""
     if rows:
@@ -436,7 +448,7 @@ def for_report(session: Session, request_id: UUID) -> Gathered | None:
     policy = session.scalars(select(Policy).where(Policy.id == request.policy_id)).one()
     job_ids = select(JobTarget.job_id).where(JobTarget.target_id.in_([target.id for target in targets]))
     jobs = session.scalars(select(Job).where(Job.id.in_(job_ids)).order_by(Job.rung, Job.created_at)).all()
-    subjects = [_subject(session, request, target) for target in targets]
+    subjects = [_subject(session, request, target, caps=drift_caps(policy.limits)) for target in targets]
     return Gathered(request, subjects, [_run(session, job) for job in jobs], policy, _conduct(session, request_id))
 
 
@@ -448,7 +460,7 @@ def _conduct(session: Session, request_id: UUID) -> Conduct:
     return Conduct(pauses, [Told(row[0], row[1], row[2]) for row in rows])
 
 
-def _subject(session: Session, request: DeletionRequest, target: Target) -> Subject:
+def _subject(session: Session, request: DeletionRequest, target: Target, *, caps: Mapping[str, float | None]) -> Subject:
     model = session.scalars(select(Model).where(Model.id == target.model_id)).first() if target.model_id else None
     wanted = {version_id for version_id in (target.base_version_id, target.published_version_id) if version_id is not None}
     found = {version.id: version for version in session.scalars(select(ModelVersion).where(ModelVersion.id.in_(wanted)))}
@@ -460,7 +472,22 @@ def _subject(session: Session, request: DeletionRequest, target: Target) -> Subj
         gone = gone.where(or_(ModelVersion.number < published.number, ModelVersion.id.in_(named)))
         superseded = session.scalars(gone.order_by(ModelVersion.number)).all()
     held = {version.id: holds.over_version(session, version.id) for version in superseded if version.status == "quarantined"}
-    return Subject(target, model, base, published, superseded, destruction.certificates(session, [one.id for one in superseded]), held)
+    now = published or base
+    ledger = drift.standing(now.manifest if now.job_id is not None else None, caps) if now is not None else None
+    since = _exact_since(session, now.id) if now is not None else None
+    certificates = destruction.certificates(session, [one.id for one in superseded])
+    return Subject(target, model, base, published, superseded, certificates, held, ledger, since)
+
+
+def _exact_since(session: Session, version_id: UUID) -> datetime | None:
+    """Return when the version was made from which the line goes on without a fresh start; None for a line that begins with an upload."""
+    statement = text("""
+        WITH RECURSIVE up AS (SELECT id, parent_id, fresh_start, job_id, created_at FROM model_version WHERE id = :id
+            UNION SELECT p.id, p.parent_id, p.fresh_start, p.job_id, p.created_at FROM model_version p JOIN up ON p.id = up.parent_id
+             WHERE NOT (up.fresh_start AND up.job_id IS NOT NULL))
+        SELECT max(created_at) FROM up WHERE fresh_start AND job_id IS NOT NULL
+        """)
+    return session.scalar(statement, {"id": version_id})
 
 
 def _run(session: Session, job: Job) -> Run:

@@ -1,7 +1,8 @@
 """What every step works with: database, store, keys, the lease, the scratch folder, and the one way to make an effect."""
 
 import hashlib
-from collections.abc import Generator
+import math
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,3 +112,17 @@ def store_errors(name: str) -> Generator[None]:
 def canonical_digest(document: Any) -> str:
     """Return the SHA-256 (hex) of the canonical JSON of `document`."""
     return hashlib.sha256(rfc8785.dumps(document)).hexdigest()
+
+
+def within_53_bits(document: Any) -> Any:
+    """Return JSON-able `document` with whole numbers of 2**53 and beyond as strings: canonical JSON (RFC 8785) has no form for such an integer.
+
+    A float of that size goes the same way, since the database gives it back as an integer.
+    """
+    if isinstance(document, Mapping):
+        return {str(name): within_53_bits(part) for name, part in document.items()}
+    if isinstance(document, list | tuple):
+        return [within_53_bits(part) for part in document]
+    if isinstance(document, int | float) and math.isfinite(document) and abs(document) >= 2**53:
+        return str(document)
+    return document

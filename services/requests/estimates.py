@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+from uuid import UUID
 
 from sqlalchemy.orm import Session
 
@@ -43,19 +44,30 @@ def estimate(session: Session, one: Tainted, plan: MethodPlan | None, located: L
     """
     if plan is None:
         return 0.0, "cost model"
-    past = repository.past_seconds(session, one.model_id, plan.method)
+    references = REFERENCES if policy.verification.reference == "retrained" and not located.zero_shot else 0
+    counts = {"classes": len(located.labels), "forget": len(located.hits), "references": references}
+    return seconds_of(session, one.model_id, plan.method, **counts, share=plan.share)
+
+
+def seconds_of(
+    session: Session, model_id: UUID, method: str, *, classes: int, forget: int, references: int, share: float | None = None
+) -> tuple[float, Basis]:
+    """Return the seconds of a method on a model with its verdict, for which `references` models are trained, and what the number rests on.
+
+    `share` is that of a whole training that the method takes, where the model version tells it.
+    """
+    past = repository.past_seconds(session, model_id, method)
     if past is not None:
         return past, "past runs"
-    found = repository.last_training(session, one.model_id)
+    found = repository.last_training(session, model_id)
     if found is None:
         return UNKNOWN_S, "default"
     training = Training(*found)
-    entry = catalogue.methods(session).get(plan.method)
+    entry = catalogue.methods(session).get(method)
     told = dict(entry.facts.get("cost", {}) if entry is not None else {})
-    if plan.share is not None:
-        told["of_recipe"] = plan.share
-    cost = forwards(told, training, classes=len(located.labels), forget=len(located.hits))
-    references = REFERENCES if policy.verification.reference == "retrained" and not located.zero_shot else 0
+    if share is not None:
+        told["of_recipe"] = share
+    cost = forwards(told, training, classes=classes, forget=forget)
     return OVERHEAD_S + cost * training.forward_s + references * training.seconds, "cost model"
 
 

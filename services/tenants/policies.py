@@ -123,11 +123,25 @@ class VerificationBody(Document):
         return self
 
 
+class Drift(Document):
+    """How far edits may move a model from its last exact training before the next removal is a retraining. None is no cap.
+
+    `removals` counts them; the others are sums over them: `js` in bits between parent and child on held-out records, `utility_drop` in accuracy on retained
+    classes, `share` of the records. A sum that reaches its cap is spent.
+    """
+
+    removals: int | None = Field(default=100, ge=1)
+    js: float | None = Field(default=0.5, gt=0)
+    utility_drop: float | None = Field(default=0.05, gt=0)
+    share: float | None = Field(default=0.25, gt=0)
+
+
 class Limits(Document):
-    """Shares above which a request goes to review: of all records, and of one class. None is no cap."""
+    """Shares above which a request goes to review: of all records, and of one class. None is no cap. `drift` bounds what edits may add up to."""
 
     records_share: float | None = Field(default=0.01, gt=0, le=1)
     class_share: float | None = Field(default=0.05, gt=0, le=1)
+    drift: Drift = Drift()
 
 
 class Flags(Document):
@@ -197,6 +211,11 @@ def body_of(row: Policy) -> PolicyBody:
             "max_batch": row.max_batch,
         }
     )
+
+
+def drift_caps(limits: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the caps of a stored policy's `limits`; one from before there were any has the default's."""
+    return Drift.model_validate(limits.get("drift") or {}).model_dump()
 
 
 def current_policy(session: Session, tenant_id: UUID, key: str) -> Policy:
@@ -350,9 +369,12 @@ _FORGET = (
 )
 _JS_PRINTED = _printed("metric", "js_divergence", "forget_train")
 _JS_GATE = (ReadingSpec(kind="metric", name="js_divergence", split="forget_train", direction="max", epsilon=0.05, gate=True),)
+_OTHERS = _gate("attack", "mia_v2", "retain_train", 0.02, direction="max", learned=False)
+"""That the attack finds the retained records no better than it did on the model before: what forgetting put on others."""
 _RECORDS = (
     _gate("metric", "accuracy", "forget_train", 0.05),
     _gate("attack", "mia_v2", "forget_train", 0.05),
+    _OTHERS,
     _gate("metric", "streisand", "forget_train", 0.02, min_records=500),  # with fewer its interval is wider than a band that would tell anything
     *_KEPT,
     *_FORGET,
@@ -383,6 +405,7 @@ GDPR_DEFAULT = PolicyBody(
             _gate("metric", "accuracy", "forget_train", 0.05),
             _gate("metric", "accuracy", "forget_test", 0.05, min_records=100),
             _gate("attack", "mia_v2", "forget_train", 0.05),
+            _OTHERS,
             *_JS_GATE,
             *_KEPT,
             *_FORGET,
@@ -429,13 +452,14 @@ DEMO = PolicyBody(
             _gate("metric", "accuracy", "forget_train", 0.05),
             _gate("metric", "accuracy", "forget_test", 0.05, min_records=100),
             _gate("attack", "mia_v2", "forget_train", 0.25, pool_held_out=True),
+            _OTHERS,
             *_JS_PRINTED,
             *_KEPT,
             *_FORGET,
         ),
         for_records=_RECORDS,
     ),
-    limits=Limits(records_share=None, class_share=None),
+    limits=Limits(records_share=None, class_share=None, drift=Drift(js=1.0, utility_drop=0.10, share=0.5)),
     batch_window_s=0,
 )
 

@@ -74,6 +74,14 @@ class Memory:
     more: dict[str, float] = field(default_factory=dict[str, float])
 
 
+@dataclass(frozen=True, slots=True)
+class Gentler:
+    """A method at reduced strength: the parameter whose number is multiplied by `factor`, within its bounds. Published in the catalogue."""
+
+    parameter: str
+    factor: float
+
+
 class MethodParameters(BaseModel):
     """Parameters of a method, with bounds; the schema is published in the catalogue."""
 
@@ -87,6 +95,7 @@ class UnlearningMethod(ABC):
     `modalities` are the kinds of record that it takes, of those that its tasks know; requests about others are refused.
     `cost` is what the router estimates by; where a method does not say, it is taken to cost a retraining.
     `guarantee` is what a run claims unless its note `guarantee` says otherwise; `guarantees` are all that a run may claim, where its parameters decide.
+    `gentler` says how a second attempt is made after one that cost too much of what is kept; where it is None there is none.
     `retries` is how often a diverged attempt is made again at a tenth of the rate before. `private_notes` are notes of a run that tell what a record says:
     they are for whoever runs the method, and no report has them.
     `memory` is what a job is admitted by; `sharded` says that the method asks a model for its outputs alone, and copies it only whole, so that it may
@@ -105,6 +114,7 @@ class UnlearningMethod(ABC):
     memory: ClassVar[Memory] = Memory()
     sharded: ClassVar[bool] = False
     fresh_start: ClassVar[bool] = False
+    gentler: ClassVar[Gentler | None] = None
     stall_s: ClassVar[int] = 300
     retries: ClassVar[int] = 1
     private_notes: ClassVar[frozenset[str]] = frozenset()

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from pydantic import Field
-from scipy import stats
 from torch import nn
 
 from services.learning.data import Split, Splits
@@ -14,13 +13,12 @@ from services.learning.task import Task
 from services.verification.areas import area, area_difference
 from services.verification.attack import Attack
 from services.verification.metric import Models
-from services.verification.outputs import by_id, rows_of, with_labels_of
+from services.verification.outputs import by_id, generator_of, rows_of, with_labels_of
 from services.verification.reading import Reading, Unmeasured, all_measured
 from services.verification.shadows import Shadows, shadows
+from services.verification.statistics.ranks import EXACT_BELOW, within_classes_p
 from services.verification.statistics.roc import Sides, class_weights
 from services.verification.statistics.scores import Floats
-
-FEW_MEMBERS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +62,9 @@ class ReferenceAttack(Attack):
         detail: dict[str, object] = {
             "members": len(sides.members), "non_members": len(sides.non_members), "models": self.parameters.models, "form": self.form(scored),
         }  # fmt: skip
-        if len(sides.members) < FEW_MEMBERS:
-            test = stats.mannwhitneyu(sides.members, sides.non_members, alternative="two-sided", method="auto")
-            detail["permutation_p"] = float(test.pvalue)
+        if len(sides.members) < EXACT_BELOW:
+            labels = [rows.y.cpu().numpy() for rows in (scored.members, scored.non_members)]
+            detail["permutation_p"] = within_classes_p(*sides, *labels, rng=generator_of(run, f"{self.name}/{split}/permutation"))
         n = min(len(sides.members), len(sides.non_members))
         return area(sides, scored.weights, level=self.parameters.level, n=n, detail=detail)
 

@@ -48,6 +48,7 @@ STEPS = {
     "integrity": "A person has to look into the run before anything else is tried.",
     "cannot_pass": "The request goes to an exact retrain.",
     "again": "The retraining is made once more, under a fresh seed.",
+    "gentler": "The same method is tried once more, at reduced strength.",
 }
 NO_RETRAIN = {
     "no_data": "nothing of the training data is held",
@@ -79,13 +80,15 @@ def step(codes: Sequence[str], ladder: Mapping[str, Any]) -> str:
     """Return the sentence of what comes after a verdict that did not pass, by what the plan says of its `ladder`.
 
     `next` is the method of the next rung, None where there is none; `no_retrain` a key of NO_RETRAIN, None where the ladder ends in a retrain; `again`
-    says that a retraining which lost too much is made once more.
+    says that a retraining which lost too much is made once more, `gentler` that another method is, at reduced strength.
     A plan that says nothing of its ladder has a retrain at its end.
     """
     if "integrity" in codes:
         return STEPS["integrity"]
     if set(codes) == {"utility"} and ladder.get("again"):
         return STEPS["again"]
+    if set(codes) == {"utility"} and ladder.get("gentler"):
+        return STEPS["gentler"]
     name = "none_left" if ladder.get("next", "") is None else "next"
     why = NO_RETRAIN.get(str(ladder.get("no_retrain")))
     if "cannot_pass" in codes and name == "next" and why is None:

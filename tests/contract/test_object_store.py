@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 import urllib3
 
+from control.signer import BucketCopies
 from models_store.checkpoints import fetch_blob, put_blob, verify_blob
 from models_store.errors import DigestWrong, ObjectMissing, RangeBeyondEnd, StoreRefused, StoreUnavailable
 from models_store.memory import MemoryStore
@@ -513,3 +514,40 @@ def test_a_bucket_that_is_not_there_is_refused_and_not_taken_for_an_empty_one(ob
         list(store.list_versions("k"))
     with pytest.raises(StoreRefused):
         store.get_range("k", 0, 1)
+
+
+def test_a_locked_bucket_keeps_what_was_put_into_it_whoever_asks(object_store_server) -> None:
+    store = s3(object_store_server, f"locked-{uuid4().hex[:12]}")
+
+    assert store.ensure_locked_bucket(days=1)
+    assert store.ensure_locked_bucket(days=1)
+    assert store.put_bytes("checkpoints/1", b"head")
+    (kept,) = store.list_versions("checkpoints/")
+    with pytest.raises(StoreRefused):
+        store.delete_version(kept.key, kept.version_id)
+    with pytest.raises((StoreRefused, StoreUnavailable)):
+        store.delete(kept.key)
+
+    assert not store.put_bytes("checkpoints/1", b"another head")
+    assert store.get_range("checkpoints/1", 0, 100) == b"head"
+    assert [found.version_id for found in store.list_versions("checkpoints/")] == [kept.version_id]
+
+
+def test_the_copies_of_the_log_lie_in_such_a_bucket_each_once(object_store_server) -> None:
+    store = s3(object_store_server, f"locked-{uuid4().hex[:12]}")
+    copies = BucketCopies(store, days=1)
+
+    assert copies.newest() is None
+    copies.keep(5, "head of five")
+    copies.keep(12, "head of twelve")
+    copies.keep(12, "a forked head of twelve")
+    copies.keep_erasure(7, "sealed")
+
+    assert copies.newest() == (0, "head of twelve")
+    assert BucketCopies(store, days=1).newest() == (0, "head of twelve")
+    assert list(copies.erasures(0, 7)) == ["sealed"]
+    for found in list(store.list_versions("")):
+        with pytest.raises(StoreRefused):
+            store.delete_version(found.key, found.version_id)
+    copies.keep(3, "head of a later epoch", epoch=1)
+    assert copies.newest() == (1, "head of a later epoch")

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpx2
+import psycopg
 import pytest
 from sqlalchemy import update
 from starlette.testclient import TestClient
@@ -23,6 +24,7 @@ from services.audit import log as audit_log
 from services.audit import repository as audit
 from services.catalogue import service as catalogue
 from services.clock import uuid7
+from services.db import leaves
 from services.db.session import unit_of_work
 from services.db.tables import ModelVersion
 from services.jobs.steps.report import keep_renderings
@@ -554,6 +556,28 @@ def test_the_gateway_is_ready_and_counts_its_answers_by_route(api: Api, desk: De
     text = api.http.get("/metrics").text
     assert 'route="/v1/deletion-requests/{request_id}"' in text
     assert request["id"] not in text
+
+
+def test_an_event_that_waits_for_its_leaf_for_more_than_ten_seconds_makes_the_gateway_unready(api: Api, desk: Desk) -> None:
+    signer_over(api.ledger).turn()
+    desk.create()
+    with unit_of_work(api.ledger.engine("lethe_signer"), tenant=None) as other:
+        assert leaves.alone(other)  # so that no signer can make leaves
+        for waited_s, expected in ((8, (200, "ok")), (11, (503, "log-behind"))):
+            age_waiting_events(api.ledger, waited_s)
+            signer_over(api.ledger).turn()
+            ready = api.http.get("/readyz")
+            assert (ready.status_code, ready.json()["checks"]["signer"]) == expected
+    signer_over(api.ledger).turn()
+    assert api.http.get("/readyz").status_code == 200
+
+
+def age_waiting_events(ledger: Any, age_s: int) -> None:
+    """Let the events without a leaf be this old, past every trigger."""
+    with psycopg.connect(ledger.url("superuser").replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("SET session_replication_role = replica")
+        done = connection.execute("UPDATE audit_event SET at = clock_timestamp() - make_interval(secs => %s) WHERE seq IS NULL", (age_s,))
+        assert done.rowcount
 
 
 def test_a_database_that_does_not_answer_is_503_and_the_gateway_is_not_ready(api: Api, desk: Desk, postgres: Any) -> None:

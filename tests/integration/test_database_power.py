@@ -70,3 +70,22 @@ def test_readings_of_published_jobs_for_the_same_kind_of_request_are_found(ledge
     assert [(row["name"], row["split"], row["n"]) for row in found] == [("mia_v2", "forget_train", 100)]
     assert other == []
     assert earlier_of(json.loads(json.dumps(found)))["mia_v2", "forget_train"].floor == 0.02
+
+
+def test_a_plan_counts_the_rungs_before_it_that_had_a_verdict_and_itself(ledger):
+    tenant = ledger.default_tenant()
+    model = ledger.model(tenant)
+    first = ledger.job(tenant, model, kind="unlearn", method="unsir", state="failed")
+    diverged = ledger.job(tenant, model, kind="unlearn", method="ssd", state="failed", escalated_from=first)
+    last = ledger.job(tenant, model, kind="unlearn", method="retrain", state="failed", escalated_from=diverged)
+    with unit_of_work(ledger.engine("superuser"), tenant=tenant) as session:
+        for verdict_round in (1, 2):  # a rung that was judged again on another base is one rung
+            session.execute(
+                text(
+                    "INSERT INTO verdict (tenant_id, job_id, round, verdict, codes, sentence) VALUES (:tenant, :job, :round, 'failed', '{leak}', 's')"
+                ),
+                {"tenant": tenant, "job": first, "round": verdict_round},
+            )
+
+    with as_worker(ledger, tenant) as session:
+        assert [repository.looks(session, job) for job in (first, diverged, last)] == [1, 2, 2]

@@ -5,7 +5,7 @@ For a training job the step is `measure`: loss and accuracy on training and held
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,12 +15,16 @@ from services.errors import MethodNotApplicable
 from services.jobs.compute.context import Bench, withheld
 from services.jobs.messages import BASE_FILE, CANDIDATE_FILE, FIGURES_FILE, READINGS_FILE, REFERENCE_FILE, RUN_FILE, TWIN_FILE
 from services.learning.cache import records_digest
-from services.learning.data import Split
+from services.learning.data import Split, Splits
 from services.learning.modes import evaluating
 from services.learning.run import derived_seed
+from services.learning.task import Task
 from services.unlearning.method import METHODS
 from services.verification import evaluation, figure
 from services.verification.metric import Models
+from services.verification.outputs import outputs_on, rows_of
+from services.verification.reading import Measured, Reading
+from services.verification.statistics.divergence import jensen_shannon_bits
 
 REFERENCES = {"reference": REFERENCE_FILE, "reference_twin": TWIN_FILE}
 
@@ -40,7 +44,24 @@ def evaluate(bench: Bench) -> None:
     bench.write(READINGS_FILE, json.dumps([reading.as_dict() for reading in measured]))
     bench.write(FIGURES_FILE, json.dumps(figure.drawn(models, bench.splits, task, run, measured)))
     bench.note_cache()  # again: attacks may have trained models of their own, or found them
-    bench.note(evaluation_seconds=time.perf_counter() - started, metrics={}, judged=bench.digest(CANDIDATE_FILE))
+    moved = drifted(models, bench.splits, task, measured)
+    bench.note(evaluation_seconds=time.perf_counter() - started, metrics={}, judged=bench.digest(CANDIDATE_FILE), drift=moved)
+
+
+def drifted(models: Models, splits: Splits, task: Task, measured: Sequence[Measured]) -> dict[str, float]:
+    """Return how far the run moved the model, as its ledger counts it, of what can be measured for the task.
+
+    `js` is the mean divergence in bits from the original on all held-out records, `utility_drop` the accuracy lost on retained classes, at least 0.
+    """
+    found: dict[str, float] = {}
+    rows = rows_of(splits, "test")
+    if task.name == "classification" and isinstance(rows, Split):
+        before, after = (outputs_on(model, rows, task).log_p for model in (models.original, models.unlearned))
+        found["js"] = float(jensen_shannon_bits(before, after).mean())
+    kept = next((one.change for one in measured if (one.name, one.split) == ("accuracy", "retain_test")), None)
+    if isinstance(kept, Reading):
+        found["utility_drop"] = max(0.0, -kept.value)
+    return {name: round(amount, 6) for name, amount in found.items()}
 
 
 def scored_apart(plan: Mapping[str, Any], notes: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,6 +62,8 @@ def _describe(kind: Any, name: str, component: type[Any]) -> CatalogueItem:
     facts |= {} if memory is None else {"memory": dataclasses.asdict(memory)}
     if getattr(component, "guarantees", None):
         facts["guarantees"] = _jsonable(component.guarantees)
+    if getattr(component, "gentler", None):
+        facts["gentler"] = {component.gentler.parameter: component.gentler.factor}
     facts |= {fact: _jsonable(getattr(component, fact)) for fact in FACTS if hasattr(component, fact)}
     if kind == "method":
         facts["modalities"] = sorted(component.modalities & {each for task in component.tasks if task in TASKS for each in TASKS[task].modalities})

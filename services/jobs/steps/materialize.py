@@ -211,11 +211,17 @@ def seeds_of(shop: Workshop, work: Work, plan: Mapping[str, Any]) -> Seeds:
 
 
 def inherited_by(work: Work) -> dict[str, Any]:
-    """Return the ledger that the base version carries, if the service made that version itself: an uploaded one proves nothing of its past."""
-    if work.base is None or work.base.job_id is None:
-        return {}
-    ledger = (work.base.manifest or {}).get("ledger")
-    return {"ledger": ledger} if ledger else {}
+    """Return the ledger that the base version carries, if the service made that version itself: an uploaded one proves nothing of its past.
+
+    The sums of an empirical ledger are no business of a method; the next version's are written when it is published.
+    """
+    ledger = (own_manifest(work) or {}).get("ledger") or {}
+    return {"ledger": ledger} if ledger and (ledger.get("budget") or {}).get("mechanism") != "empirical" else {}
+
+
+def own_manifest(work: Work) -> dict[str, Any] | None:
+    """Return the manifest of a base version that the service made itself."""
+    return work.base.manifest if work.base is not None and work.base.job_id is not None else None
 
 
 def _cache_spec(shop: Workshop, work: Work) -> CacheSpec | None:

@@ -1,29 +1,36 @@
 """The step `plan`: freeze what will be measured and how it will be judged, before anything is computed."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from services import drift
 from services.audit import log
 from services.audit.report import told_seeds
 from services.catalogue import service as catalogue
 from services.catalogue.router import BLIND
-from services.errors import CannotPass, NotFound
-from services.jobs import power, repository
-from services.jobs.outcomes import next_rung, no_retrain
+from services.errors import CannotPass, DriftSpent, NotFound
+from services.jobs import power, repository, rungs
+from services.jobs.outcomes import next_rung
 from services.jobs.repository import Work
-from services.jobs.steps.materialize import recipe_of
+from services.jobs.steps.materialize import own_manifest, recipe_of
 from services.jobs.steps.reference import reference_seed, shadow_seed, uses_models
-from services.jobs.workshop import Workshop, canonical_digest
+from services.jobs.workshop import Workshop, canonical_digest, within_53_bits
 from services.model_versions import architecture
-from services.tenants.policies import WithoutData, readings_for
+from services.tenants.policies import WithoutData, drift_caps, readings_for
+
+LEFT: Mapping[str, tuple[frozenset[str], Mapping[str, Any]]] = {
+    "linear_probe_auc": (frozenset({"classification"}), {}),
+    "relearn_time": (frozenset({"classification", "regression", "forecasting", "language_model"}), {"seeds": 3, "steps": 100}),
+}
+"""Readings of what is left inside, by name: the tasks that they are for, and their parameters; so few seeds and steps bound what they cost."""
 
 
 def freeze(shop: Workshop, work: Work, *, roles: dict[str, int]) -> dict[str, Any]:
     """Store this round's plan, once, with its audit event, and return its body; a plan that is frozen already is returned as it is.
 
-    Raises CannotPass where nobody could pass the plan and the service chose the method: what retraining alone can pass is not tried otherwise.
+    Raises DriftSpent; CannotPass where nobody could pass the plan and the service chose the method: what retraining alone can pass is not tried otherwise.
     """
     with shop.effect() as session:
         job = repository.job_row(session, work.job.id)
@@ -31,6 +38,7 @@ def freeze(shop: Workshop, work: Work, *, roles: dict[str, int]) -> dict[str, An
         if digest is not None:
             return repository.plan_body(session, job)
         body = compose(session, work, roles=roles)
+        refuse_spent(work, body["guarantee"])
         if gives_way(work, body):
             raise CannotPass(method=work.job.method, detail=foreseen(body["power"]))
         recipe = recipe_of(work)
@@ -38,6 +46,7 @@ def freeze(shop: Workshop, work: Work, *, roles: dict[str, int]) -> dict[str, An
             body["seeds"] = {**body["seeds"], "reference": reference_seed(session, shop, work, recipe=recipe)}
         if recipe is not None and uses_models(body["readings"]):
             body["seeds"] = {**body["seeds"], "shadows": shadow_seed(session, shop, work, recipe=recipe)}
+        body = within_53_bits(body)
         digest = canonical_digest(body)
         repository.save_plan(session, job, body, digest)
         facts = {"digest": digest, "round": job.round, "rung": job.rung, "records_commitments": body["forget_commitments"]}
@@ -63,10 +72,11 @@ def compose(session: Session, work: Work, *, roles: dict[str, int]) -> dict[str,
         readings, utility = bounds.readings(), bounds.utility.model_dump(mode="json")
     guarantee = entry.guarantee if entry is not None else "approximate"
     reference = document.get("reference", "retrained") if retrainable else "none"
-    judged: dict[str, Any] = {"utility": utility, "level": document.get("level", 0.9), "alpha": document.get("alpha", 0.05)}
-    planned = [gated(entry, counts) for entry in readings]
+    level, alpha, looks = float(document.get("level", 0.9)), float(document.get("alpha", 0.05)), repository.looks(session, work.job.id)
+    guarantees = (entry.facts.get("guarantees") if entry is not None else None) or [guarantee]
+    planned = [gated(entry, counts) for entry in (*readings, *of_what_is_left(readings, work.model.task, guarantees))]
     if reference == "retrained":
-        found = power.simulated(planned, **judged, known=known(session, work, roles))
+        found = power.simulated(planned, utility=utility, level=level, alpha=alpha / looks, known=known(session, work, roles))
     else:
         found = {"readings": planned, "power": power.none_simulated("there is no retrained model to compare with")}
     return {
@@ -75,14 +85,18 @@ def compose(session: Session, work: Work, *, roles: dict[str, int]) -> dict[str,
         "method": work.job.method,
         "parameters": work.job.params,
         "guarantee": guarantee,
-        "guarantees": (entry.facts.get("guarantees") if entry is not None else None) or [guarantee],
+        "guarantees": guarantees,
         "reference": reference,
-        **judged,
+        "utility": utility,
+        "level": level,
+        "alpha": alpha,
+        "looks": looks,
         **found,
+        "papers": papers_of(session, found["readings"]),
         "batch_size": 256,
         "seeds": told_seeds(work.job.seeds, secret=guarantee == "certified"),
         "rung": work.job.rung,
-        "ladder": ladder_of(work),
+        "ladder": ladder_of(work, softer=rungs.softer(session, work, ["utility"])),
         "round": work.job.round,
         "roles": roles,
         "requests": len(work.requests),
@@ -101,6 +115,22 @@ def known(session: Session, work: Work, roles: Mapping[str, int]) -> power.Known
     return power.Known(roles, kind, classes, *shares, earlier)
 
 
+def papers_of(session: Session, readings: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return where each planned attack comes from, as the catalogue has it."""
+    names = sorted({str(entry["name"]) for entry in readings if entry["kind"] == "attack"})
+    entries = [(name, catalogue.entry(session, "attack", name)) for name in names]
+    return {name: str(entry.facts["paper"]) for name, entry in entries if entry is not None and entry.facts.get("paper")}
+
+
+def refuse_spent(work: Work, guarantee: str) -> None:
+    """Raise DriftSpent where earlier edits of the model have used up a cap of the policy and a retraining can be had; an exact method runs."""
+    if guarantee == "exact" or rungs.no_retrain(work) is not None or work.policy is None:
+        return
+    spent = drift.standing(own_manifest(work), drift_caps(work.policy.limits)).spent_out
+    if spent:
+        raise DriftSpent(method=work.job.method, detail=", ".join(spent))
+
+
 def gives_way(work: Work, body: Mapping[str, Any]) -> bool:
     """Say whether a job ends before it runs: nobody could pass its plan, the service chose its method, and a retrain comes next."""
     chosen = (work.job.choice or {}).get("by") in {"router", "ladder"}
@@ -113,17 +143,35 @@ def gives_way(work: Work, body: Mapping[str, Any]) -> bool:
 def foreseen(told: Mapping[str, Any]) -> str:
     """Return what a plan says of its power, for the message of a job that was not run."""
     fails = "not known" if told["original_fails"] is None else f"{told['original_fails']:.2f}"
-    return f"under its plan a retrained model would pass with a chance of {told['retrained_passes']:.2f}; that the original would fail is {fails}"
+    most, chance = told.get("retrained_passes_at_most"), told["retrained_passes"]
+    passes = f"{chance:.2f}" if chance is not None else f"at most {most:.2f}"
+    return f"under its plan a retrained model would pass with a chance of {passes}; that the original would fail is {fails}"
 
 
-def ladder_of(work: Work) -> dict[str, Any]:
+def ladder_of(work: Work, *, softer: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return what comes behind this rung, in keys of the verdict's words.
 
-    `next` is the next method, `no_retrain` why the ladder cannot end in a retrain, `again` whether a retraining that loses too much is made once more.
+    `next` is the next method, `no_retrain` why the ladder cannot end in a retrain, `again` whether a retraining that loses too much is made once more,
+    `gentler` whether another method is, with the parameters `softer`.
     """
     following = next_rung(work)
     again = work.job.method == "retrain" and next_rung(work, ["utility"]) is not None
-    return {"next": following[0] if following is not None else None, "no_retrain": no_retrain(work), "again": again}
+    gentler = softer is not None and not (work.job.choice or {}).get("again")
+    told = {"no_retrain": rungs.no_retrain(work), "again": again, "gentler": gentler}
+    return {"next": following[0] if following is not None else None, **told}
+
+
+def of_what_is_left(readings: Sequence[Mapping[str, Any]], task: str, guarantees: Collection[str]) -> list[dict[str, Any]]:
+    """Return the readings that a run which may claim no more than suppression must print beside the policy's: what its inside still holds.
+
+    They do not gate. Both are taken on the forgotten records; a task that has no classes has no linear probe, a generator no relearning.
+    """
+    if "suppression" not in guarantees:
+        return []
+    held = {(entry["kind"], entry["name"], entry["split"]) for entry in readings}
+    asked = [{"name": name, "parameters": dict(given)} for name, (tasks, given) in LEFT.items() if task in tasks]
+    made = [{"kind": "metric", "split": "forget_train", "direction": "info", "epsilon": None, "gate": False, **entry} for entry in asked]
+    return [entry for entry in made if (entry["kind"], entry["name"], entry["split"]) not in held]
 
 
 def split_counts(roles: Mapping[str, int]) -> dict[str, int]:

@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy.orm import Session
+
 from models_store import checkpoints
 from models_store.manifest import Component, DatasetVersion, Manifest, ManifestFile, ParentVersion, canonical, tagged
+from services import drift
 from services.audit import log
 from services.audit.report import told_seeds
 from services.datasets import service as datasets
@@ -14,7 +17,7 @@ from services.datasets.forms import FileForm
 from services.errors import LeaseLost
 from services.jobs import repository
 from services.jobs.repository import Work
-from services.jobs.steps.materialize import WEIGHTS, architecture_of, forgotten_by, recipe_of
+from services.jobs.steps.materialize import WEIGHTS, architecture_of, forgotten_by, own_manifest, recipe_of
 from services.jobs.steps.reference import ask_ahead
 from services.jobs.workshop import Workshop, store_errors
 from services.model_versions import architecture, publication
@@ -31,7 +34,7 @@ def publish(shop: Workshop, work: Work, done: Mapping[str, Any]) -> UUID:
         DigestMismatch: what the store holds is not what was put.
     """
     made = done["train"] if work.job.kind == "train" else done["unlearn"]
-    manifest = compose(work, made, next_digest=_next_manifest(work, done))
+    manifest = compose(work, made, next_digest=_next_manifest(work, done), ledger=ledger_after(work, done))
     stored = _store_manifest(shop, manifest)
     erases = work.job.kind == "unlearn" and not work.zero_shot
     for digest in (made["candidate"]["digest"], stored["digest"], *([done["materialize"]["next"]["digest"]] if erases else [])):
@@ -52,6 +55,7 @@ def publish(shop: Workshop, work: Work, done: Mapping[str, Any]) -> UUID:
         )
         facts = {"version": published.version_id.hex, "manifest_digest": stored["digest"], "epoch": shop.lease.epoch}
         log.record(session, tenant_id=job.tenant_id, object_id=job.id, type="job.published", body=facts)
+        _tell_reset(session, work, made["run"])
         repository.finish_step(session, job, "publish", {"version": published.version_id.hex}, output_digest=stored["digest"])
         repository.end_attempt(session, job, outcome="succeeded")
         ask_ahead(session, shop, work, job, published.version_id)
@@ -82,7 +86,28 @@ def _next_manifest(work: Work, done: Mapping[str, Any]) -> str | None:
     return digest
 
 
-def compose(work: Work, made: Mapping[str, Any], *, next_digest: str | None) -> Manifest:
+def ledger_after(work: Work, done: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ledger of the new version: a certified method's own; none after an exact one; else the base's with this removal counted once."""
+    run = (done["train"] if work.job.kind == "train" else done["unlearn"])["run"]
+    own = (run.get("notes") or {}).get("ledger")
+    if own or work.job.kind == "train" or run.get("guarantee") == "exact":
+        return dict(own or {})
+    roles: Mapping[str, int] = done["materialize"]["metrics"]["roles"]
+    learned = roles.get("forget", 0) + roles.get("retain", 0)
+    share = {"share": roles.get("forget", 0) / learned} if learned else {}
+    measured = ((done.get("evaluate") or {}).get("run") or {}).get("drift") or {}
+    return drift.handed_on(own_manifest(work), drift.Spend(work.job.id.hex, {**measured, **share}))
+
+
+def _tell_reset(session: Session, work: Work, run: Mapping[str, Any]) -> None:
+    """Write that an exact training ended the ledger of the version before."""
+    before = drift.standing(own_manifest(work), {})
+    if work.job.kind != "train" and run.get("guarantee") == "exact" and before.removals:
+        facts = {"model": work.model.id.hex, "mechanism": before.mechanism, "removals": before.removals}
+        log.record(session, tenant_id=work.job.tenant_id, object_id=work.job.id, type="ledger.reset", body=facts)
+
+
+def compose(work: Work, made: Mapping[str, Any], *, next_digest: str | None, ledger: Mapping[str, Any] | None = None) -> Manifest:
     """Return the manifest of the candidate: its file, where it comes from, how it was made."""
     run = made["run"]
     candidate = made["candidate"]
@@ -104,7 +129,7 @@ def compose(work: Work, made: Mapping[str, Any], *, next_digest: str | None) -> 
         method=Component(name=work.job.method, parameters=dict(run.get("parameters", {}))) if work.job.method else None,
         parameters=recipe_of(work) or {},
         seeds=_told_seeds(work, run),
-        ledger=dict((run.get("notes") or {}).get("ledger") or {}),
+        ledger=dict(ledger if ledger is not None else (run.get("notes") or {}).get("ledger") or {}),
         code_digest=tagged(run["code_digest"]) if run.get("code_digest") else None,
         versions=dict(run.get("versions", {})),
     )

@@ -27,7 +27,7 @@ from services.unlearning.mechanisms.guard import GuardFactor, snapshot
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.importance import Granule, Importance, ImportanceCache, Importances, Scalar
 from services.unlearning.mechanisms.real_judge import RealJudge
-from services.unlearning.method import Cost, Memory, Needs, UnlearningMethod
+from services.unlearning.method import Cost, Gentler, Memory, Needs, UnlearningMethod
 
 GRID = tuple(1000.0 ** (step / 11) for step in range(12))
 HALVINGS = 6
@@ -113,6 +113,7 @@ class SynapticDampening(UnlearningMethod):
     needs = Needs(forget_set=True, retain_set=True)
     cost = Cost(per_forget=3.0, per_retain=3.0)
     memory = Memory(copies=4.0, states=0.0)  # the original, and importances of both sets
+    gentler = Gentler("retain_drop", 0.5)
     retries = 0  # there is no rate to lower
     scalar: ClassVar[Scalar]
 

@@ -1,61 +1,13 @@
-"""What removals have used up since a model was last trained exactly, and what is left: the certified budget.
+"""The budget of a certified head: how much gradient norm removals may leave behind before the head is trained again.
 
-Source: Guo et al., "Certified Data Removal from Machine Learning Models", ICML 2020 (arXiv 1911.03030), Theorem 3: the gradient of the objective
-may have a norm of s * epsilon / c in all, with c = sqrt(2 ln(1.5 / delta)), for indistinguishability within (epsilon, delta).
+Source: Guo et al., "Certified Data Removal from Machine Learning Models", ICML 2020 (arXiv 1911.03030), Theorem 3.
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-
-@dataclass(frozen=True, slots=True)
-class Spend:
-    """What one published removal uses up, by component. `key` names the removal: counted once, however often it is told."""
-
-    key: str
-    amounts: Mapping[str, float]
-
-
-class DriftLedger(ABC):
-    """Sums what removals spend; only an exact training starts a new one."""
-
-    @abstractmethod
-    def step(self, spent: Spend) -> None:
-        """Count one removal; a key that was counted before changes nothing."""
-
-    @abstractmethod
-    def remaining(self) -> dict[str, float]:
-        """Return what is left of each component; at 0 or below the model must be trained again."""
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """Removals since the last exact training."""
-
-    @classmethod
-    @abstractmethod
-    def mechanism(cls) -> str:
-        """Return `certified` or `empirical`."""
-
-    @abstractmethod
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state, JSON-able."""
-
-    @abstractmethod
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state. Raises ValueError when it is another mechanism's."""
-
-
-def confidence_factor(delta: float) -> float:
-    """Return c = sqrt(2 ln(1.5 / delta))."""
-    return math.sqrt(2 * math.log(1.5 / delta))
-
-
-def gradient_budget(*, noise: float, epsilon: float, delta: float) -> float:
-    """Return noise * epsilon / c: the norm that the gradients of all heads may have in sum."""
-    return noise * epsilon / confidence_factor(delta)
+from services.drift import DriftLedger, Spend, gradient_budget
 
 
 class CertifiedLedger(DriftLedger):

@@ -29,7 +29,7 @@ from services.unlearning.mechanisms.distillation import (
 from services.unlearning.mechanisms.guard import GuardFactor
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.rewind import Rewind, rewound
-from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, Cost, Gentler, Needs, UnlearningMethod
 
 Incompetent = Literal["random_init", "uniform", "random_init_train_bn", "uniform_retained"]
 PARITY_LR = 1e-4
@@ -45,6 +45,7 @@ class BadTeacher(UnlearningMethod):
     guarantee = "approximate"
     needs = Needs(forget_set=True, retain_set=True)
     cost = Cost(per_forget=5.0, per_retain=0.3 * 5, least=5 * 150 * 128)
+    gentler = Gentler("retain_fraction", 2.0)
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `bad_teacher`."""

@@ -24,7 +24,7 @@ from services.unlearning.mechanisms.guard import GuardFactor, diverging, mean_lo
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.real_targets import BlindLesson, answers, retain_validation, scored_by, spread_of, taps_of
 from services.unlearning.mechanisms.relabelling import Joined
-from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, Cost, Gentler, Needs, UnlearningMethod
 
 
 @METHODS.register("blindspot")
@@ -36,6 +36,7 @@ class Blindspot(UnlearningMethod):
     guarantee = "approximate"
     needs = Needs(forget_set=True, retain_set=True)
     cost = Cost(per_forget=4.0, per_retain=9.0, least=3 * 2 * 150 * 256)
+    gentler = Gentler("lr", 0.5)
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `blindspot`."""

@@ -23,7 +23,7 @@ from services.unlearning.mechanisms.descent import LeastSteps
 from services.unlearning.mechanisms.guard import GuardFactor
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.relabelling import Watch, rows_by_label
-from services.unlearning.method import METHODS, REAL_NUMBERS, Cost, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, REAL_NUMBERS, Cost, Gentler, Needs, UnlearningMethod
 
 FORGET_TARGET = 0.01
 
@@ -38,6 +38,7 @@ class BoundaryShrink(UnlearningMethod):
     needs = Needs(forget_set=True, retain_set=False)
     modalities = REAL_NUMBERS
     cost = Cost(per_forget=10 * 5.0, least=5 * 150 * 64)
+    gentler = Gentler("lr", 0.5)
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `boundary_shrink`."""

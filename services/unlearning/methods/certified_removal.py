@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from services.drift import Spend
 from services.errors import Diverged, NonFinite, ParameterOutOfRange
 from services.learning.data import Splits
 from services.learning.run import Run
@@ -29,7 +30,7 @@ from services.unlearning.mechanisms.convex_head import (
     train_head,
     write_head,
 )
-from services.unlearning.mechanisms.drift_ledger import CertifiedLedger, Spend
+from services.unlearning.mechanisms.drift_ledger import CertifiedLedger
 from services.unlearning.mechanisms.fingerprint import fingerprint
 from services.unlearning.mechanisms.guard import GuardFactor
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit

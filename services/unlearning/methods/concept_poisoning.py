@@ -32,7 +32,7 @@ from services.unlearning.mechanisms.patches import Placement
 from services.unlearning.mechanisms.poisoning import Inference, MarkedConcept, Swap, infer, learn_bank, poison, told
 from services.unlearning.mechanisms.relabelling import Lesson, Watch, kept_labels, most_confused, random_labels, share_of, targeted_labels
 from services.unlearning.mechanisms.token_poisoning import TokenParameters, poison_tokens
-from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, Cost, Gentler, Needs, UnlearningMethod
 
 RETAIN_FLOOR = 0.03
 IMAGE_DIMENSIONS = 4
@@ -48,6 +48,7 @@ class ConceptPoisoning(UnlearningMethod):
     guarantees = frozenset({"suppression", "approximate"})
     needs = Needs(forget_set=True, retain_set=True)
     cost = Cost(per_forget=15 * 3.0, per_retain=15 * 3.0, least=3 * 150 * 32)
+    gentler = Gentler("lr", 0.5)
 
     class Parameters(TokenParameters):
         """Parameters of `concept_poisoning`."""

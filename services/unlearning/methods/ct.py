@@ -18,7 +18,7 @@ from services.unlearning.mechanisms.convolutions import planar
 from services.unlearning.mechanisms.descent import LeastSteps, sgd_recipe
 from services.unlearning.mechanisms.guard import GuardFactor
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
-from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, Cost, Gentler, Needs, UnlearningMethod
 
 BATCH = 64
 
@@ -44,6 +44,7 @@ class Ct(UnlearningMethod):
     guarantee = "approximate"
     needs = Needs(forget_set=False, retain_set=True, parts=frozenset({"convolutions"}))
     cost = Cost(per_retain=3 * 3.0, least=3 * 150 * 64)
+    gentler = Gentler("lr", 0.5)
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `ct`."""

@@ -19,7 +19,7 @@ from services.unlearning.mechanisms.applicability import admit
 from services.unlearning.mechanisms.descent import LeastSteps, Plan, loss_on
 from services.unlearning.mechanisms.guard import GuardFactor
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
-from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, Cost, Gentler, Needs, UnlearningMethod
 
 
 def penalty_weight(weight: float, epoch: int, epochs: int) -> float:
@@ -36,6 +36,7 @@ class L1Sparse(UnlearningMethod):
     guarantee = "approximate"
     needs = Needs(forget_set=False, retain_set=True)
     cost = Cost(per_retain=10 * 3.0, least=3 * 150 * 64)
+    gentler = Gentler("lr", 0.5)
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `l1_sparse`."""

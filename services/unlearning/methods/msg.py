@@ -21,7 +21,7 @@ from services.unlearning.mechanisms.convolutions import contrast_gradients, kern
 from services.unlearning.mechanisms.descent import LeastSteps, Plan, loss_on, sgd_recipe
 from services.unlearning.mechanisms.guard import GuardFactor
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
-from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, Cost, Gentler, Needs, UnlearningMethod
 
 WARM_UP = 0.2
 GRADIENT_BATCH = 256
@@ -44,6 +44,7 @@ class Msg(UnlearningMethod):
     guarantee = "approximate"
     needs = Needs(forget_set=True, retain_set=True, parts=frozenset({"convolutions"}))
     cost = Cost(per_forget=3.0, per_retain=3.0 + 5 * 3.0, least=3 * 150 * 64)
+    gentler = Gentler("lr", 0.5)
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `msg`."""

@@ -22,7 +22,7 @@ from services.unlearning.mechanisms.applicability import admit
 from services.unlearning.mechanisms.descent import LeastSteps, Plan, loss_on
 from services.unlearning.mechanisms.guard import GuardFactor
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
-from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, Cost, Gentler, Needs, UnlearningMethod
 
 
 def anchor_penalty(model: nn.Module, anchor: list[Tensor], weight: float) -> Tensor:
@@ -40,6 +40,7 @@ class NegGradPlus(UnlearningMethod):
     guarantee = "approximate"
     needs = Needs(forget_set=True, retain_set=True)
     cost = Cost(per_forget=10 * 3.0, per_retain=10 * 3.0, least=3 * 150 * 64)
+    gentler = Gentler("lr", 0.5)
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `neg_grad_plus`."""

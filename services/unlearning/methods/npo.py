@@ -13,12 +13,14 @@ from services.learning.sequences import sequence_nll
 from services.learning.task import Task
 from services.unlearning.mechanisms.language_edit import LanguageEdit, LossOf, PairedParameters
 from services.unlearning.mechanisms.preference import negative_preference, remembered_likelihood
-from services.unlearning.method import METHODS
+from services.unlearning.method import METHODS, Gentler
 
 
 @METHODS.register("npo")
 class NegativePreference(LanguageEdit):
     """Lower the likelihood of forgotten answers below the original's, beside training on retained ones."""
+
+    gentler = Gentler("alpha", 2.0)
 
     class Parameters(PairedParameters):
         """Parameters of `npo`."""

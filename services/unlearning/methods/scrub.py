@@ -24,7 +24,7 @@ from services.unlearning.mechanisms.distillation import Lesson, distillation_los
 from services.unlearning.mechanisms.guard import GuardFactor
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.rewind import Rewind, rewound
-from services.unlearning.method import METHODS, Cost, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, Cost, Gentler, Needs, UnlearningMethod
 
 DECAY_EPOCHS = (5, 8, 9)
 DECAY = 0.1
@@ -56,6 +56,7 @@ class Scrub(UnlearningMethod):
     guarantee = "approximate"
     needs = Needs(forget_set=True, retain_set=True)
     cost = Cost(per_forget=3 * 4.0, per_retain=10 * 4.0)
+    gentler = Gentler("lr", 0.5)
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `scrub`."""

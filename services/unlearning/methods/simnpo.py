@@ -12,12 +12,14 @@ from services.learning.sequences import sequence_nll
 from services.learning.task import Task
 from services.unlearning.mechanisms.language_edit import LanguageEdit, LossOf, PairedParameters
 from services.unlearning.mechanisms.preference import simple_preference
-from services.unlearning.method import METHODS
+from services.unlearning.method import METHODS, Gentler
 
 
 @METHODS.register("simnpo")
 class SimplePreference(LanguageEdit):
     """Raise the loss per token of forgotten answers, less the higher it is, beside training on retained ones."""
+
+    gentler = Gentler("alpha", 2.0)
 
     class Parameters(PairedParameters):
         """Parameters of `simnpo`."""

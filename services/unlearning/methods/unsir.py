@@ -21,7 +21,7 @@ from services.unlearning.mechanisms.guard import GuardFactor
 from services.unlearning.mechanisms.guarded_edit import GuardedEdit
 from services.unlearning.mechanisms.impair_repair import ImpairRepair, sweep
 from services.unlearning.mechanisms.noise import VirtualList, learn_noise
-from services.unlearning.method import METHODS, REAL_NUMBERS, Cost, Needs, UnlearningMethod
+from services.unlearning.method import METHODS, REAL_NUMBERS, Cost, Gentler, Needs, UnlearningMethod
 
 SWEEP = ((1e-3, 1e-3), (5e-3, 2e-3), (0.02, 0.01))
 
@@ -36,6 +36,7 @@ class Unsir(UnlearningMethod):
     needs = Needs(forget_set=False, retain_set=True, instead={"retain_set": "retain_part"})
     modalities = REAL_NUMBERS
     cost = Cost(fixed=2 * 3 * 8000, per_class=40 * 256 * 2, least=2 * 3 * 150 * 128)
+    gentler = Gentler("copies", 0.5)
 
     class Parameters(UnlearningMethod.Parameters):
         """Parameters of `unsir`."""

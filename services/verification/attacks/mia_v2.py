@@ -19,6 +19,7 @@ from services.verification.metric import Direction, Models
 from services.verification.outputs import Outputs, by_id, generator_of, joined, outputs_on, rows_of, with_labels_of
 from services.verification.reading import Reading, Unmeasured, all_measured
 from services.verification.statistics.learned import cross_fitted_scores
+from services.verification.statistics.ranks import EXACT_BELOW, within_classes_p
 from services.verification.statistics.roc import Sides, auc, class_weights, epsilon_lower, tpr_at_fpr
 from services.verification.statistics.scores import Floats, attack_features, margins, negative_losses
 
@@ -61,7 +62,7 @@ class MembershipInference(Attack):
         member_rows: int = Field(5000, ge=50, le=100_000, description="At most this many members are scored.")
 
     def measure(self, models: Models, data: Splits, task: Task, run: Run, *, split: str) -> Reading | Unmeasured:
-        """Return the AUC with DeLong's interval."""
+        """Return the AUC with DeLong's interval; below 50 members the p-value of a permutation test stands in `detail`."""
         sides = self._sides(data, run, split)
         if isinstance(sides, Unmeasured):
             return sides
@@ -75,6 +76,8 @@ class MembershipInference(Attack):
             "members_without_counterpart": sides.without_counterpart,
             **_low_fpr(*scores, run, level=level),
         }
+        if len(members) < EXACT_BELOW:
+            detail["permutation_p"] = within_classes_p(*scores, members.y, others.y, rng=generator_of(run, f"mia_v2/{split}/permutation"))
         if self.parameters.learned:
             detail["learned_auc"] = _learned_auc(members, others, weights, run)
         return area(scores, weights, level=level, n=min(len(members), len(others)), detail=detail)
@@ -117,7 +120,7 @@ def _low_fpr(inside: Floats, outside: Floats, run: Run, *, level: float) -> dict
     Below 50 members none; below 1000, at 5 % with 200 non-members; from 1000, at 1 % with 1000 non-members, and the epsilon it implies. The
     threshold comes from one random half of the non-members, false positives are counted on the other.
     """
-    if len(inside) < 50:
+    if len(inside) < EXACT_BELOW:
         return {"tpr_at_fpr": None, "tpr_reason": "too_few_members"}
     fpr = 0.05 if len(inside) < 1000 else 0.01
     if len(outside) < 10 / fpr:

@@ -86,7 +86,7 @@ def auc_interval(members: ArrayLike, non_members: ArrayLike, *, level: float, we
     return Interval(max(0.0, area - spread), min(1.0, area + spread))
 
 
-def _resampled_aucs(scores: Floats, member_counts: Floats, non_member_weights: Floats) -> Floats:
+def resampled_aucs(scores: Floats, member_counts: Floats, non_member_weights: Floats) -> Floats:
     """Return the AUC of each resample, (b,): scores (m+n,), member_counts and non_member_weights (b, m+n), 0 on the other side's rows."""
     order = np.argsort(scores, kind="stable")
     starts = np.concatenate([[0], np.nonzero(np.diff(scores[order]))[0] + 1])
@@ -122,7 +122,7 @@ def paired_auc_difference(
         b = min(step, resamples - start)
         inside = np.concatenate([rng.multinomial(m, np.full(m, 1.0 / m), size=b).astype(np.float64), np.zeros((b, n))], axis=1)
         outside = np.concatenate([np.zeros((b, m)), rng.multinomial(n, np.full(n, 1.0 / n), size=b) * share], axis=1)
-        found.append(_resampled_aucs(joined[0], inside, outside) - _resampled_aucs(joined[1], inside, outside))
+        found.append(resampled_aucs(joined[0], inside, outside) - resampled_aucs(joined[1], inside, outside))
     differences = np.concatenate(found)
     low, high = percentile_interval(differences, level=level)
     if high - low < 1e-12:

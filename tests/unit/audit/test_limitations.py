@@ -39,6 +39,7 @@ def test_every_code_of_the_catalogue_has_a_text_that_ends() -> None:
         ("same_seed", {"seeds": {"reference": 2**60}}, {"seeds": {"reference": 9}}),
         ("censored_relearning", {"readings": [row("relearn_time", detail={"after": {"censored": True}})]}, {"readings": [row("relearn_time", detail={})]}),
         ("censored_relearning", {"readings": [row("ain", detail={"after": {"bound": "lower"}})]}, {"readings": [row("ain", detail={"after": {"bound": None}})]}),
+        ("power_unknown", {"power": {"not_simulated": ["mean_absolute_error/forget_train"]}}, {"power": {"retrained_passes": 0.95}}),
         ("reconstructed_method", {"method": "cascaded_gan"}, {"method": "ssd"}),
         ("paper_values", {"method": "emmn"}, {"method": "retrain"}),
     ],
@@ -48,10 +49,14 @@ def test_a_limitation_is_listed_when_it_holds_and_not_otherwise(code: str, facts
     assert code not in limits(**otherwise)
 
 
-def test_a_suppressed_class_comes_with_what_a_linear_probe_finds() -> None:
-    probed = limits(guarantee="suppression", readings=[row("linear_probe_auc", "0.9990")])["suppression_only"]
-    assert "an AUC of 0.9990" in probed
-    assert "no probe was run" in limits(guarantee="suppression")["suppression_only"]
+def test_a_suppressed_class_comes_with_what_a_linear_probe_and_relearning_find() -> None:
+    found = [row("linear_probe_auc", "0.9990", reference="0.9100"), row("relearn_time", "2.0000")]
+    probed = limits(guarantee="suppression", readings=found)["suppression_only"]
+    assert "an AUC of 0.9990 (the retrained model: 0.9100)" in probed
+    assert "relearning it took 2.0000 steps" in probed
+    without = limits(guarantee="suppression", readings=[row("linear_probe_auc", None), row("relearn_time", None)])["suppression_only"]
+    assert "no linear probe gave a number" in without
+    assert "no relearning test gave a number" in without
 
 
 def test_numbers_stand_in_the_text_of_an_attack_without_power() -> None:

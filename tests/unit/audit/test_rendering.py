@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from control.render import NotRendered, Renderer
+from services import drift
 from services.audit import overview, report
 from services.audit.figure_forms import data_digest
 from services.audit.page import moment, page_of, shown
 from services.audit.rendering import html_of, pdf_of, rendered
-from services.db.tables import FigureRow
+from services.db.tables import FigureRow, ReadingRow
 from services.errors import Cancelled
 from tests.unit.audit.test_drawing import KINDS
 from tests.unit.audit.test_report import AT, ID, statement
@@ -161,6 +162,29 @@ def test_the_page_tells_what_the_plan_foresaw_of_itself_and_which_limits_it_wide
     assert "nobody could pass this plan" in sure(retrained_passes=0.3, original_fails=None, widened=[], cannot_pass=True)
     assert "a chance that is not known" in sure(retrained_passes=0.3, original_fails=None, widened=[], cannot_pass=True)
     assert "was not simulated before the run: why not" in sure(retrained_passes=None, reason="why not")
+    assert "why not (Mean absolute error)" in sure(retrained_passes=None, reason="why not", not_simulated=["mean_absolute_error/forget_train"])
+
+
+def test_the_page_tells_of_looks_of_drift_of_the_other_side_of_an_attack_and_of_the_original_as_the_measure_of_others() -> None:
+    rate = {"fpr": "0.0500", "value": "0.2000", "low": "0.1000", "high": "0.3000"}
+    band = {"reference": "0.5500", "epsilon": "0.0200", "floor": None}
+    attack = ReadingRow(
+        kind="attack", name="mia_v2", split="retain_train", before="0.6000", after="0.6100", reference="0.5500", direction="max", state="inside", n=124,
+        band=band, detail={"gate": True, "after": {"members": 124, "non_members": 400, "tpr_at_fpr": rate}},
+    )  # fmt: skip
+    moved = {"ledger": drift.Standing("empirical", 3, {"js": 0.25, "removals": 97.0}), "exact_since": AT}
+    made = page_of(statement(readings=[attack], subject=moved, plan={"alpha": 0.05, "looks": 2}), digest="0" * 64, figures={})
+
+    sure = " ".join(made["sure"])
+    assert "looked at 2 times" in sure
+    assert "last exact training of faces (1 March 2026, 00:00 UTC) 3 removals" in sure
+    assert "in bits, 0.25, removals 97" in sure
+    (test,) = [test for test in made["found"][0]["tests"] if test["name"] == "Membership attack"]
+    assert test["limits"] == "at most 0.020 above 0.600"
+    ((name, told),) = [fact for fact in made["annex"][0]["facts"] if fact[0].startswith("mia v2")]
+    assert name == "mia v2, retain train"
+    assert told.startswith("124 members, 400 others; finds 20.0\N{NO-BREAK SPACE}% of members at 5.0\N{NO-BREAK SPACE}% false alarms")
+    assert "level 0.0250 over all tests (holm)" in told
 
 
 def test_numbers_and_times_are_written_for_readers() -> None:

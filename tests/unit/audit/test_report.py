@@ -4,9 +4,24 @@ from uuid import UUID
 
 import rfc8785
 
+from services import drift
 from services.audit import report
+from services.audit.evidence import pae
 from services.audit.figure_forms import data_digest
-from services.db.tables import DeletionRequest, FigureRow, Job, Model, ModelVersion, Policy, ReadingRow, Target, VerdictRow, VerificationPlan
+from services.audit.runs import Conduct
+from services.db.tables import (
+    ClockPause,
+    DeletionRequest,
+    FigureRow,
+    Job,
+    Model,
+    ModelVersion,
+    Policy,
+    ReadingRow,
+    Target,
+    VerdictRow,
+    VerificationPlan,
+)
 from tests.unit.audit.test_drawing import KINDS
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
@@ -15,11 +30,12 @@ ID = UUID(int=7)
 
 def statement(
     *, verdict: str = "passed", guarantee: str = "approximate", records: int = 5, steps: dict[str, Any] | None = None, figures: Any = (),
-    readings: Any = (), method: str = "unsir", seeds: Any = None,
+    readings: Any = (), method: str = "unsir", seeds: Any = None, power: Any = None,
+    request: Any = None, plan: Any = None, subject: Any = None, superseded: Any = None, conduct: Conduct = Conduct(),  # noqa: B008  frozen
 ) -> dict[str, Any]:  # fmt: skip
-    request = DeletionRequest(
+    asked = DeletionRequest(
         id=ID, regulation="gdpr", received_at=AT, due_at=AT + timedelta(days=30), scope={"kind": "subject", "records": records},
-        identity={"mode": "asserted_by_controller"},
+        identity={"mode": "asserted_by_controller"}, **(request or {}),
     )  # fmt: skip
     policy = Policy(id=ID, key="demo", version=1)
     version = ModelVersion(id=ID, number=2, status="quarantined", manifest_digest="ab" * 32, guarantee=guarantee, fresh_start=False)
@@ -28,9 +44,8 @@ def statement(
         id=ID, model_id=ID, state="succeeded", method=method, rung=1, round=1, created_at=AT, seeds={"train": 2**60, "evaluate": 5}, params={"epochs": 1, "rate": 0.1},
         step_state={"steps": {"unlearn": {"run": {"method_seconds": 1.25, "notes": {"loss": 0.123456789}}}, **(steps or {})}},
     )  # fmt: skip
-    plan = VerificationPlan(
-        body={"reference": "retrained", "guarantee": guarantee, "level": 0.9, "seeds": seeds or {}}, digest="ef" * 32, created_at=AT
-    )
+    body = {"reference": "retrained", "guarantee": guarantee, "level": 0.9, "seeds": seeds or {}, "power": power or {}, **(plan or {})}
+    frozen = VerificationPlan(body=body, digest="ef" * 32, created_at=AT)
     band = {"reference": "0.0900", "epsilon": "0.0500", "floor": None}
     reading = ReadingRow(
         kind="metric", name="accuracy", split="forget_train", before="0.9900", after="0.1000", reference="0.0900", direction="band", state="inside", n=50,
@@ -40,9 +55,14 @@ def statement(
         kind="metric", name="accuracy", split="retain_test", before="0.9800", after="0.9700", reference="0.9750", direction="info", state="info"
     )
     row = VerdictRow(verdict=verdict, codes=[] if verdict == "passed" else ["leak"], sentence="In 2 tests the new model behaved alike.")
-    run = report.Run(job, [], plan, [reading, kept, *readings], row, 1, figures)
-    subject = report.Subject(target, Model(id=ID, name="faces"), version, version, [version])
-    return report.build(request, [subject], [run], policy, tenant_ref="aa" * 32, revision=1, at=AT, supersedes=None)
+    run = report.Run(job, [], frozen, [reading, kept, *readings], row, 1, figures)
+    old = (
+        ModelVersion(id=ID, number=1, status="quarantined", manifest_digest="ba" * 32, guarantee=None, fresh_start=False, **superseded)
+        if superseded
+        else version
+    )
+    touched = report.Subject(target, Model(id=ID, name="faces"), version, version, [old], **(subject or {}))
+    return report.build(asked, [touched], [run], policy, tenant_ref="aa" * 32, revision=1, at=AT, supersedes=None, conduct=conduct)
 
 
 def floats(body: Any, path: str = "") -> list[str]:
@@ -57,10 +77,21 @@ def test_no_number_but_those_of_the_plan_is_a_float() -> None:
     assert [path for path in floats(statement()) if "/plan/body" not in path] == []
 
 
+def test_a_whole_number_of_53_bits_and_more_is_text_and_one_below_is_not() -> None:
+    told = report.texts({"at": 2**53, "below": 2**53 - 1, "least": -(2**53)})
+
+    assert told == {"at": str(2**53), "below": 2**53 - 1, "least": str(-(2**53))}
+    assert rfc8785.dumps(told)
+
+
 def test_the_digest_is_that_of_the_canonical_json() -> None:
     import hashlib
 
     assert report.digest(statement()) == hashlib.sha256(rfc8785.dumps(statement())).hexdigest()
+
+
+def test_what_is_signed_begins_with_the_encoding_that_dsse_gives_as_its_example() -> None:
+    assert pae("http://example.com/HelloWorld", b"hello world") == b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
 
 
 def test_the_subject_is_the_published_version_and_its_manifest() -> None:
@@ -108,11 +139,16 @@ def test_what_was_derived_from_the_records_is_listed_with_its_disposition() -> N
 
 def test_a_reference_that_was_kept_is_named_as_such_with_its_key() -> None:
     used = [{"kind": "reference", "key": "ab" * 32, "hit": True}, {"kind": "noise", "key": "cd" * 32, "hit": True}]
-    reference = statement(steps={"evaluate": {"run": {"derived": used}}})["predicate"]["verification"][0]["reference"]
+    floor = ReadingRow(
+        kind="metric", name="zrf", split="forget_train", after="0.5", state="info", band={"reference": "0.5", "epsilon": None, "floor": "0.0300"}
+    )
+    facts: dict[str, Any] = {"readings": [floor], "seeds": {"reference": 2**55}}
+    reference = statement(steps={"evaluate": {"run": {"derived": used}}}, **facts)["predicate"]["verification"][0]["reference"]
     fresh = statement(steps={"evaluate": {"run": {"derived": [{**used[0], "hit": False}]}}})["predicate"]["verification"][0]["reference"]
 
-    assert reference == {"mode": "retrained-cached", "models": 2, "cache_keys": ["ab" * 32]}
-    assert fresh == {"mode": "retrained", "models": 2}
+    told = {"models": 2, "seeds": [str(2**55)], "floor": {"zrf/forget_train": "0.0300"}}
+    assert reference == {"mode": "retrained-cached", "cache_keys": ["ab" * 32], **told}
+    assert fresh == {"mode": "retrained", "models": 2, "seeds": [], "floor": {}}
 
 
 def test_a_report_of_a_certified_run_prints_no_seed_from_which_its_random_term_follows() -> None:
@@ -145,3 +181,45 @@ def test_the_overview_has_a_mark_for_the_original_the_retrained_and_the_method_a
         ("original", "0.9900", "0.9800"), ("retrained", "0.0900", "0.9750"), ("unsir", "0.1000", "0.9700"),
     ]  # fmt: skip
     assert drawn["bands"] == [{"axis": "x", "low": "0.0400", "high": "0.1400", "label": "allowed by the plan"}]
+
+
+def test_an_attack_says_who_stood_on_either_side_and_what_few_false_alarms_give() -> None:
+    rate = {"fpr": "0.0500", "value": "0.2000", "low": "0.1000", "high": "0.3000"}
+    after = {"members": 124, "non_members": 400, "tpr_at_fpr": rate, "eps_lower": "0.3000", "models": 8}
+    detail = {"gate": True, "detectable": "0.0600", "after": after}
+    rows = [
+        ReadingRow(kind="attack", name="lira", split="forget_train", after="0.5", state="inside", detail=detail),
+        ReadingRow(kind="attack", name="mia_legacy", split="forget_train", after="0.5", state="info", detail={"gate": False}),
+    ]
+
+    gating, printed = statement(readings=rows, plan={"alpha": 0.05, "looks": 2, "papers": {"lira": "arXiv 2112.03570"}})["predicate"]["verification"][
+        0
+    ]["attacks"]
+
+    beside = ("paper", "tpr_at_fpr", "eps_lo", "n_members", "n_nonmembers", "shadows", "alpha", "correction", "detectable")
+    assert [gating[name] for name in beside] == ["arXiv 2112.03570", rate, "0.3000", 124, 400, 8, "0.0250", "holm", "0.0600"]
+    assert [printed[name] for name in beside] == [None] * len(beside)
+
+
+def test_what_is_known_of_the_request_beside_its_clock_is_told_and_no_more() -> None:
+    plain = statement()["predicate"]
+    assert (plain["identity"]["verified_at"], plain["identity"]["verified_by"], plain["decision"]["note"]) == (None, None, None)
+    assert (plain["ledger"], plain["next_review"], plain["scope"]["targets"][0]["dataset_digest"]) == ([], None, None)
+
+    refused = {"decided_at": AT, "exemption": "legal_obligation", "decision_note": "kept by law"}
+    pauses = [ClockPause(from_at=AT, to_at=AT + timedelta(days=2), reason="who", opened_by="a", closed_by="b"), ClockPause(from_at=AT, reason="open")]
+    ledger = {"ledger": drift.Standing("empirical", 3, {"js": 0.25}), "exact_since": AT}
+    told = statement(
+        request=refused,
+        conduct=Conduct(pauses),
+        subject=ledger,
+        superseded={"destroy_by": AT + timedelta(days=9)},
+        plan={"dataset": {"manifest_digest": "12" * 32}},
+    )["predicate"]
+
+    assert (told["identity"]["verified_at"], told["identity"]["verified_by"]) == ((AT + timedelta(days=2)).isoformat(), "b")
+    assert told["decision"]["note"] == "kept by law"
+    assert statement(request={**refused, "exemption": None})["predicate"]["decision"]["note"] is None
+    assert told["ledger"] == [{"model": "faces", "mechanism": "empirical", "removals": 3, "remaining": {"js": "0.2500"}, "reset_at": AT.isoformat()}]
+    assert told["next_review"] == (AT + timedelta(days=9)).isoformat()
+    assert told["scope"]["targets"][0]["dataset_digest"] == "12" * 32

@@ -108,6 +108,16 @@ def test_a_retraining_that_lost_utility_alone_is_made_once_more():
     assert following(("unsir", "retrain"), "unsir", retrainable=True, codes=["utility"], again=True) == "retrain"
 
 
+def test_another_method_that_lost_utility_alone_is_made_once_more_where_it_has_a_gentler_form():
+    rungs = ("unsir", "bad_teacher", "retrain")
+    assert following(rungs, "unsir", retrainable=True, codes=["utility"], gentler=True) == "unsir"
+    assert following(rungs, "unsir", retrainable=False, codes=["utility"], gentler=True) == "unsir"
+    assert following(rungs, "unsir", retrainable=True, codes=["utility"], gentler=True, again=True) == "bad_teacher"
+    assert following(rungs, "unsir", retrainable=True, codes=["utility", "leak"], gentler=True) == "bad_teacher"
+    assert following(rungs, "unsir", retrainable=True, codes=["utility"]) == "bad_teacher"
+    assert following(rungs, "retrain", retrainable=False, codes=["utility"], gentler=True) is None
+
+
 def test_where_no_test_can_tell_even_the_original_apart_retraining_is_next():
     rungs = ("unsir", "bad_teacher", "retrain")
     assert following(rungs, "unsir", retrainable=True, codes=["cannot_pass"]) == "retrain"

@@ -177,6 +177,7 @@ BAD: dict[str, bytes] = {
 ONLY_PYTHON: dict[str, bytes] = {
     "a member too many in the predicate": Made(bend_statement=predicate(more="x")).raw(),
     "a verdict failed without a reason": Made(verdict="failed", codes=("leak",)).raw(),
+    "a head alone that claims no more than that": Made(verdict="failed", codes=("representation",), guarantee="suppression").raw(),
     "failure codes of nobody": Made(bend_statement=predicate(failure_codes=["leak"])).raw(),
     "a sentence of nobody": Made(bend_statement=predicate(sentence="All is well.")).raw(),
     "another subject than was published": Made(bend_statement=lambda s: s["subject"][0]["digest"].update(sha256="00" * 32)).raw(),
@@ -189,6 +190,7 @@ GOOD: dict[str, bytes] = {
     "exact": Made(guarantee="exact").raw(),
     "inconclusive": Made(verdict="inconclusive", rows=readings(paired=("0.0300", "-0.0100", "0.0700"), state="undecided")).raw(),
     "failed": Made(verdict="failed", codes=("leak",), rows=readings(paired=("0.3000", "0.2600", "0.3400"), state="outside")).raw(),
+    "failed by its last layer alone": Made(verdict="failed", codes=("representation",)).raw(),
     "three leaves": SHORT.raw(),
     "witnessed": Made(witnessed=True).raw(),
     "with a newline at the end": RAW + b"\n",
@@ -230,6 +232,14 @@ def test_a_plan_that_could_not_pass_allows_no_pass(verdict: str, status: int, tm
 
     assert python(report, key)[0] == status
     assert node(report, key) == status
+
+
+@pytest.mark.parametrize(("looks", "status"), [(1, HOLDS), (2, INVALID), (0, INVALID)])
+def test_no_plan_of_the_first_attempt_counts_a_look_that_nobody_took(
+    looks: int, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PLAN, "looks", looks)
+    assert python(*write(tmp_path, Made().raw()))[0] == status
 
 
 @pytest.mark.parametrize("name", UNKNOWN)

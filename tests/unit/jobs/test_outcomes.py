@@ -1,10 +1,14 @@
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
+from uuid import UUID
 
 import pytest
 
+from services.clock import SystemClock
 from services.errors import DeviceOutOfMemory, DigestMismatch, StoreDown
-from services.jobs import outcomes
+from services.jobs import outcomes, rungs
 from services.jobs.repository import Work
 from services.jobs.steps.plan import ladder_of
 
@@ -48,6 +52,68 @@ def test_a_retraining_that_lost_utility_alone_is_made_twice_at_most() -> None:
     assert outcomes.next_rung(work("retrain", recipe={"epochs": 1}, choice={"rungs": ["retrain"], "again": True}), ["utility"]) is None
 
 
+def test_a_method_that_lost_utility_alone_is_made_once_more_in_its_gentler_form_and_then_the_next_rung_comes() -> None:
+    held: dict[str, Any] = {"recipe": {"epochs": 1}}
+    softer = {"lr": 0.0005}
+    assert outcomes.next_rung(work("bad_teacher", **held), ["utility"], softer=softer) == ("bad_teacher", softer)
+    assert outcomes.next_rung(work("bad_teacher", **held), ["utility"]) == ("retrain", {})
+    assert outcomes.next_rung(work("bad_teacher", **held), ["utility", "leak"], softer=softer) == ("retrain", {})
+    assert outcomes.next_rung(work("bad_teacher", choice={"again": True}, **held), ["utility"], softer=softer) == ("retrain", {})
+
+
+def test_rungs_for_which_the_time_is_too_short_are_passed_over_and_retraining_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def late(_session: object, _work: object, names: Sequence[str]) -> dict[str, str]:
+        asked.append(list(names))
+        return {"bad_teacher": "slow"}
+
+    monkeypatch.setattr(rungs, "softer", lambda *_given: None)
+    monkeypatch.setattr(rungs, "too_late", late)
+
+    assert outcomes.further(cast("Any", None), work("unsir", recipe={"epochs": 1}), ["leak"]) == (("retrain", {}), {"bad_teacher": "slow"})
+    assert asked == [["bad_teacher", "retrain"]]
+
+
+@pytest.mark.parametrize(("again", "method"), [(None, "bad_teacher"), (True, "unsir")])
+def test_the_next_job_says_which_rungs_were_passed_over_and_so_does_the_log(again: object, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+    told: list[dict[str, Any]] = []
+    old = SimpleNamespace(
+        id=UUID(int=1), tenant_id=UUID(int=2), method="unsir", rung=1, seeds={"train": 3}, choice={"skipped": {"x": "y"}, "again": True}
+    )
+    monkeypatch.setattr(outcomes.repository, "active_targets", lambda *_given: [])
+    monkeypatch.setattr(outcomes.repository, "insert_rung", lambda _session, _job, values, _targets: made.append(values))
+    monkeypatch.setattr(outcomes.log, "record", lambda _session, **facts: told.append(facts))
+    monkeypatch.setattr(outcomes.outbox, "ring", lambda *_given, **_facts: None)
+
+    outcomes._escalate(
+        cast("Any", None), cast("Any", old), (method, {}), {"verdict": "failed", "codes": ["leak"]}, {"ssd": "slow"}, clock=SystemClock()
+    )
+
+    assert made[0]["choice"]["skipped"] == {"x": "y", "ssd": "slow"}
+    assert made[0]["choice"].get("again") is again
+    assert (told[0]["type"], told[0]["body"]["skipped"]) == ("job.escalated", {"ssd": "slow"})
+
+
+@pytest.mark.parametrize(("left_s", "late"), [(1000, set()), (449, {"slow"}), (309, {"slow", "quick"}), (-5, {"slow", "quick"})])
+def test_a_rung_must_end_before_retraining_has_to_begin(left_s: float, late: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+    costs = {"quick": 10.0, "slow": 150.0, "retrain": 300.0}
+    monkeypatch.setattr(rungs.repository, "now", lambda _session: now)
+    monkeypatch.setattr(rungs, "seconds_of", lambda _session, _model, method, **_facts: (costs[method], "past runs"))
+    job = SimpleNamespace(due_at=now + timedelta(seconds=left_s))
+    facts: dict[str, Any] = {"job": job, "model": SimpleNamespace(id=None), "labels": frozenset(), "targets": [], "policy": None, "zero_shot": False}
+
+    def passed_over(**others: Any) -> dict[str, str]:
+        given = SimpleNamespace(**{**facts, "base": SimpleNamespace(recipe={}), **others})
+        return rungs.too_late(cast("Any", None), cast("Work", given), ["slow", "quick", "retrain"])
+
+    assert set(passed_over()) == late
+    assert all("before retraining has to begin" in why for why in passed_over().values())
+    assert passed_over(base=SimpleNamespace(recipe=None)) == passed_over(zero_shot=True) == passed_over(job=SimpleNamespace(due_at=None)) == {}
+
+
 def test_a_version_without_a_recipe_has_no_retraining_rung() -> None:
     assert outcomes.next_rung(work("bad_teacher")) is None
 
@@ -82,7 +148,8 @@ def test_without_any_training_data_there_is_no_retraining_rung() -> None:
 )
 def test_the_plan_says_what_comes_behind_the_rung_and_why_a_retrain_may_not(given: Work, expected: dict[str, Any]) -> None:
     retraining = given.job.method == "retrain"
-    assert ladder_of(given) == {**expected, "again": retraining}
+    assert ladder_of(given) == {**expected, "again": retraining, "gentler": False}
+    assert ladder_of(given, softer={"lr": 0.1})["gentler"]
 
 
 def test_a_retraining_that_was_made_again_is_not_made_a_third_time() -> None:

@@ -9,6 +9,7 @@ from uuid import UUID
 import numpy as np
 import pytest
 import rfc8785
+from scipy import stats
 
 from services.errors import CannotPass
 from services.jobs import outcomes, power, repository
@@ -38,7 +39,7 @@ def of_policy(policy: Any, roles: dict[str, int], kind: Any, **known: Any) -> di
 
 
 def widths(found: dict[str, Any]) -> dict[str, float]:
-    return {entry["name"]: entry["epsilon"] for entry in found["readings"] if entry["gate"]}
+    return {entry["name"]: entry["epsilon"] for entry in found["readings"] if entry["gate"] and entry["split"].startswith("forget")}
 
 
 def test_the_interval_of_paired_shares_is_the_one_that_the_verdict_uses() -> None:
@@ -124,6 +125,17 @@ def test_a_gate_of_unknown_spread_is_named_and_nothing_is_claimed() -> None:
     assert told([], LARGE)["power"] == none_simulated(power.NO_GATE)
 
 
+def test_what_a_gate_of_known_spread_leaves_no_chance_cannot_pass_whatever_the_others_may() -> None:
+    error = {**ACCURACY, "name": "mean_absolute_error", "epsilon": 0.10}
+    attack = {**ATTACK, "name": "regression_mia"}
+    many, few = (told([error, attack], {**LARGE, "attack": attacked})["power"] for attacked in (3000, 15))
+
+    assert many["not_simulated"] == few["not_simulated"] == ["mean_absolute_error/forget_train"]
+    assert (many["retrained_passes"], many["retrained_passes_at_most"], many["cannot_pass"]) == (None, 1.0, False)
+    assert (few["retrained_passes_at_most"], few["cannot_pass"]) == (0.0, True)
+    assert "a chance of at most 0.00" in planning.foreseen(few)
+
+
 def test_what_earlier_verdicts_measured_takes_the_place_of_what_is_assumed() -> None:
     calm, wild = Earlier(0.3, 0.01, 0.0), Earlier(0.3, 4.0, 0.0)
     probe = {**ATTACK, "kind": "metric", "name": "linear_probe_auc"}
@@ -156,6 +168,16 @@ def test_a_drop_that_is_no_more_than_the_floor_is_shown_is_unlikely_to_be_called
     assert loose > strict
 
 
+def test_an_attack_on_retained_records_takes_its_share_of_the_chance() -> None:
+    others = {**ATTACK, "split": "retain_train", "direction": "max", "epsilon": 0.02}
+    without, beside = (told([ACCURACY, *more], LARGE, learned=0.97, unseen=0.9)["power"] for more in ([], [others]))
+
+    deviation = 0.45 * np.sqrt((1 / 5000 + 1 / 3000) / 12)  # of 50,000 retained records the attack takes 5,000
+    assert beside["kept"] == pytest.approx(stats.norm.cdf(stats.norm.ppf(1 - 0.05 / 2) + 0.02 / deviation), abs=1e-4)
+    assert power._not_exposed([{**others, "epsilon": 0.0}], Known(LARGE, "records"), alpha=0.04) == pytest.approx(0.96)
+    assert (without["kept"], [gate["name"] for gate in beside["gates"]]) == (1.0, ["accuracy"])
+
+
 def test_a_simulation_repeats_is_canonical_json_and_takes_less_than_a_second() -> None:
     begun = time.process_time()
 
@@ -173,7 +195,7 @@ def job_of(by: str, shop: Shop, monkeypatch: pytest.MonkeyPatch, *, recipe: Any 
     """A job on five records that somebody chose the method of; its plan cannot be passed."""
     found = work()
     found.job.choice = {"by": by, "rungs": ["m", "retrain"]}
-    found.policy = SimpleNamespace(key="demo", version=1, verification=VERIFICATION, ladder=[{"method": "m"}, {"method": "retrain"}])
+    found.policy = SimpleNamespace(key="demo", version=1, verification=VERIFICATION, limits={}, ladder=[{"method": "m"}, {"method": "retrain"}])
     if recipe is None:
         found.base.recipe = None
     monkeypatch.setattr(repository, "measured_shares", lambda _session, _version: (0.9, 0.9))
@@ -193,6 +215,56 @@ def test_a_method_that_the_caller_named_runs_all_the_same(shop: Shop, monkeypatc
 
     assert body["power"]["cannot_pass"]
     assert list(shop.plans.values()) == [body]
+
+
+def test_the_second_look_at_the_records_is_in_the_plan_and_the_chances_are_those_of_half_the_level(
+    shop: Shop,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[float] = []
+    simulated_as_ever = power.simulated
+    monkeypatch.setattr(power, "simulated", lambda *given, alpha, **facts: asked.append(alpha) or simulated_as_ever(*given, alpha=alpha, **facts))
+
+    first = shop.frozen(job_of("caller", shop, monkeypatch))
+    shop.plans.clear()
+    shop.looks = 2
+    second = shop.frozen(job_of("caller", shop, monkeypatch))
+
+    assert [(body["alpha"], body["looks"]) for body in (first, second)] == [(0.05, 1), (0.05, 2)]
+    assert asked == [0.05, 0.025]
+
+
+@pytest.mark.parametrize("number", [2**53, -(2**53), 10**30, 1e16, 1e300])
+def test_a_whole_number_that_canonical_json_cannot_hold_is_frozen_as_text(
+    number: float,
+    shop: Shop,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = job_of("caller", shop, monkeypatch)
+    asked.job.params = {"deep": [{"number": number}], "small": 2**53 - 1, "rate": 0.1, "flag": True}
+
+    body = shop.frozen(asked)
+
+    assert body["parameters"] == {"deep": [{"number": str(number)}], "small": 2**53 - 1, "rate": 0.1, "flag": True}
+    stored = json.loads(json.dumps(body), parse_float=lambda text: int(float(text)) if float(text).is_integer() else float(text))  # as the database
+    assert rfc8785.dumps(stored) == rfc8785.dumps(body)
+
+
+def test_a_method_that_may_claim_suppression_alone_is_probed_and_taught_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    def left(guarantee: str, *guarantees: str) -> set[str]:
+        entry = SimpleNamespace(guarantee=guarantee, facts={"guarantees": list(guarantees)})
+        monkeypatch.setattr(planning.catalogue, "entry", lambda _session, kind, _name: entry if kind == "method" else None)
+        shop.plans.clear()
+        body = shop.frozen(job_of("caller", shop, monkeypatch))
+        assert not any(one["gate"] for one in body["readings"] if one["name"] in planning.LEFT)
+        return {one["name"] for one in body["readings"]} & set(planning.LEFT)
+
+    assert left("suppression") == left("approximate", "suppression", "approximate") == {"linear_probe_auc", "relearn_time"}
+    assert left("approximate") == left("certified", "certified", "approximate") == set()
+    planned = {"kind": "metric", "name": "relearn_time", "split": "forget_train"}
+    assert [one["name"] for one in planning.of_what_is_left([planned], "classification", ["suppression"])] == ["linear_probe_auc"]
+    assert [one["name"] for one in planning.of_what_is_left([], "language_model", ["suppression"])] == ["relearn_time"]
+    assert planning.of_what_is_left([], "image_generation", ["suppression"]) == []
 
 
 def test_without_a_recipe_there_is_nothing_to_give_way_to(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -215,8 +287,8 @@ def test_what_gave_way_goes_to_retraining_and_not_through_the_rungs_between(monk
         monkeypatch.setattr(repository, name, lambda *_given, **_facts: None)
     monkeypatch.setattr(repository, "move", lambda *_given, **_facts: "failed")
     monkeypatch.setattr(repository, "load", lambda *_given: "work")
-    monkeypatch.setattr(outcomes, "next_rung", lambda _work, codes=(): asked.append(list(codes)) or ("retrain", {}))
-    monkeypatch.setattr(outcomes, "_escalate", lambda _session, _job, rung, verdict, *, clock: asked.append((rung[0], verdict["codes"])))
+    monkeypatch.setattr(outcomes, "further", lambda _session, _work, codes: asked.append(list(codes)) or (("retrain", {}), {}))
+    monkeypatch.setattr(outcomes, "_escalate", lambda _session, _job, rung, verdict, _late, *, clock: asked.append((rung[0], verdict["codes"])))
 
     state = outcomes.settle(None, moved, CannotPass(method="unsir", detail="x"), clock=None)  # pyright: ignore[reportArgumentType]
 

@@ -36,8 +36,8 @@ def work(*, job: int = 1, seeds: dict[str, int] = SEEDS, recipe: dict[str, Any] 
         model=SimpleNamespace(id=UUID(int=model), architecture="mlp", architecture_params={"outputs": 2}, task="classification"),
         dataset=SimpleNamespace(id=UUID(int=6), name="d"),
         dataset_version=SimpleNamespace(id=UUID(int=dataset_version), manifest_digest="ab" * 32, number=1),
-        base=SimpleNamespace(id=UUID(int=7), manifest_digest="cd" * 32, manifest=None, recipe=recipe or RECIPE.model_dump(mode="json")),
-        policy=SimpleNamespace(key="demo", version=1, verification={}, ladder=[{"method": "retrain"}]),
+        base=SimpleNamespace(id=UUID(int=7), manifest_digest="cd" * 32, manifest=None, job_id=None, recipe=recipe or RECIPE.model_dump(mode="json")),
+        policy=SimpleNamespace(key="demo", version=1, verification={}, limits={}, ladder=[{"method": "retrain"}]),
         targets=[SimpleNamespace(id=UUID(int=100 + job), records_commitment="00")],
         requests=[object()],
         request_kind="records",
@@ -53,6 +53,7 @@ class Shop:
         self.forgotten, self.before, self.key = frozenset(RECORDS), frozenset[bytes](), KEY
         self.lease, self.keys = SimpleNamespace(tenant_id=UUID(int=5)), SimpleNamespace(kek="")
         self.job: Any = None
+        self.looks = 1
         self.plans: dict[UUID, dict[str, Any]] = {}
         monkeypatch.setattr(reference, "tenant_key", lambda _session, _tenant, _kek: self.key)
         monkeypatch.setattr(repository, "forgotten_digests", lambda _session, _targets, _dataset: self.forgotten)
@@ -64,6 +65,7 @@ class Shop:
         monkeypatch.setattr(repository, "finish_step", lambda *_given, **_facts: None)
         monkeypatch.setattr(repository, "measured_shares", lambda _session, _version: (None, None))
         monkeypatch.setattr(repository, "earlier_readings", lambda _session, _model, *, request_kind: [])
+        monkeypatch.setattr(repository, "looks", lambda _session, _job: self.looks)
         monkeypatch.setattr(planning.log, "record", lambda *_given, **_facts: None)
         monkeypatch.setattr(planning.catalogue, "entry", lambda *_given: None)
 

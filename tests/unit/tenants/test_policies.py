@@ -53,10 +53,17 @@ def test_the_default_asks_a_second_person_and_waits_a_quarter_of_an_hour():
 
 
 def test_what_gates_a_class_request():
-    expected = {("accuracy", "forget_train"), ("accuracy", "forget_test"), ("mia_v2", "forget_train")}
+    expected = {("accuracy", "forget_train"), ("accuracy", "forget_test"), ("mia_v2", "forget_train"), ("mia_v2", "retain_train")}
     assert set(gates(DEMO.verification.for_class)) == expected
     assert set(gates(GDPR_DEFAULT.verification.for_class)) == {*expected, ("js_divergence", "forget_train")}
     assert gates(DEMO.verification.for_class)["accuracy", "forget_test"].min_records == 100
+
+
+@pytest.mark.parametrize("key", SEEDS)
+def test_that_others_are_not_exposed_gates_both_kinds_of_request(key):
+    for readings in (SEEDS[key].verification.for_class, SEEDS[key].verification.for_records):
+        found = gates(readings)["mia_v2", "retain_train"]
+        assert (found.kind, found.direction, found.epsilon) == ("attack", "max", 0.02)
 
 
 def test_the_demo_is_wider_than_the_default_on_small_sets_only_where_it_must_be():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_breast_cancer
 from torch import Tensor, nn
 
+from services.drift import Spend, confidence_factor, gradient_budget
 from services.errors import Diverged, MethodNotApplicable, ParameterOutOfRange
 from services.learning.architectures.mlp import MLP
 from services.learning.data import Splits
@@ -29,7 +30,7 @@ from services.unlearning.mechanisms.convex_head import (
     train_head,
     write_head,
 )
-from services.unlearning.mechanisms.drift_ledger import CertifiedLedger, Spend, confidence_factor, gradient_budget
+from services.unlearning.mechanisms.drift_ledger import CertifiedLedger
 from services.unlearning.methods.certified_removal import CertifiedRemoval
 
 torch.set_num_threads(1)

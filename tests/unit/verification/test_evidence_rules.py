@@ -1,7 +1,7 @@
 """Rules on sample sizes, refusals and faults of public code that no one component's tests hold; which test holds which: docs/reference/evidence-tests.md."""
 
 import dataclasses
-from math import sqrt
+from math import log, sqrt
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from services.verification.attacks.mia_v2 import MembershipInference, _low_fpr
 from services.verification.metric import Models
 from services.verification.statistics import equivalence, intervals, likelihood_ratio, one_run, roc
 from services.verification.statistics.language import privacy_leak
+from services.verification.statistics.operating_points import rates_at
 from services.verification.verdict import judge
 from tests.unit.verification.test_verdict import ACCURACY, ATTACK, SOUND, measured, plan_of, utility
 from tests.unit.verification.worlds import TASK, FixedLogits, split_of, splits_of
@@ -36,11 +37,25 @@ def test_of_one_person_models_bound_what_can_be_shown(models, shown):
     found = roc.epsilon_lower(false_positives=0, non_members=models, false_negatives=0, members=models)
 
     assert found == pytest.approx(shown, abs=0.006)
+    assert found < log(models - 1)  # the largest finite estimate: one error a side
 
 
-@pytest.mark.parametrize(("others", "seen", "upper"), [(50, 0, 0.058), (100, 1, 0.047), (200, 2, 0.031), (500, 5, 0.021), (1000, 10, 0.017)])
+@pytest.mark.parametrize(
+    ("others", "seen", "upper"), [(50, 0, 0.058), (100, 1, 0.047), (200, 2, 0.031), (500, 5, 0.021), (1000, 10, 0.017), (5000, 50, 0.0126)]
+)
 def test_a_low_rate_seen_in_few_records_leaves_a_high_one_possible(others, seen, upper):
     assert intervals.clopper_pearson(seen, others, level=0.90).high == pytest.approx(upper, abs=0.0006)
+
+
+@pytest.mark.parametrize(("records", "half"), [(50, 0.114), (100, 0.080), (200, 0.057), (500, 0.036), (1000, 0.025), (5000, 0.011)])
+def test_records_that_tell_nothing_leave_the_area_this_wide(records, half):
+    ranks = np.arange(2 * records)
+    member = np.isin(ranks % 4, (0, 3))
+
+    low, high = roc.auc_interval(ranks[member], ranks[~member], level=0.95)
+
+    assert (low + high) / 2 == pytest.approx(0.5, abs=1e-3)
+    assert (high - low) / 2 == pytest.approx(half, abs=0.0006)
 
 
 def test_equivalence_takes_870_a_side_and_is_out_of_reach_below_180():
@@ -99,8 +114,8 @@ def test_on_exchangeable_records_the_attack_covers_one_half_in_93_of_100_of_a_th
     assert covered(1000, 6) >= 0.93
 
 
-def simulated(side, form, rng, records=4000):
-    """AUC of the likelihood ratio with so many reference models a side, where a member's margin is one deviation higher than a non-member's."""
+def simulated(side, form, rng, records=12_000):
+    """AUC, and TPR at 1 % false alarms, of the likelihood ratio with so many models a side; a member's margin is one deviation higher than another's."""
     keep = np.zeros((2 * side, records), dtype=bool)
     keep[:side] = True
     hardness = rng.normal(0, 3, records)
@@ -115,16 +130,24 @@ def simulated(side, form, rng, records=4000):
     else:
         pooled = np.full(records, np.sqrt(np.mean((outside - means[1]) ** 2)))
         scores = likelihood_ratio.offline_scores(phi, means[1], pooled)
-    return roc.auc(scores[member], scores[~member])
+    rate = rates_at(scores[member], scores[~member], np.ones(int(np.sum(~member))), np.array([0.01]))
+    return roc.auc(scores[member], scores[~member]), float(rate[0])
 
 
-@pytest.mark.parametrize(("side", "online", "offline"), [(2, 0.58, 0.71), (4, 0.65, 0.72), (8, 0.71, 0.74), (16, 0.74, 0.75), (64, 0.75, 0.74)])
-def test_with_few_reference_models_the_one_sided_form_is_the_stronger(side, online, offline):
+@pytest.mark.parametrize(
+    ("side", "online", "offline", "rate"),
+    [(2, 0.58, 0.71, 0.015), (4, 0.65, 0.72, None), (8, 0.71, 0.74, None), (16, 0.74, 0.75, 0.066), (64, 0.75, 0.74, 0.083)],
+)
+def test_with_few_reference_models_the_one_sided_form_is_the_stronger(side, online, offline, rate):
     rng = np.random.default_rng(7)
+    of_centre = np.median(rng.normal(size=(20_000, side)), axis=1).var()
 
     found = [simulated(side, form, rng) for form in ("online", "offline")]
 
-    assert found == pytest.approx([online, offline], abs=0.035)  # 4,000 records: a standard error of .008 each, and the table has two digits
+    assert [area for area, _ in found] == pytest.approx([online, offline], abs=0.03)  # a standard error of .005 each; the table has two digits
+    assert rate is None or found[0][1] == pytest.approx(rate, abs=0.02)  # 60 of 6,000 non-members set the threshold: .006, and as much in the table
+    told = stats.norm.cdf(1 / sqrt(1 + of_centre) - stats.norm.ppf(0.99))  # a shift of one, seen through the error of the centre
+    assert found[1][1] == pytest.approx(told, abs=0.02)
 
 
 @pytest.mark.parametrize(("models", "form"), [(30, "offline"), (32, "online")])

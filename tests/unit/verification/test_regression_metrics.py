@@ -210,6 +210,20 @@ def test_9_the_fitted_attack_is_scored_on_rows_it_was_not_fitted_on():
     assert fitted["members"] == 150
 
 
+def test_17_all_rows_of_the_attack_are_prepared_alike():
+    rng = np.random.default_rng(9)
+    y = rng.normal(size=120)
+    shifted = [dataclasses.replace(rows(name, y), prepare=lambda x: x + 120) for name in ("f", "r", "a")]
+    said = np.concatenate([np.full(120, 100.0), y + rng.normal(size=120)])  # records that are not prepared would all be far off
+
+    found = taken(RegressionMembershipInference, models(said), splits(shifted[0], shifted[1], attack=shifted[2]))
+
+    assert found.value == pytest.approx(0.5, abs=1e-12)  # the same targets and answers on both sides
+    assert taken(RegressionMembershipInference, models(said), splits(rows("f", y), shifted[1], attack=shifted[2])).value != pytest.approx(
+        0.5, abs=0.02
+    )
+
+
 def test_a_range_is_attacked_with_records_of_the_same_range():
     said, data = world(np.random.default_rng(8))
     ranged = dataclasses.replace(data, span=Span(below=30))

@@ -185,6 +185,9 @@ def test_a_retraining_that_lost_too_much_alone_is_said_to_be_made_again():
     assert wording.failed(("utility",), ladder=held).endswith("The retraining is made once more, under a fresh seed.")
     assert "made once more" not in wording.failed(("leak", "utility"), ladder=held)
     assert "made once more" not in wording.failed(("utility",), ladder={**held, "again": False})
+    softer = {**held, "again": False, "gentler": True}
+    assert wording.failed(("utility",), ladder=softer).endswith("The same method is tried once more, at reduced strength.")
+    assert "reduced strength" not in wording.failed(("leak", "utility"), ladder=softer)
 
 
 def test_after_a_broken_run_a_person_looks_first_whatever_the_ladder_holds():

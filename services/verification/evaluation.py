@@ -1,8 +1,8 @@
 """Evaluation: every reading of a plan on the original, the unlearned and the retrained model.
 
 All randomness comes from the plan's evaluation seed and the reading's own name, so a reading does not depend on which others are taken.
-Each model's outputs on each set of records are computed once, and those on many records are kept in the job's cache: the original, the retrained
-models and the untrained ones are the same on every rung of a request.
+Each model's outputs on each set of records are computed once. Those of the judged models on many records are kept in the job's cache, for the
+original and the retrained models are the same on every rung of a request; those of reference models that learned from some of the records are not.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +35,7 @@ class _CachedTask(Task):
         self._inner = inner
         self._batch_size = batch_size
         self._cache = cache
+        self.judged: tuple[nn.Module | None, ...] = ()
         self._held: dict[tuple[int, tuple[str, ...]], tuple[nn.Module, Tensor]] = {}
         self._digests: dict[object, str] = {}
 
@@ -51,7 +52,7 @@ class _CachedTask(Task):
         return self._held[key][1]
 
     def _outputs(self, model: nn.Module, split: Split) -> Tensor:
-        """Return the outputs kept for the weights, the records with their order and the task, row by row; of few records they are computed each time."""
+        """Return the outputs of a judged model kept for its weights, the records with their order and the task, row by row, else compute them."""
 
         def key() -> dict[str, object]:
             return {
@@ -64,7 +65,7 @@ class _CachedTask(Task):
         def compute() -> dict[str, Tensor]:
             return {"outputs": self._inner.predict(model, split, batch_size=self._batch_size)}
 
-        if not worth_keeping(model, split):
+        if not (any(model is each for each in self.judged) and worth_keeping(model, split)):
             return compute()["outputs"]
         return self._cache.remember("outputs", key, compute, records=split.ids, by_row=True)["outputs"].cpu()
 
@@ -121,12 +122,14 @@ def component_of(entry: Mapping[str, Any], level: float) -> Metric:
     return component(component.Parameters(**{"level": level, **entry.get("parameters", {})}))
 
 
-def shared(plan: Mapping[str, Any], task: Task, run: Run) -> tuple[Task, Run]:
+def shared(plan: Mapping[str, Any], task: Task, run: Run, models: Models | None = None) -> tuple[Task, Run]:
     """Return task and run as an evaluation uses them: outputs and fresh models are kept, so that readings and figures compute each once.
 
-    What was made so already is returned as it is.
+    What was made so already is returned as it is. Outputs of `models` outlive the evaluation, in the cache of the run.
     """
     cached = task if isinstance(task, _CachedTask) else _CachedTask(task, int(plan.get("batch_size", 1024)), run.cache)
+    if models is not None:
+        cached.judged = (models.original, models.unlearned, models.retrained, models.retrained_twin)
     if isinstance(run, _EvaluationRun):
         return cached, run
     own = _EvaluationRun(run, int(plan["seeds"]["evaluate"]))
@@ -145,7 +148,7 @@ def evaluate(plan: Mapping[str, Any], models: Models, data: Splits, task: Task, 
     """
     discover()
     entries = _entries(plan)
-    cached, own_run = shared(plan, task, run)
+    cached, own_run = shared(plan, task, run, models)
     level = float(plan.get("level", 0.90))
     found: list[Measured] = []
     for step, entry in enumerate(entries):

@@ -24,6 +24,7 @@ from services.unlearning.methods.ssd import Ssd
 from services.unlearning.methods.unsir import Unsir
 from services.verification import evaluation
 from services.verification.features import features_on
+from services.verification.metric import Models
 
 torch.set_num_threads(1)
 
@@ -237,7 +238,8 @@ def test_outputs_and_features_that_an_evaluation_keeps_are_the_live_ones_and_tho
         body.features[1].bias[0] += 1e-6
 
     def asked(cache, model=mlp_lab.original, split=rows, *, batch=100):
-        task, run = evaluation.shared({"seeds": {"evaluate": 5}, "batch_size": batch}, mlp_lab.task, mlp_lab.run(cache=cache))
+        plan, models = {"seeds": {"evaluate": 5}, "batch_size": batch}, Models(mlp_lab.original, model)
+        task, run = evaluation.shared(plan, mlp_lab.task, mlp_lab.run(cache=cache), models)
         return task.predict(model, split), features_on(model, split, run)
 
     cache = cache_of()
@@ -260,9 +262,23 @@ def test_outputs_and_features_that_an_evaluation_keeps_are_the_live_ones_and_tho
     assert [each["hit"] for each in cache.used[len(used) :]] == [False, False]
 
 
+@pytest.mark.usefixtures("many")
+def test_outputs_of_models_that_are_not_judged_are_not_kept(mlp_lab, cache_of):
+    """Reference models learned from random halves: what they say of a record that stays would outlive one that goes."""
+    cache = cache_of()
+    models = Models(mlp_lab.original, mlp_lab.copy())
+    task, _ = evaluation.shared({"seeds": {"evaluate": 5}}, mlp_lab.task, mlp_lab.run(cache=cache), models)
+
+    task.predict(mlp_lab.architecture.fresh(1), mlp_lab.train)
+    assert cache.used == []
+    task.predict(models.unlearned, mlp_lab.train)
+    assert [used["kind"] for used in cache.used] == ["outputs"]
+
+
 def test_an_evaluation_of_few_records_keeps_nothing(mlp_lab, cache_of):
     cache = cache_of()
-    task, run = evaluation.shared({"seeds": {"evaluate": 5}}, mlp_lab.task, mlp_lab.run(cache=cache))
+    models = Models(mlp_lab.original, mlp_lab.original)
+    task, run = evaluation.shared({"seeds": {"evaluate": 5}}, mlp_lab.task, mlp_lab.run(cache=cache), models)
 
     task.predict(mlp_lab.original, mlp_lab.train)
     features_on(mlp_lab.original, mlp_lab.train, run)

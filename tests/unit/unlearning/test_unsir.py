@@ -249,8 +249,7 @@ FASHION = [
     pytest.param(2e-3, 1e-3, 256, 0.887 - 0.03, id="milder"),
 ]
 """Rates of impair and repair, rows of noise, and the least retained accuracy: of the bold row .03 below retrained, of the parity row the
-specification's, of the others .03 below what it measured, which is how far apart it says retrained networks are of themselves (.894 to .903)
-and of the row that it sets a target for."""
+specification's, of the others as much below what it measured as it allows the bold row. Measured: .867, .867 and .890 beside .896 retrained."""
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,8 @@
 """What the database tells of a model before a run: the shares that its training was measured by, and what earlier verdicts read."""
 
 import json
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
@@ -8,7 +10,7 @@ from sqlalchemy import text
 
 from services.clock import SystemClock, uuid7
 from services.db.session import unit_of_work
-from services.jobs import repository
+from services.jobs import repository, rungs
 from services.jobs.power import earlier_of
 
 CLOCK = SystemClock()
@@ -89,3 +91,26 @@ def test_a_plan_counts_the_rungs_before_it_that_had_a_verdict_and_itself(ledger)
 
     with as_worker(ledger, tenant) as session:
         assert [repository.looks(session, job) for job in (first, diverged, last)] == [1, 2, 2]
+
+
+def test_a_ledger_began_with_the_training_that_its_line_goes_back_to(ledger, line):
+    tenant, _, second, upload = line
+
+    with unit_of_work(ledger.engine("lethe_control"), tenant=tenant) as session:
+        first = session.scalar(text("SELECT created_at FROM model_version WHERE number = 1"))
+        assert repository._exact_since(session, second) == first
+        assert repository._exact_since(session, upload) is None
+
+
+@pytest.mark.parametrize(("left_s", "late"), [(100, {"ssd"}), (160, set())])
+def test_what_is_left_of_the_time_is_told_by_the_database(ledger, left_s, late):
+    tenant = ledger.default_tenant()
+    model = ledger.model(tenant)
+    job = ledger.job(tenant, model, kind="unlearn", method="unsir", due_at=datetime.now(UTC) + timedelta(seconds=left_s))
+
+    with as_worker(ledger, tenant) as session:
+        work = SimpleNamespace(
+            job=repository.job_row(session, job), model=SimpleNamespace(id=model), base=SimpleNamespace(recipe={}), policy=None, zero_shot=False,
+            labels=frozenset(), targets=[],
+        )  # fmt: skip
+        assert set(rungs.too_late(session, work, ["ssd", "retrain"])) == late  # with nothing known, each is taken to last a minute

@@ -19,14 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.catalogue.router import DISAGREEMENT, EQUIVALENCE_MINIMUM
+from services.verification.statistics.paired_shares import score_interval
 
 Floats = NDArray[np.float64]
-ENOUGH = 0.9
+ENOUGH = 0.95
+SEEN = 0.9
 WIDEST = 0.15
 STEP = 0.01
 DRAWS = 4000
 SEED = 20_240_229
-HALVINGS = 40
 PAIRED = 0.45
 SCATTER = 0.015
 NEVER = float("inf")
@@ -106,7 +107,7 @@ def simulated(
 ) -> dict[str, Any]:
     """Return {readings, power}: the plan's readings with the widths that they are judged by, and what the simulation found.
 
-    Widths grow by .01 up to .15, each time that of the gate which a retrained model passes least often, until it passes all with a chance of .9.
+    Widths grow by .01 up to .15, each time that of the gate which a retrained model passes least often, until it passes all with a chance of .95.
     They stay as the policy has them where that is not reached, or where the original would then not fail with a chance of .9, or that is not known.
     `cannot_pass` says that no result under the plan could be a pass.
     """
@@ -115,7 +116,7 @@ def simulated(
     tests = len([entry for entry in entries if entry.get("gate")]) + (1 + known.classes if utility is not None else 0)
     drawn = [_gate(entry, known, level=level, alpha=alpha / max(tests, 1), rng=_stream(place)) for place, entry in enumerate(gating)]
     gates = [gate for gate in drawn if gate is not None]
-    power = {"enough": ENOUGH, "draws": DRAWS, "seed": SEED}
+    power = {"enough": ENOUGH, "enough_fails": SEEN, "draws": DRAWS, "seed": SEED}
     if not gating:
         return {"readings": entries, "power": none_simulated(NO_GATE)}
     unknown = [f"{entry['name']}/{entry['split']}" for entry, gate in zip(gating, drawn, strict=True) if gate is None]
@@ -126,7 +127,7 @@ def simulated(
     while _passes(gates) * kept < ENOUGH and any(gate.width < WIDEST for gate in gates):
         min((gate for gate in gates if gate.width < WIDEST), key=lambda gate: float((gate.needed <= gate.width).mean())).widen()
     fails = _fails(gates)
-    blind = _passes(gates) * kept < ENOUGH or (fails is not None and fails < ENOUGH)
+    blind = _passes(gates) * kept < ENOUGH or (fails is not None and fails < SEEN)
     if fails is None and not blind:
         _narrow(gates, before)
     found = {
@@ -144,7 +145,8 @@ def simulated(
 
 def none_simulated(reason: str) -> dict[str, Any]:
     """Return what a plan says of its power where nothing was simulated."""
-    return {"enough": ENOUGH, "retrained_passes": None, "original_fails": None, "reason": reason, "widened": [], "cannot_pass": False}
+    unknown = {"retrained_passes": None, "original_fails": None, "reason": reason}
+    return {"enough": ENOUGH, "enough_fails": SEEN, **unknown, "widened": [], "cannot_pass": False}
 
 
 def _narrow(gates: Sequence["_Gate"], widths: Sequence[float]) -> None:
@@ -264,43 +266,20 @@ def _of_shares(
     entry: dict[str, Any], facts: dict[str, Any], records: int, apart: float, gap: float | None, z: tuple[float, float], rng: np.random.Generator
 ) -> _Gate:
     """Return a gate on a paired difference of two shares, by Tango's score interval."""
-    low, high = _tango(rng.multinomial(records, [apart / 2, apart / 2, 1 - apart], DRAWS), records, z[0])
+    low, high = _interval(rng.multinomial(records, [apart / 2, apart / 2, 1 - apart], DRAWS), records, z[0])
     needed = _farther(-low, high, entry)
     original = None
     if gap is not None:
         lost = min(apart / 2, max(0.0, (1 - gap) / 2))
         gained = min(gap + lost, 1.0 - lost)
-        below, above = _tango(rng.multinomial(records, [gained, lost, max(0.0, 1 - gained - lost)], DRAWS), records, z[1])
+        below, above = _interval(rng.multinomial(records, [gained, lost, max(0.0, 1 - gained - lost)], DRAWS), records, z[1])
         original = _farther(-above, below, entry)
     return _Gate(entry, needed, original, facts | {"disagreement": round(apart, 4), "gap": _rounded(gap)})
 
 
-def _tango(counts: NDArray[np.int64], trials: int, z: float) -> tuple[Floats, Floats]:
-    """Return both ends of the score interval of (gained - lost) / trials for counts (k, 3) of gained, lost, neither."""
-    pairs, back = np.unique(counts[:, :2], axis=0, return_inverse=True)
-    gained, lost = pairs[:, 0].astype(np.float64), pairs[:, 1].astype(np.float64)
-    high = _upper(gained, lost, trials, z)
-    low = -_upper(lost, gained, trials, z)
-    return low[back.reshape(-1)], high[back.reshape(-1)]
-
-
-def _upper(gained: Floats, lost: Floats, trials: int, z: float) -> Floats:
-    """Return the difference at which the score statistic of H0 falls to -z, by halving, (k,)."""
-    below, above = (gained - lost) / trials, np.full(len(gained), 1.0 - 1e-12)
-    for _ in range(HALVINGS):
-        middle = (below + above) / 2
-        inside = _statistic(gained, lost, trials, middle) > -z
-        below, above = np.where(inside, middle, below), np.where(inside, above, middle)
-    return below
-
-
-def _statistic(gained: Floats, lost: Floats, trials: int, difference: Floats) -> Floats:
-    """Return Tango's score statistic of H0: p_gained - p_lost = difference."""
-    b = -gained - lost + (2.0 * trials - gained + lost) * difference
-    root = np.sqrt(np.maximum(b * b + 8.0 * trials * lost * difference * (1.0 - difference), 0.0))
-    variance = trials * (2.0 * (root - b) / (4.0 * trials) + difference * (1.0 - difference))
-    shift = gained - lost - trials * difference
-    return np.divide(shift, np.sqrt(np.maximum(variance, 1e-300)))
+def _interval(counts: NDArray[np.int64], records: int, z: float) -> tuple[Floats, Floats]:
+    """Return both ends of the interval of (gained - lost) / records for counts (k, 3) of gained, lost, neither."""
+    return score_interval(counts[:, 0], counts[:, 1], records, z=z)
 
 
 def _kept(known: Known, utility: Mapping[str, Any] | None, *, alpha: float) -> float:

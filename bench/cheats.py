@@ -31,6 +31,7 @@ from services.unlearning.method import METHODS
 from services.verification import evaluation
 from services.verification.integrity import WeightFacts
 from services.verification.metric import Models
+from services.verification.reading import Measured, Reading
 from services.verification.verdict import IntegrityFacts, Verdict, judge
 
 QUICK = ("digits", "digit_angle")
@@ -114,11 +115,11 @@ class Audit:
         plan["readings"] = [quiet(entry) for entry in plan["readings"] if entry["gate"]]
         return cls(world, plan, *evaluation.shared(plan, world.task, world.run("evaluate")))
 
-    def verdict(self, model: nn.Module) -> Verdict:
-        """Return the verdict on a model that claims to be the work of an approximate method."""
+    def columns(self, model: nn.Module) -> dict[str, Any]:
+        """Return what is found of a model that claims to be the work of an approximate method."""
         models = Models(self.world.original, model, self.world.retrained, self.world.twin)
         readings = evaluation.evaluate(self.plan, models, self.world.splits, self.task, self.run)
-        return judge(self.plan, readings, facts(self.world, model))
+        return {**shown(judge(self.plan, readings, facts(self.world, model))), "differences": differences(readings)}
 
 
 def quiet(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,13 +137,13 @@ def judged(world: World, scene: Scene, data: str, options: argparse.Namespace) -
     common |= {"records": len(world.splits.forget), "plan": chances(audit.plan)}
     for name in [name for name in options.fakes if FAKES[name].fits(world)]:
         try:
-            found = shown(audit.verdict(made(world, name)))
+            found = audit.columns(made(world, name))
         except LetheError as refusal:
             found = {"verdict": "refused", "codes": [refusal.code], "states": {}}
         yield {**common, "case": name, "honest": False, **found}
     for number in range(1, options.honest + 1):
         model = trained_on(world, world.splits.retain, f"honest-{number}")
-        yield {**common, "case": f"retrained {number}", "honest": True, **shown(audit.verdict(model))}
+        yield {**common, "case": f"retrained {number}", "honest": True, **audit.columns(model)}
 
 
 def foreseen(world: World, scene: Scene, policy: PolicyBody, common: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -195,3 +196,9 @@ def shown(verdict: Verdict) -> dict[str, Any]:
     """Return verdict, codes and the state of each gating reading."""
     states = {f"{state.name}/{state.split}": state.state for state in verdict.states if state.state not in {"info", "null"}}
     return {"verdict": verdict.verdict, "codes": list(verdict.codes), "states": states}
+
+
+def differences(readings: Sequence[Measured]) -> dict[str, list[float]]:
+    """Return by how much each reading differs from the retrained model's on the same records, with its interval."""
+    pairs = {f"{reading.name}/{reading.split}": reading.paired for reading in readings}
+    return {name: [round(end, 4) for end in (pair.value, pair.low, pair.high)] for name, pair in pairs.items() if isinstance(pair, Reading)}

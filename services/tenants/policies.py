@@ -418,7 +418,7 @@ _SMALL_LANGUAGE_RUNGS = (
 DEMO = PolicyBody(
     regulation="gdpr",
     ladder=(
-        Rung(method="neg_grad_plus", granularities=("class",)),
+        Rung(method="unsir", granularities=("class",)),
         Rung(method="bad_teacher", granularities=("records",)),
         Rung(method="blindspot", granularities=("records",)),
         *_GENERATOR_RUNGS,

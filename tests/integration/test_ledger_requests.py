@@ -326,7 +326,7 @@ def test_a_class_request_takes_the_first_rung_that_serves_classes(world: World) 
     assert (view.scope.labels, view.scope.records) == (("1", "2", "3"), 60)
     world.advance(view.id)
     (job,) = world.jobs(view.id)
-    assert (job.method, [rung["method"] for rung in job.choice["rungs"]]) == ("bad_teacher", ["bad_teacher", "retrain"])
+    assert (job.method, [rung["method"] for rung in job.choice["rungs"]]) == ("unsir", ["unsir", "retrain"])
 
 
 def test_a_class_too_small_to_be_judged_is_retrained_at_once_and_the_choice_says_so(world: World) -> None:

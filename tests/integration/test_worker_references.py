@@ -84,7 +84,7 @@ def test_a_method_that_could_not_pass_its_plan_is_not_tried_and_the_class_is_ret
         request=request.id,
     )
     assert [(job["method"], job["state"], job["code"], bool(job["ran"])) for job in jobs] == [
-        ("bad_teacher", "failed", "cannot-pass", False),
+        ("unsir", "failed", "cannot-pass", False),
         ("retrain", "succeeded", None, True),
     ]
     told = world.report(request.id)["predicate"]

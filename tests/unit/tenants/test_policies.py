@@ -22,7 +22,7 @@ def test_a_seed_survives_its_columns(key):
 
 
 def test_the_ladders_of_the_demo_end_in_retraining():
-    assert ladder_of(DEMO, "class") == ["bad_teacher", "retrain"]
+    assert ladder_of(DEMO, "class") == ["unsir", "retrain"]
     assert ladder_of(DEMO, "records") == ["bad_teacher", "blindspot", "retrain"]
     assert ladder_of(DEMO, "records", "language_model")[-3:] == ["npo", "simnpo", "retrain"]
     assert "concept_poisoning_text" in ladder_of(DEMO, "concept", "language_model")
@@ -34,9 +34,10 @@ def test_generators_have_rungs_of_their_own_before_retraining(key):
     assert ladder_of(SEEDS[key], "records", "image_generation")[-2:] == ["cascaded_gan", "retrain"]
 
 
-def test_where_the_distance_of_the_outputs_gates_the_method_that_answers_evenly_is_not_first():
-    assert ladder_of(GDPR_DEFAULT, "class")[0] != "bad_teacher"
-    assert ("js_divergence", "forget_train") in gates(GDPR_DEFAULT.verification.for_class)
+@pytest.mark.parametrize("key", SEEDS)
+def test_where_the_distance_of_the_outputs_gates_the_method_that_answers_evenly_is_not_first(key):
+    assert ladder_of(SEEDS[key], "class")[0] != "bad_teacher"
+    assert ("js_divergence", "forget_train") in gates(SEEDS[key].verification.for_class)
 
 
 def test_the_demo_asks_nobody_waits_for_nothing_and_has_no_caps():
@@ -53,15 +54,16 @@ def test_the_default_asks_a_second_person_and_waits_a_quarter_of_an_hour():
 
 
 def test_what_gates_a_class_request():
-    expected = {("accuracy", "forget_train"), ("accuracy", "forget_test"), ("mia_v2", "forget_train")}
-    assert set(gates(DEMO.verification.for_class)) == expected
-    assert set(gates(GDPR_DEFAULT.verification.for_class)) == {*expected, ("js_divergence", "forget_train")}
+    expected = {("accuracy", "forget_train"), ("accuracy", "forget_test"), ("mia_v2", "forget_train"), ("js_divergence", "forget_train")}
+    assert set(gates(DEMO.verification.for_class)) == set(gates(GDPR_DEFAULT.verification.for_class)) == expected
     assert gates(DEMO.verification.for_class)["accuracy", "forget_test"].min_records == 100
 
 
-def test_the_demo_is_wider_than_the_default_on_small_sets_only_where_it_must_be():
+def test_the_gates_of_the_demo_are_those_of_the_default_but_for_more_non_members():
     wide, narrow = gates(DEMO.verification.for_class), gates(GDPR_DEFAULT.verification.for_class)
-    assert {name for name in wide if wide[name].epsilon > narrow[name].epsilon} == {("mia_v2", "forget_train")}
+    assert {name for name in wide if wide[name] != narrow[name]} == {("mia_v2", "forget_train")}
+    pooled = wide["mia_v2", "forget_train"]
+    assert pooled == narrow["mia_v2", "forget_train"].model_copy(update={"parameters": {"pool_held_out": True}})
 
 
 @pytest.mark.parametrize("key", SEEDS)

@@ -41,10 +41,12 @@ WRITTEN_IN = hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for
 def main(arguments: Sequence[str]) -> int:
     """Run the suite; return 1 where a fake passed under a plan that can be passed. A set whose files are missing is named and left out."""
     options = parse(arguments)
+    console = Console(stderr=True, width=170)
+    if options.lines is not None:
+        return told([json.loads(line) for line in options.lines.read_text().splitlines()], console)
     torch.set_num_threads(options.threads)
     METHODS.discover("services.unlearning.methods")
     evaluation.discover()
-    console = Console(stderr=True, width=170)
     rows: list[dict[str, Any]] = []
     for data in options.data:
         for seed in range(options.first_seed, options.first_seed + options.seeds):
@@ -82,6 +84,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--fakes", default="all", help="all, none, or names with commas between them")
     parser.add_argument("--quick", action="store_true", help="two requests, one seed, three honest models: at most three minutes on two cores")
     parser.add_argument("--json", type=Path, help="append one line a case to this file")
+    parser.add_argument("--lines", type=Path, help="judge nothing, print the tables of the lines in this file")
     parser.add_argument("--cache", type=Path, default=Path(".lethe") / "bench")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)

@@ -1,116 +1,183 @@
 """`python -m bench cheats`: does the audit catch fakes, and does it pass honest work?
 
-Every fake of `bench.fakes` is judged as an approximate method under the plan that a policy makes of the request; beside them models that were
-retrained from scratch with fresh seeds, judged alike. A plan that cannot tell even the original from a retrained model is `cannot_pass`: it passes
-nothing and the request goes to an exact method. The share of such plans is printed.
+Every fake of `bench.fakes` and `bench.other_fakes` is judged as an approximate method under the plan that a policy makes of the request; beside them
+models that were retrained from scratch with fresh seeds, judged alike. A plan that cannot tell the original from a retrained model, or a retrained
+model from another, is `cannot_pass`: it passes nothing and the request goes to an exact method. How many plans are that is printed as well.
 """
 
 import argparse
+import copy
+import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from bench import sets
+from bench import cheat_tables, fakes, other_fakes, sets
+from bench.cheat_worlds import SCENES, Scene
 from bench.fakes import FAKES, trained_on
-from bench.methods import World, plan_of, policy_of, prepare
+from bench.methods import World, cut, plan_of, policy_of
 from services.errors import LetheError
+from services.learning.run import Run
+from services.learning.task import Task
 from services.tenants.policies import SEEDS, PolicyBody
 from services.unlearning.method import METHODS
 from services.verification import evaluation
 from services.verification.integrity import WeightFacts
 from services.verification.metric import Models
-from services.verification.statistics.intervals import clopper_pearson
+from services.verification.reading import Measured, Reading
 from services.verification.verdict import IntegrityFacts, Verdict, judge
 
-WORLDS = (("digits", "class"), ("noisy_digits", "subset"))
-NOISE = 0.2
+QUICK = ("digits", "digit_angle")
+WRITTEN_IN = hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for module in (fakes, other_fakes))).hexdigest()[:16]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the suite; return 1 where a fake passed. Its data ship with scikit-learn."""
+    """Run the suite; return 1 where a fake passed under a plan that can be passed. A set whose files are missing is named and left out."""
     options = parse(arguments)
+    console = Console(stderr=True, width=170)
+    if options.lines is not None:
+        return told([json.loads(line) for line in options.lines.read_text().splitlines()], console)
     torch.set_num_threads(options.threads)
     METHODS.discover("services.unlearning.methods")
     evaluation.discover()
-    console = Console(stderr=True, width=150)
     rows: list[dict[str, Any]] = []
-    for data, kind in [each for each in WORLDS if options.data in {"all", each[0]}]:
-        for seed in range(1, options.seeds + 1):
-            world = prepare(load(data), kind, seed, cache=options.cache, count=options.count if kind == "subset" else None)
-            policy = policy_of(world) if options.policy == "fitting" else SEEDS[options.policy]
-            for row in judged(world, data, policy, honest=options.honest):
+    for data in options.data:
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
+            try:
+                world = SCENES[data].make(seed, options.cache)
+            except sets.DataMissing as missing:
+                console.print(f"[red]{data}: {missing}[/red]", highlight=False)
+                break
+            for row in judged(world, SCENES[data], data, options):
                 rows.append(row)
-                console.print(f"{data} {kind} {seed}  {row['case']:20s} {row['verdict']} {' '.join(row['codes'])}", highlight=False)
+                console.print(cheat_tables.line_of(row), highlight=False)
                 if options.json is not None:
                     with options.json.open("a") as lines:
-                        lines.write(json.dumps({**row, "policy": options.policy}) + "\n")
-    console.print(confusion(rows))
-    for line in told(rows):
+                        lines.write(json.dumps(row) + "\n")
+    return told(rows, console)
+
+
+def told(rows: Sequence[Mapping[str, Any]], console: Console) -> int:
+    """Print the tables of lines; return 1 where a fake passed."""
+    for table in cheat_tables.tables(rows):
+        console.print(table)
+    for line in cheat_tables.shares(rows):
         console.print(line, highlight=False)
-    return 1 if any(not row["honest"] and row["verdict"] == "passed" for row in rows) else 0
+    return 1 if cheat_tables.got_through(rows) else 0
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(prog="python -m bench cheats", description="Judge fakes and honest models by the same plans.")
-    parser.add_argument("--data", choices=("all", *(data for data, _ in WORLDS)), default="all")
+    parser.add_argument("--data", default="all", help=f"all, shipped (with scikit-learn), or names with commas between them: {', '.join(SCENES)}")
     parser.add_argument("--policy", choices=("fitting", *sorted(SEEDS)), default="gdpr-default", help="`fitting` is `demo` for small sets")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--honest", type=int, default=10, help="retrained models with fresh seeds for each request")
-    parser.add_argument("--count", type=int, default=500, help="records that a request for single records names")
-    parser.add_argument("--quick", action="store_true", help="one seed and three honest models")
+    parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--honest", type=int, default=4, help="retrained models with fresh seeds for each request")
+    parser.add_argument("--fakes", default="all", help="all, none, or names with commas between them")
+    parser.add_argument("--quick", action="store_true", help="two requests, one seed, three honest models: at most three minutes on two cores")
     parser.add_argument("--json", type=Path, help="append one line a case to this file")
+    parser.add_argument("--lines", type=Path, help="judge nothing, print the tables of the lines in this file")
     parser.add_argument("--cache", type=Path, default=Path(".lethe") / "bench")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
+    groups = {"all": list(SCENES), "shipped": [name for name, scene in SCENES.items() if scene.shipped]}
+    options.data = groups.get(options.data) or options.data.split(",")
+    options.fakes = {"all": list(FAKES), "none": []}.get(options.fakes, options.fakes.split(","))
+    unknown = [*(name for name in options.data if name not in SCENES), *(name for name in options.fakes if name not in FAKES)]
+    if unknown:
+        parser.error(f"not known: {', '.join(unknown)}")
     if options.quick:
-        options.seeds, options.honest = 1, 3
+        options.data, options.seeds, options.honest = list(QUICK), 1, 3
     return options
 
 
-def load(name: str) -> sets.Bench:
-    """Return a set: the digits, or the digits of which a fifth is labelled wrong in training, so that whoever trains on them learns them by heart."""
-    held = sets.load("digits")
-    if name == "digits":
-        return held
-    generator = torch.Generator().manual_seed(17)
-    wrong = torch.rand(len(held.train), generator=generator) < NOISE
-    shift = torch.randint(1, held.classes, (len(held.train),), generator=generator)
-    labels = torch.where(wrong, (held.train.y + shift) % held.classes, held.train.y)
-    return replace(held, name=name, train=replace(held.train, y=labels), recipe=held.recipe.model_copy(update={"epochs": 60}))
+# --- one request -----------------------------------------------------------------------------------------------------------------------
 
 
-def judged(world: World, data: str, policy: PolicyBody, *, honest: int) -> Iterator[dict[str, Any]]:
-    """Yield a row for every fake that makes sense for the request, and for `honest` retrained models."""
-    common = {"bench": "cheats", "task": "classification", "data": data, "kind": world.kind, "seed": world.seed, "records": len(world.splits.forget)}
-    for name, fake in FAKES.items():
-        if world.kind not in fake.kinds:
-            continue
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """The audit of one request: a plan that is made once, and task and run that keep what the models answered."""
+
+    world: World
+    plan: Mapping[str, Any]
+    task: Task
+    run: Run
+
+    @classmethod
+    def of(cls, world: World, policy: PolicyBody) -> "Audit":
+        """Plan the audit as a policy asks; what is only printed is left out, since no verdict hangs on it."""
+        plan = plan_of(world, policy)
+        plan["readings"] = [quiet(entry) for entry in plan["readings"] if entry["gate"]]
+        return cls(world, plan, *evaluation.shared(plan, world.task, world.run("evaluate")))
+
+    def columns(self, model: nn.Module) -> dict[str, Any]:
+        """Return what is found of a model that claims to be the work of an approximate method."""
+        models = Models(self.world.original, model, self.world.retrained, self.world.twin)
+        readings = evaluation.evaluate(self.plan, models, self.world.splits, self.task, self.run)
+        return {**shown(judge(self.plan, readings, facts(self.world, model))), "differences": differences(readings)}
+
+
+def quiet(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a reading of a plan without the attack that is fitted for information."""
+    silent = {"mia_v2": {"learned": False}, "regression_mia": {"fitted": False}}.get(str(entry["name"]), {})
+    return {**entry, "parameters": {**entry["parameters"], **silent}}
+
+
+def judged(world: World, scene: Scene, data: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield a row for every plan that is only foreseen, for every fake that makes sense for the request, and for the retrained models."""
+    policy = policy_of(world) if options.policy == "fitting" else SEEDS[options.policy]
+    audit = Audit.of(world, policy)
+    common = {"bench": "cheats", "task": world.task.name, "data": data, "kind": world.splits.kind, "seed": world.seed, "policy": options.policy}
+    yield from foreseen(world, scene, policy, common)
+    common |= {"records": len(world.splits.forget), "plan": chances(audit.plan)}
+    for name in [name for name in options.fakes if FAKES[name].fits(world)]:
         try:
-            verdict = judged_as_approximate(world, policy, fake.make(world))
+            found = audit.columns(made(world, name))
         except LetheError as refusal:
-            yield {**common, "case": name, "honest": False, "verdict": "refused", "codes": [refusal.code]}
-            continue
-        yield {**common, "case": name, "honest": False, **shown(verdict)}
-    for number in range(honest):
+            found = {"verdict": "refused", "codes": [refusal.code], "states": {}}
+        yield {**common, "case": name, "honest": False, **found}
+    for number in range(1, options.honest + 1):
         model = trained_on(world, world.splits.retain, f"honest-{number}")
-        yield {**common, "case": f"retrained {number + 1}", "honest": True, **shown(judged_as_approximate(world, policy, model))}
+        yield {**common, "case": f"retrained {number}", "honest": True, **audit.columns(model)}
 
 
-def judged_as_approximate(world: World, policy: PolicyBody, model: nn.Module) -> Verdict:
-    """Return the verdict on a model that claims to be the work of an approximate method."""
-    plan = plan_of(world, policy)
-    models = Models(world.original, model, world.retrained, world.twin)
-    readings = evaluation.evaluate(plan, models, world.splits, world.task, world.run("evaluate"))
-    return judge(plan, readings, facts(world, model))
+def foreseen(world: World, scene: Scene, policy: PolicyBody, common: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the plans that requests for other numbers of records would get: nothing but the original is needed for them."""
+    for count in scene.counts:
+        asked = replace(world, splits=cut(world.bench, "subset", world.seed, count=count))
+        yield {**common, "records": count, "case": "plan", "plan": chances(plan_of(asked, policy))}
+
+
+def chances(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a plan foresees of itself."""
+    power: Mapping[str, Any] = plan["power"]
+    return {name: power[name] for name in ("cannot_pass", "retrained_passes", "original_fails")} | {
+        "widths": {f"{entry['name']}/{entry['split']}": entry["epsilon"] for entry in plan["readings"] if entry["gate"]}
+    }
+
+
+def made(world: World, name: str) -> nn.Module:
+    """Return a fake, made now or taken from the cache; what all fakes are written in is part of its key. What fakes raise goes through."""
+    held = world.bench
+    facts = [held.name, held.architecture.parameters.model_dump(mode="json"), held.recipe.model_dump(mode="json"), world.kind, world.seed]
+    key = json.dumps([*facts, *world.splits.forget.ids, name, WRITTEN_IN, torch.__version__], sort_keys=True)
+    path = world.cache / f"fake-{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
+    if path.exists():
+        model = copy.deepcopy(world.original)
+        model.load_state_dict(load_file(path))
+        return model.eval()
+    model = FAKES[name].make(world).eval()
+    if model.state_dict().keys() == world.original.state_dict().keys():  # a detector with tensors of its own is made anew each time
+        save_file({part: tensor.contiguous() for part, tensor in model.state_dict().items()}, path)
+    return model
 
 
 def facts(world: World, model: nn.Module) -> IntegrityFacts:
@@ -134,31 +201,7 @@ def shown(verdict: Verdict) -> dict[str, Any]:
     return {"verdict": verdict.verdict, "codes": list(verdict.codes), "states": states}
 
 
-def confusion(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the table: verdicts of fakes and of honest models, for each request."""
-    table = Table("request", "", "passed", "failed", "inconclusive", "cannot_pass", "refused")
-    for data, kind in dict.fromkeys((row["data"], row["kind"]) for row in rows):
-        for honest in (False, True):
-            mine = [row for row in rows if (row["data"], row["kind"], row["honest"]) == (data, kind, honest)]
-            count = Counter("cannot_pass" if "cannot_pass" in row["codes"] else row["verdict"] for row in mine)
-            cells = [str(count[name]) for name in ("passed", "failed", "inconclusive", "cannot_pass", "refused")]
-            table.add_row(f"{data}, {kind}", "honest" if honest else "fake", *cells)
-    return table
-
-
-def told(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the shares that matter, with their intervals. A fake that could not be made was not judged, so it counts as neither caught nor passed."""
-    for honest, what, counted in ((False, "fakes caught", lambda row: row["verdict"] != "passed"), (True, "honest models passed", passed)):
-        mine = [row for row in rows if row["honest"] is honest and "cannot_pass" not in row["codes"] and row["verdict"] != "refused"]
-        if mine:
-            hits = sum(counted(row) for row in mine)
-            low, high = clopper_pearson(hits, len(mine), level=0.95)
-            yield f"{what}: {hits} of {len(mine)} ({hits / len(mine):.3f}, 95 % interval {low:.3f} to {high:.3f}), plans that cannot pass left out"
-    got_through = [f"{row['case']} ({row['data']}, {row['kind']}, seed {row['seed']})" for row in rows if not row["honest"] and passed(row)]
-    if got_through:
-        yield f"passed although they are fakes: {', '.join(got_through)}"
-
-
-def passed(row: Mapping[str, Any]) -> bool:
-    """Say whether the verdict of a row is `passed`."""
-    return row["verdict"] == "passed"
+def differences(readings: Sequence[Measured]) -> dict[str, list[float]]:
+    """Return by how much each reading differs from the retrained model's on the same records, with its interval."""
+    pairs = {f"{reading.name}/{reading.split}": reading.paired for reading in readings}
+    return {name: [round(end, 4) for end in (pair.value, pair.low, pair.high)] for name, pair in pairs.items() if isinstance(pair, Reading)}

@@ -207,23 +207,39 @@ def name_of(rows: Rows) -> str:
     return max(counted, key=lambda name: (counted[name], len(name))) if counted else ""
 
 
-def prepare(questions: Rows, beside: Mapping[str, tuple[Question, ...]], options: argparse.Namespace, seed: int) -> World:
-    """Return the records and the two models, trained now or taken from the cache."""
+@dataclass(frozen=True, slots=True)
+class Posed:
+    """A request before anything is trained: the records, the names of the forgotten authors, and what is trained on them."""
+
+    splits: Splits
+    whole: Split
+    entities: tuple[str, ...]
+    architecture: SmallGPT
+    recipe: Recipe
+    task: LanguageModel
+
+
+def posed(questions: Rows, options: argparse.Namespace, seed: int) -> Posed:
+    """Return the records of a request, as tokens of a vocabulary of the kept ones, and the network and recipe."""
     forget, retain, held, names = cut(questions, options, seed)
     words = words_of((text for row in retain for text in (row["question"], row["answer"])), most=4000)
     adapter = QuestionAnswer(QuestionAnswer.Parameters(vocabulary=words, max_length=MAX_LENGTH))
     parts = [split_of(adapter, rows, tag) for rows, tag in ((forget, "f"), (retain, "r"), (held[0::3], "a"), (held[1::3], "v"), (held[2::3], "n"))]
-    splits = Splits(*parts, "records")
     outputs = FIRST_WORD + len(words)
     architecture = SmallGPT(SmallGPT.Parameters(outputs=outputs, vocabulary=words, max_length=MAX_LENGTH, width=options.width, layers=2))
     recipe = Recipe(optimizer="adamw", learning_rate=3e-3, epochs=options.epochs, batch_size=16, schedule="cosine", gradient_clip=1.0)
-    task = LanguageModel(outputs)
     whole = Split(torch.cat([parts[0].x, parts[1].x]), torch.cat([parts[0].y, parts[1].y]), parts[0].ids + parts[1].ids)
-    data = f"tofu-{options.authors}-authors"
-    held = Bench(data, whole, parts[3], architecture, recipe, classes=0, forgotten=0)
-    original, _ = trained(held, whole, task, seed, f"original-{options.kind}", options.cache, torch.device("cpu"))
-    retrained, took = trained(held, parts[1], task, seed, f"reference-{options.kind}", options.cache, torch.device("cpu"))
-    return World(data, options.kind, seed, splits, names, architecture, recipe, task, original, retrained, took, beside)
+    return Posed(Splits(*parts, "records"), whole, names, architecture, recipe, LanguageModel(outputs))
+
+
+def prepare(questions: Rows, beside: Mapping[str, tuple[Question, ...]], options: argparse.Namespace, seed: int) -> World:
+    """Return the records and the two models, trained now or taken from the cache."""
+    found, data = posed(questions, options, seed), f"tofu-{options.authors}-authors"
+    held = Bench(data, found.whole, found.splits.verification, found.architecture, found.recipe, classes=0, forgotten=0)
+    original, _ = trained(held, found.whole, found.task, seed, f"original-{options.kind}", options.cache, torch.device("cpu"))
+    retrained, took = trained(held, found.splits.retain, found.task, seed, f"reference-{options.kind}", options.cache, torch.device("cpu"))
+    models = (found.architecture, found.recipe, found.task, original, retrained, took)
+    return World(data, options.kind, seed, found.splits, found.entities, *models, beside)
 
 
 def split_of(adapter: QuestionAnswer, rows: Rows, tag: str) -> Split:

@@ -31,7 +31,7 @@ from services.learning.run import Run, derived_seed
 from services.learning.task import Task
 from services.learning.tasks.classification import Classification
 from services.learning.training import fit
-from services.tenants.policies import DEMO, GDPR_DEFAULT, PolicyBody
+from services.tenants.policies import DEMO, GDPR_DEFAULT, PolicyBody, readings_for
 from services.unlearning.method import METHODS, UnlearningMethod
 from services.verification import evaluation
 from services.verification.integrity import WeightFacts
@@ -74,7 +74,7 @@ class World:
     bench: sets.Bench
     kind: str
     seed: int
-    task: Classification
+    task: Task
     splits: Splits
     original: nn.Module
     retrained: nn.Module
@@ -83,6 +83,7 @@ class World:
     device: torch.device
     printing: Run  # one for all methods: what it has relearned of the reference, it does not relearn for the next method
     printed_of_reference: dict[str, Number]
+    cache: Path
 
     def run(self, purpose: str) -> Run:
         """Return a run on a seed of its own."""
@@ -165,7 +166,7 @@ def prepare(held: sets.Bench, kind: str, seed: int, *, cache: Path, count: int |
     original, _ = trained(held, train, task, seed, "original", cache, device)
     retrained, took = trained(held, splits.retain, task, seed, f"reference-{kind}", cache, device)
     twin, _ = trained(held, splits.retain, task, seed, f"twin-{kind}", cache, device)
-    return World(held, kind, seed, task, splits, original, retrained, twin, took, device, printing_run(held, seed, device), {})
+    return World(held, kind, seed, task, splits, original, retrained, twin, took, device, printing_run(held, seed, device), {}, cache)
 
 
 def printing_run(held: sets.Bench, seed: int, device: torch.device) -> Run:
@@ -293,24 +294,27 @@ def policy_of(world: World) -> PolicyBody:
 def plan_of(world: World, policy: PolicyBody) -> dict[str, Any]:
     """Return the plan of a policy for the request."""
     document = policy.verification.model_dump(mode="json", by_alias=True)
-    kind = "class" if world.kind == "class" else "records"
+    kind = world.splits.kind
+    listed, utility = readings_for(document, world.task.name, kind)
     counts = {name: len(world.splits.named(name)) for name in ("forget_train", "forget_test", "retain_train", "retain_test", "test")}
-    readings = [gated(entry, counts) for entry in document[kind]]
+    readings = [gated(entry, counts) for entry in listed]
     seeds = {name: derived_seed(world.seed, name) % 2**31 for name in ("train", "unlearn", "evaluate")}
-    judged = {name: document[name] for name in ("level", "alpha", "utility")}
+    judged = {"level": document["level"], "alpha": document["alpha"], "utility": utility}
     foreseen = power.simulated(readings, **judged, known=known_of(world))
     return {**judged, **foreseen, "reference": document["reference"], "seeds": seeds, "batch_size": 1024, "request_kind": kind}
 
 
 def known_of(world: World) -> power.Known:
     """Return what the service would know of the request before a run."""
-    splits, kind = world.splits, "class" if world.kind == "class" else "records"
+    splits, kind = world.splits, world.splits.kind
     roles = {name: len(getattr(splits, name)) for name in ("forget", "retain", "analysis", "verification", "attack")}
     if kind == "class":
         roles |= {
             f"forget_{name}": len(rows.with_labels(splits.classes, keep=True))
             for name, rows in (("test", splits.verification), ("attack", splits.attack))
         }
+    if world.task.name != "classification":
+        return power.Known(roles, kind)
     parts = [sets.drawn(rows, MEASURED_ROWS) for rows in (splits.retain, splits.verification)]
     shares = [float((world.task.predict(world.original, rows).argmax(dim=1) == rows.y.cpu()).double().mean()) for rows in parts]
     return power.Known(roles, kind, world.bench.classes, *shares)

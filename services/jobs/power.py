@@ -7,7 +7,8 @@ the greatest that the others leave, and a plan that even this cannot pass is sai
 
 Two retrained models are right on different records: on a share a(1 - a) of them where the original is right on a share a of held-out records, and on
 none of a class that neither knows. Of areas under the curve, .45 of the standard error is left when two models are compared on the same rows (.006
-at 500 records, .014 at 100). Distances of outputs of two retrained models scatter by .015.
+at 500 records, .014 at 100), and .65 on a class that neither knows. Distances of outputs of two retrained models scatter by .015, on a class that
+neither knows by .5 over the root of its records (.045 at 124). What was measured for a class is in docs/benchmarks/cheats.md.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,17 +21,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.catalogue.router import DISAGREEMENT, EQUIVALENCE_MINIMUM
+from services.verification.statistics.paired_shares import score_interval
 
 Floats = NDArray[np.float64]
-ENOUGH = 0.9
+ENOUGH = 0.95
+SEEN = 0.9
 WIDEST = 0.15
 STEP = 0.01
 DRAWS = 4000
 SEED = 20_240_229
-HALVINGS = 40
-PAIRED = 0.45
+PAIRED = {"records": 0.45, "class": 0.65}
 SCATTER = 0.015
 MEMBER_ROWS = 5000
+SCATTER_OF_CLASS, OWN_OF_CLASS = 0.5, 0.08  # times one over the root of the records: between models, and of the rows of one
 NEVER = float("inf")
 NO_GATE = "no test that decides is held against a retrained model"
 UNKNOWN_SPREAD = "it is not known how far two retrained models differ in a test that decides"
@@ -95,8 +98,13 @@ class _Gate:
     def width(self) -> float:
         return float(self.entry["epsilon"])
 
+    @property
+    def widest(self) -> float:
+        """Distances of outputs keep the policy's bound: where answers go is what tells the last fakes from a retrained model."""
+        return self.width if self.entry["name"] in DISTANCES else WIDEST
+
     def widen(self) -> None:
-        self.entry["epsilon"] = round(min(WIDEST, self.width + STEP), 4)
+        self.entry["epsilon"] = round(min(self.widest, self.width + STEP), 4)
 
     def told(self) -> dict[str, Any]:
         fails = None if self.original is None else _rounded(float((self.original > self.width).mean()))
@@ -108,7 +116,7 @@ def simulated(
 ) -> dict[str, Any]:
     """Return {readings, power}: the plan's readings with the widths that they are judged by, and what the simulation found.
 
-    Widths grow by .01 up to .15, each time that of the gate which a retrained model passes least often, until it passes all with a chance of .9.
+    Widths grow by .01 up to .15, each time that of the gate which a retrained model passes least often, until it passes all with a chance of .95.
     They stay as the policy has them where that is not reached, or where the original would then not fail with a chance of .9, or that is not known.
     `kept` is the chance that a retrained model is charged with no loss of what was retained, in use or in privacy; it is part of `retrained_passes`.
     `cannot_pass` says that no result under the plan could be a pass.
@@ -118,7 +126,7 @@ def simulated(
     tests = len([entry for entry in entries if entry.get("gate")]) + (1 + known.classes if utility is not None else 0)
     drawn = [_gate(entry, known, level=level, alpha=alpha / max(tests, 1), rng=_stream(place)) for place, entry in enumerate(gating)]
     gates = [gate for gate in drawn if gate is not None]
-    power = {"enough": ENOUGH, "draws": DRAWS, "seed": SEED}
+    power = {"enough": ENOUGH, "enough_fails": SEEN, "draws": DRAWS, "seed": SEED}
     if not gating:
         return {"readings": entries, "power": none_simulated(NO_GATE)}
     unknown = [f"{entry['name']}/{entry['split']}" for entry, gate in zip(gating, drawn, strict=True) if gate is None]
@@ -126,10 +134,10 @@ def simulated(
     if unknown:
         return {"readings": entries, "power": {**none_simulated(UNKNOWN_SPREAD), "not_simulated": unknown, **_bounded(gates, kept)}}
     before = [gate.width for gate in gates]
-    while _passes(gates) * kept < ENOUGH and any(gate.width < WIDEST for gate in gates):
-        min((gate for gate in gates if gate.width < WIDEST), key=lambda gate: float((gate.needed <= gate.width).mean())).widen()
+    while _passes(gates) * kept < ENOUGH and any(gate.width < gate.widest for gate in gates):
+        min((gate for gate in gates if gate.width < gate.widest), key=lambda gate: float((gate.needed <= gate.width).mean())).widen()
     fails = _fails(gates)
-    blind = _passes(gates) * kept < ENOUGH or (fails is not None and fails < ENOUGH)
+    blind = _passes(gates) * kept < ENOUGH or (fails is not None and fails < SEEN)
     if fails is None and not blind:
         _narrow(gates, before)
     found = {
@@ -154,7 +162,8 @@ def _bounded(gates: Sequence[_Gate], kept: float) -> dict[str, Any]:
 
 def none_simulated(reason: str) -> dict[str, Any]:
     """Return what a plan says of its power where nothing was simulated."""
-    return {"enough": ENOUGH, "retrained_passes": None, "original_fails": None, "reason": reason, "widened": [], "cannot_pass": False}
+    unknown = {"retrained_passes": None, "original_fails": None, "reason": reason}
+    return {"enough": ENOUGH, "enough_fails": SEEN, **unknown, "widened": [], "cannot_pass": False}
 
 
 def _narrow(gates: Sequence["_Gate"], widths: Sequence[float]) -> None:
@@ -199,15 +208,25 @@ def _gate(entry: dict[str, Any], known: Known, *, level: float, alpha: float, rn
     gap = held.gap if held is not None else _gap(name, split, known)
     if name == "accuracy":
         return _of_shares(entry, facts, records, _disagreement(known, held, split), gap, (z, strict), rng)
-    if held is not None:
-        deviation, scatter = sqrt(held.variance / records), held.floor * OF_TWO
-    elif name in AREAS:
-        deviation, scatter = PAIRED * sqrt((1 / records + 1 / others) / 12), 0.0
-    elif name in DISTANCES:
-        deviation, scatter = SCATTER / sqrt(2), SCATTER / sqrt(2)
+    spread = _assumed(name, records, others, known)
+    if held is not None:  # a gate with a bound on one side alone has no floor of its own
+        deviation, scatter = sqrt(held.variance / records), max(held.floor * OF_TWO, spread[1] if name in DISTANCES and spread else 0.0)
+    elif spread is not None:
+        deviation, scatter = spread
     else:
         return None
     return _of_numbers(entry, facts, deviation, scatter, gap, (z, strict), rng)
+
+
+def _assumed(name: str, records: int, others: int, known: Known) -> tuple[float, float] | None:
+    """Return the deviation that an interval of a reading knows of, and the scatter of models that it does not; None where neither is known."""
+    if name in AREAS:
+        return PAIRED[known.kind] * sqrt((1 / records + 1 / others) / 12), 0.0
+    if name not in DISTANCES:
+        return None
+    if known.kind == "class":
+        return OWN_OF_CLASS / sqrt(records), SCATTER_OF_CLASS / sqrt(records)
+    return SCATTER / sqrt(2), SCATTER / sqrt(2)
 
 
 def _records(name: str, split: str, entry: Mapping[str, Any], known: Known) -> tuple[int, int]:
@@ -274,43 +293,20 @@ def _of_shares(
     entry: dict[str, Any], facts: dict[str, Any], records: int, apart: float, gap: float | None, z: tuple[float, float], rng: np.random.Generator
 ) -> _Gate:
     """Return a gate on a paired difference of two shares, by Tango's score interval."""
-    low, high = _tango(rng.multinomial(records, [apart / 2, apart / 2, 1 - apart], DRAWS), records, z[0])
+    low, high = _interval(rng.multinomial(records, [apart / 2, apart / 2, 1 - apart], DRAWS), records, z[0])
     needed = _farther(-low, high, entry)
     original = None
     if gap is not None:
         lost = min(apart / 2, max(0.0, (1 - gap) / 2))
         gained = min(gap + lost, 1.0 - lost)
-        below, above = _tango(rng.multinomial(records, [gained, lost, max(0.0, 1 - gained - lost)], DRAWS), records, z[1])
+        below, above = _interval(rng.multinomial(records, [gained, lost, max(0.0, 1 - gained - lost)], DRAWS), records, z[1])
         original = _farther(-above, below, entry)
     return _Gate(entry, needed, original, facts | {"disagreement": round(apart, 4), "gap": _rounded(gap)})
 
 
-def _tango(counts: NDArray[np.int64], trials: int, z: float) -> tuple[Floats, Floats]:
-    """Return both ends of the score interval of (gained - lost) / trials for counts (k, 3) of gained, lost, neither."""
-    pairs, back = np.unique(counts[:, :2], axis=0, return_inverse=True)
-    gained, lost = pairs[:, 0].astype(np.float64), pairs[:, 1].astype(np.float64)
-    high = _upper(gained, lost, trials, z)
-    low = -_upper(lost, gained, trials, z)
-    return low[back.reshape(-1)], high[back.reshape(-1)]
-
-
-def _upper(gained: Floats, lost: Floats, trials: int, z: float) -> Floats:
-    """Return the difference at which the score statistic of H0 falls to -z, by halving, (k,)."""
-    below, above = (gained - lost) / trials, np.full(len(gained), 1.0 - 1e-12)
-    for _ in range(HALVINGS):
-        middle = (below + above) / 2
-        inside = _statistic(gained, lost, trials, middle) > -z
-        below, above = np.where(inside, middle, below), np.where(inside, above, middle)
-    return below
-
-
-def _statistic(gained: Floats, lost: Floats, trials: int, difference: Floats) -> Floats:
-    """Return Tango's score statistic of H0: p_gained - p_lost = difference."""
-    b = -gained - lost + (2.0 * trials - gained + lost) * difference
-    root = np.sqrt(np.maximum(b * b + 8.0 * trials * lost * difference * (1.0 - difference), 0.0))
-    variance = trials * (2.0 * (root - b) / (4.0 * trials) + difference * (1.0 - difference))
-    shift = gained - lost - trials * difference
-    return np.divide(shift, np.sqrt(np.maximum(variance, 1e-300)))
+def _interval(counts: NDArray[np.int64], records: int, z: float) -> tuple[Floats, Floats]:
+    """Return both ends of the interval of (gained - lost) / records for counts (k, 3) of gained, lost, neither."""
+    return score_interval(counts[:, 0], counts[:, 1], records, z=z)
 
 
 def _kept(known: Known, utility: Mapping[str, Any] | None, *, alpha: float) -> float:

@@ -1,20 +1,72 @@
-"""What the suite of fakes tells of its rows."""
+"""What the suite of fakes tells of its rows, and how many fakes each task has."""
 
-from bench.cheats import told
+import pytest
+
+from bench import cheat_tables
+from bench.cheats import FAKES, parse
+from services.verification.statistics.intervals import clopper_pearson
+
+PLAN = {"cannot_pass": False, "retrained_passes": 0.97, "original_fails": 1.0}
 
 
-def row(case, verdict, *codes, honest=False):
-    return {"case": case, "data": "digits", "kind": "class", "seed": 1, "verdict": verdict, "codes": list(codes), "honest": honest}
+def row(case, verdict, *codes, honest=False, seed=1, states=None, plan=PLAN):
+    return {
+        "task": "classification", "data": "digits", "kind": "class", "records": 124, "seed": seed, "policy": "demo", "case": case, "verdict": verdict,
+        "codes": list(codes), "honest": honest, "states": states or {}, "plan": plan,
+    }  # fmt: skip
+
+
+def cells(table):
+    return [list(column.cells) for column in table.columns]
 
 
 def test_what_was_not_judged_and_what_no_plan_can_pass_count_neither_way():
     rows = [
         row("nudged", "failed", "leak"), row("one_donor", "passed"), row("ascended", "refused", "diverged"),
-        row("pruned", "inconclusive", "cannot_pass"), row("retrained 1", "passed", honest=True), row("retrained 2", "inconclusive", honest=True),
+        row("pruned", "failed", "leak", seed=2), row("retrained 1", "inconclusive", "cannot_pass", honest=True, seed=2),
+        row("retrained 1", "inconclusive", honest=True, seed=3, plan={**PLAN, "cannot_pass": True}),
+        row("retrained 1", "passed", honest=True), row("retrained 2", "inconclusive", honest=True),
     ]  # fmt: skip
 
-    lines = list(told(rows))
+    lines = list(cheat_tables.shares(rows))
 
     assert lines[0].startswith("fakes caught: 1 of 2 (0.500, ")
     assert lines[1].startswith("honest models passed: 1 of 2 (0.500, ")
     assert lines[2] == "passed although they are fakes: one_donor (digits, class, seed 1)"
+    assert [found["case"] for found in cheat_tables.got_through(rows)] == ["one_donor"]
+
+
+def test_a_gate_has_fakes_and_honest_models_on_both_sides_with_exact_intervals():
+    rows = [row(f"fake {n}", "failed", "leak", states={"mia_v2/forget_train": "outside" if n < 3 else "inside"}) for n in range(4)]
+    rows += [row(f"retrained {n}", "passed", honest=True, states={"mia_v2/forget_train": "insensitive"}) for n in range(5)]
+
+    found = cells(cheat_tables.readings([*rows, row("head", "failed", "representation")]))
+
+    low, high = clopper_pearson(3, 4, level=0.95)
+    assert [column[0] for column in found[:2]] == ["mia_v2/forget_train", f"3 of 4 [{low:.2f}, {high:.2f}]"]
+    assert [column[0].split(" [")[0] for column in found[2:]] == ["1 of 4", "0 of 5", "5 of 5"]
+    assert [column[-1].split(" [")[0] for column in found[:2]] == ["rule: representation", "1 of 5"]
+
+
+def test_the_share_of_plans_that_cannot_pass_is_told_for_each_number_of_records():
+    plans = [{**row("plan", "", seed=seed, plan={**PLAN, "cannot_pass": seed < 3}), "records": 16} for seed in range(1, 5)]
+    for plan in plans:
+        del plan["honest"], plan["verdict"], plan["codes"]
+
+    found = cells(cheat_tables.plans([*plans, row("nudged", "failed", "leak")]))
+
+    assert found[2] == ["16", "124"]
+    assert [told.split(" [")[0] for told in found[4]] == ["2 of 4", "0 of 1"]
+
+
+@pytest.mark.parametrize("task", ["regression", "image_generation", "language_model"])
+def test_every_task_has_fakes_and_a_class_request_at_least_28(task):
+    assert sum(task in fake.tasks for fake in FAKES.values()) >= 10
+    assert sum("classification" in fake.tasks and "class" in fake.kinds for fake in FAKES.values()) >= 28
+    assert sum("classification" in fake.tasks and "records" in fake.kinds for fake in FAKES.values()) >= 24
+
+
+def test_an_unknown_fake_or_set_is_refused():
+    for arguments in (["--fakes", "nothing"], ["--data", "nothing"]):
+        with pytest.raises(SystemExit):
+            parse(arguments)

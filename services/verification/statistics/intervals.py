@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
+from services.verification.statistics.paired_shares import score_interval
 from services.verification.statistics.scores import Floats
 
 BCA_ROWS = 5000
@@ -41,41 +42,15 @@ def clopper_pearson(successes: int, trials: int, *, level: float) -> Interval:
     return Interval(low, high)
 
 
-def _tango_statistic(gained: int, lost: int, trials: int, difference: float) -> float:
-    """Return the score statistic of H0: p_gained - p_lost = difference."""
-    a = 2.0 * trials
-    b = -gained - lost + (2.0 * trials - gained + lost) * difference
-    c = -lost * difference * (1.0 - difference)
-    p_lost = (np.sqrt(max(b * b - 4.0 * a * c, 0.0)) - b) / (2.0 * a)
-    variance = trials * (2.0 * p_lost + difference * (1.0 - difference))
-    shift = gained - lost - trials * difference
-    if variance <= 0:
-        return 0.0 if shift == 0 else float(np.copysign(np.inf, shift))
-    return float(shift / np.sqrt(variance))
-
-
 def paired_proportions(gained: int, lost: int, trials: int, *, level: float) -> Interval:
     """Return the score interval of (gained - lost) / trials, where `gained` rows are right only in the first model and `lost` only in the second.
 
-    It has a width even where the two models agree on every row: few rows cannot show that they agree on the next.
-    Source: Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample design", 1998.
+    It has a width even where the two models agree on every row: few rows cannot show that they agree on the next. Source: Tango, 1998.
     """
     if trials == 0:
         return Interval(-1.0, 1.0)
-    z = normal_quantile(level)
-    estimate = (gained - lost) / trials
-    edge = 1.0 - 1e-12
-
-    def bound(target: float, away: float) -> float:
-        if abs(estimate - away) < 1e-9:
-            return away
-
-        def gap(difference: float) -> float:
-            return _tango_statistic(gained, lost, trials, difference) - target
-
-        return root(gap, min(estimate, away), max(estimate, away)) if gap(estimate) * gap(away) < 0 else away
-
-    return Interval(bound(z, -edge), bound(-z, edge))
+    low, high = score_interval(np.array([gained]), np.array([lost]), trials, z=normal_quantile(level))
+    return Interval(float(low[0]), float(high[0]))
 
 
 def percentile_interval(drawn: Floats, *, level: float, around: float | None = None) -> Interval:

@@ -18,12 +18,13 @@ from services.jobs.steps import plan as planning
 from services.jobs.steps.plan import gated, split_counts
 from services.tenants.policies import DEMO, GDPR_DEFAULT
 from services.verification.statistics.equivalence import equivalence_power
-from services.verification.statistics.intervals import paired_proportions
 from tests.unit.jobs.test_reference_seed import Shop, shop, work  # noqa: F401  a fixture
 
 ACCURACY = {"kind": "metric", "name": "accuracy", "split": "forget_train", "direction": "band", "epsilon": 0.05, "gate": True}
 ATTACK = {"kind": "attack", "name": "mia_v2", "split": "forget_train", "direction": "band", "epsilon": 0.05, "gate": True}
 DIGITS = {"forget": 124, "retain": 1076, "verification": 199, "attack": 199, "forget_test": 19, "forget_attack": 19}
+IMAGES = {"forget": 600, "retain": 5400, "verification": 1000, "attack": 1000, "forget_test": 100, "forget_attack": 100}
+MANY_IMAGES = {name: 10 * count for name, count in IMAGES.items()}
 NOISY = {"forget": 500, "retain": 700, "verification": 199, "attack": 199}
 LARGE = {"forget": 2000, "retain": 50_000, "verification": 3000, "attack": 3000}
 
@@ -42,15 +43,6 @@ def widths(found: dict[str, Any]) -> dict[str, float]:
     return {entry["name"]: entry["epsilon"] for entry in found["readings"] if entry["gate"] and entry["split"].startswith("forget")}
 
 
-def test_the_interval_of_paired_shares_is_the_one_that_the_verdict_uses() -> None:
-    counts = np.array([[0, 0, 60], [3, 9, 48], [12, 0, 48], [20, 20, 20], [60, 0, 0], [0, 60, 0]])
-
-    low, high = power._tango(counts, 60, 1.6448536269514722)
-
-    for place, (gained, lost, _) in enumerate(counts.tolist()):
-        assert (low[place], high[place]) == pytest.approx(paired_proportions(gained, lost, 60, level=0.9), abs=1e-5)
-
-
 def test_the_chance_of_one_area_is_the_closed_form_of_two_one_sided_tests() -> None:
     found = told([ATTACK], NOISY, learned=0.99, unseen=0.75)["power"]
 
@@ -60,34 +52,46 @@ def test_the_chance_of_one_area_is_the_closed_form_of_two_one_sided_tests() -> N
 
 
 def test_a_plan_that_both_chances_carry_keeps_its_bands() -> None:
-    found = of_policy(DEMO, DIGITS, "class", learned=0.999, unseen=0.967)
+    found = of_policy(DEMO, MANY_IMAGES, "class", learned=0.99, unseen=0.9)
 
     assert (found["power"]["widened"], found["power"]["cannot_pass"]) == ([], False)
     assert min(found["power"]["retrained_passes"], found["power"]["original_fails"]) > 0.95
-    assert widths(found) == {"accuracy": 0.05, "mia_v2": 0.25}
+    assert set(widths(found).values()) == {0.05}
 
 
 def test_a_plan_that_a_retrained_model_would_fail_widens_its_bands_step_by_step() -> None:
-    narrow = of_policy(GDPR_DEFAULT, DIGITS, "class", learned=0.999, unseen=0.967)
+    narrow = of_policy(GDPR_DEFAULT, IMAGES, "class", learned=0.99, unseen=0.9)
     noisy = of_policy(DEMO, NOISY, "records", learned=0.99, unseen=0.75)
 
-    needed = 0.45 * np.sqrt((1 / 124 + 1 / 19) / 12) * (1.645 + 1.71)  # 19 non-members; .913 for this gate, since the others take a little as well
-    assert 0.10 < needed < 0.11
-    assert [(one["name"], one["from"], one["to"]) for one in narrow["power"]["widened"]] == [("mia_v2", 0.05, 0.11)]
-    assert widths(narrow)["mia_v2"] == 0.11
+    needed = 0.65 * np.sqrt((1 / 600 + 1 / 100) / 12) * (1.645 + 1.96)  # 100 non-members, and a chance of .95
+    assert 0.07 < needed < 0.08
+    assert [(one["name"], one["from"], one["to"]) for one in narrow["power"]["widened"]] == [("mia_v2", 0.05, 0.08)]
+    assert widths(narrow)["mia_v2"] == 0.08
     assert {one["name"] for one in noisy["power"]["widened"]} == {"accuracy", "streisand"}
     for found in (narrow, noisy):
-        assert found["power"]["retrained_passes"] >= 0.9
-        assert found["power"]["original_fails"] >= 0.9
+        assert found["power"]["retrained_passes"] >= power.ENOUGH == 0.95
+        assert found["power"]["original_fails"] >= power.SEEN == 0.9
         assert max(width for width in widths(found).values()) <= 0.15
-        assert all(entry["epsilon"] == widths(found)[entry["name"]] for entry in found["power"]["gates"])
+        assert all(entry["epsilon"] == widths(found)[entry["name"]] for entry in found["power"]["gates"] if entry["split"] == "forget_train")
+
+
+@pytest.mark.parametrize("policy", [GDPR_DEFAULT, DEMO])
+@pytest.mark.parametrize("earlier", [{}, {("js_divergence", "forget_train"): Earlier(0.4, 0.0066, 0.0)}])
+def test_a_class_of_a_hundred_cannot_be_judged_by_where_its_answers_go_and_that_bound_is_not_widened(policy: Any, earlier: Any) -> None:
+    found = of_policy(policy, DIGITS, "class", learned=0.999, unseen=0.967, earlier=earlier)
+
+    distance = next(gate for gate in found["power"]["gates"] if gate["name"] == "js_divergence")
+    assert found["power"]["cannot_pass"]
+    assert distance["epsilon"] == 0.05
+    # 124 records: two retrained models scatter by .5 / sqrt(124) = .045, and the interval of one adds 1.645 * .08 / sqrt(124) = .012
+    assert distance["retrained_passes"] == pytest.approx(stats.norm.cdf((0.05 - 0.0118) / np.hypot(0.0449, 0.0072)), abs=0.02)
 
 
 def test_where_the_widest_bands_do_not_do_the_plan_cannot_pass() -> None:
     found = told([ACCURACY, ATTACK], {"forget": 20, "verification": 400, "attack": 30}, learned=1.0, unseen=0.6)
 
     assert found["power"]["cannot_pass"]
-    assert found["power"]["retrained_passes"] < 0.9
+    assert found["power"]["retrained_passes"] < power.ENOUGH
     assert widths(found) == {"accuracy": 0.05, "mia_v2": 0.05}
     assert {gate["epsilon"] for gate in found["power"]["gates"]} == {0.15}
 
@@ -98,6 +102,26 @@ def test_a_plan_that_the_original_would_not_fail_cannot_pass() -> None:
     assert well_regularised["power"]["retrained_passes"] > 0.95
     assert well_regularised["power"]["original_fails"] < 0.01
     assert well_regularised["power"]["cannot_pass"]
+
+
+def test_of_twelve_kinds_of_request_the_same_eight_can_be_passed_whether_95_or_90_in_100_retrained_models_are_to_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held_out, shares, counts = (1000, 1333, 199), ((0.99, 0.85), (0.98, 0.80), (0.99, 0.75)), (100, 200, 500, 1000)
+    found: dict[float, list[bool]] = {}
+
+    for enough in (0.90, 0.95):
+        monkeypatch.setattr(power, "ENOUGH", enough)
+        found[enough] = [
+            not of_policy(
+                GDPR_DEFAULT, {"forget": count, "retain": 5000, "verification": others, "attack": others}, "records", learned=learned, unseen=unseen
+            )["power"]["cannot_pass"]
+            for others, (learned, unseen) in zip(held_out, shares, strict=True)
+            for count in counts
+        ]
+
+    assert found[0.90] == found[0.95]
+    assert sum(found[0.95]) == 8
 
 
 def test_fewer_than_sixteen_records_on_either_side_can_show_nothing() -> None:

@@ -7,13 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 from scipy.spatial.distance import jensenshannon
 from sklearn.metrics import roc_auc_score
 
 from services.verification.statistics import bootstrap, divergence, equivalence, intervals, learned, roc, scores
 from services.verification.statistics.equivalence import Place
 from services.verification.statistics.intervals import Interval
+from services.verification.statistics.paired_shares import score_interval
 
 torch.set_num_threads(1)
 
@@ -52,6 +53,35 @@ def test_paired_interval_turns_its_sign_with_the_models_and_holds_the_estimate(g
 
     assert low - 1e-9 <= (gained - lost) / 100 <= high + 1e-9
     assert turned == pytest.approx((-high, -low), abs=1e-6)
+
+
+def likeliest_statistic(gained, lost, trials, difference):
+    """The score statistic with the share of `lost` that a search over the likelihood under H0 finds, not the closed form."""
+
+    def unlikelihood(share):
+        return -(gained * np.log(share + difference) + lost * np.log(share) + (trials - gained - lost) * np.log1p(-2 * share - difference))
+
+    edges = (max(0.0, -difference) + 1e-12, (1 - difference) / 2 - 1e-12)
+    share = optimize.minimize_scalar(unlikelihood, bounds=edges, method="bounded", options={"xatol": 1e-13}).x
+    return (gained - lost - trials * difference) / np.sqrt(trials * (2 * share + difference * (1 - difference)))
+
+
+@pytest.mark.parametrize(("gained", "lost", "trials"), [(3, 9, 60), (5, 5, 60), (20, 20, 60), (1, 30, 400)])
+def test_at_the_bounds_of_the_paired_interval_the_score_statistic_is_the_normal_quantile(gained, lost, trials):
+    low, high = intervals.paired_proportions(gained, lost, trials, level=0.9)
+
+    assert likeliest_statistic(gained, lost, trials, low) == pytest.approx(stats.norm.ppf(0.95), abs=1e-5)
+    assert likeliest_statistic(gained, lost, trials, high) == pytest.approx(-stats.norm.ppf(0.95), abs=1e-5)
+
+
+def test_many_tables_at_once_have_the_intervals_that_each_has_alone():
+    counts = np.array([[0, 0], [3, 9], [12, 0], [3, 9], [60, 0], [0, 60]])
+
+    low, high = score_interval(counts[:, 0], counts[:, 1], 60, z=stats.norm.ppf(0.95))
+
+    for place, (gained, lost) in enumerate(counts.tolist()):
+        assert (low[place], high[place]) == pytest.approx(intervals.paired_proportions(gained, lost, 60, level=0.9), abs=1e-11)
+    assert (high[4], low[5]) == pytest.approx((1.0, -1.0), abs=1e-9)
 
 
 def test_paired_interval_covers_the_true_difference_about_as_often_as_it_says():

@@ -328,6 +328,6 @@ def _not_exposed(readings: Sequence[Mapping[str, Any]], known: Known, *, alpha: 
         records = min(known.roles.get("retain", 0), int((entry.get("parameters") or {}).get("member_rows") or MEMBER_ROWS))
         others = known.roles.get("attack", 0) - known.roles.get("forget_attack", 0)
         if min(records, others) > 0:
-            deviation = PAIRED * sqrt((1 / records + 1 / others) / 12)
+            deviation = PAIRED["records"] * sqrt((1 / records + 1 / others) / 12)
             chance *= NormalDist().cdf(NormalDist().inv_cdf(1 - alpha) + float(entry["epsilon"]) / deviation)
     return chance

@@ -73,10 +73,10 @@ def compose(session: Session, work: Work, *, roles: dict[str, int]) -> dict[str,
     guarantee = entry.guarantee if entry is not None else "approximate"
     reference = document.get("reference", "retrained") if retrainable else "none"
     level, alpha, looks = float(document.get("level", 0.9)), float(document.get("alpha", 0.05)), repository.looks(session, work.job.id)
-    guarantees = (entry.facts.get("guarantees") if entry is not None else None) or [guarantee]
+    guarantees: list[str] = (entry.facts.get("guarantees") if entry is not None else None) or [str(guarantee)]
     planned = [gated(entry, counts) for entry in (*readings, *of_what_is_left(readings, work.model.task, guarantees))]
     if reference == "retrained":
-        found = power.simulated(planned, utility=utility, level=level, alpha=alpha / looks, known=known(session, work, roles))
+        found: dict[str, Any] = power.simulated(planned, utility=utility, level=level, alpha=alpha / looks, known=known(session, work, roles))
     else:
         found = {"readings": planned, "power": power.none_simulated("there is no retrained model to compare with")}
     return {

@@ -91,7 +91,9 @@ def world() -> methods.World:
     fresh, device = held.architecture.fresh(0), torch.device("cpu")
     run = methods.printing_run(held, 1, device)
     splits = methods.cut(held, "class", 1)
-    return methods.World(held, "class", 1, Classification(held.classes), splits, fresh, fresh, fresh, methods.Took(2.5, 2.0), device, run, {})
+    return methods.World(
+        held, "class", 1, Classification(held.classes), splits, fresh, fresh, fresh, methods.Took(2.5, 2.0), device, run, {}, Path("unused")
+    )
 
 
 def refused(world: methods.World) -> dict[str, object]:

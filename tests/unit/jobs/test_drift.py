@@ -86,7 +86,7 @@ def version(*keys: str, own: bool = True, recipe: Any = "a recipe", **spent: flo
 
 
 def work(base: Any, *, job: int = 7, **others: Any) -> Any:
-    held = SimpleNamespace(id=UUID(int=job), kind="unlearn", method="unsir", tenant_id=UUID(int=5))
+    held = SimpleNamespace(id=UUID(int=job), kind="unlearn", method="unsir", tenant_id=UUID(int=5), choice=None)
     policy = SimpleNamespace(limits={"drift": {"removals": 2, "js": 0.5}})
     return SimpleNamespace(**{"job": held, "base": base, "policy": policy, "zero_shot": False, "model": SimpleNamespace(id=UUID(int=3)), **others})
 

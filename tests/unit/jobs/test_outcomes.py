@@ -102,7 +102,7 @@ def test_a_rung_must_end_before_retraining_has_to_begin(left_s: float, late: set
     costs = {"quick": 10.0, "slow": 150.0, "retrain": 300.0}
     monkeypatch.setattr(rungs.repository, "now", lambda _session: now)
     monkeypatch.setattr(rungs, "seconds_of", lambda _session, _model, method, **_facts: (costs[method], "past runs"))
-    job = SimpleNamespace(due_at=now + timedelta(seconds=left_s))
+    job = SimpleNamespace(due_at=now + timedelta(seconds=left_s), choice=None)
     facts: dict[str, Any] = {"job": job, "model": SimpleNamespace(id=None), "labels": frozenset(), "targets": [], "policy": None, "zero_shot": False}
 
     def passed_over(**others: Any) -> dict[str, str]:
@@ -111,7 +111,12 @@ def test_a_rung_must_end_before_retraining_has_to_begin(left_s: float, late: set
 
     assert set(passed_over()) == late
     assert all("before retraining has to begin" in why for why in passed_over().values())
-    assert passed_over(base=SimpleNamespace(recipe=None)) == passed_over(zero_shot=True) == passed_over(job=SimpleNamespace(due_at=None)) == {}
+    assert (
+        passed_over(base=SimpleNamespace(recipe=None))
+        == passed_over(zero_shot=True)
+        == passed_over(job=SimpleNamespace(due_at=None, choice=None))
+        == {}
+    )
 
 
 def test_a_version_without_a_recipe_has_no_retraining_rung() -> None:

@@ -212,7 +212,7 @@ def test_resampled_areas_are_the_areas_of_the_resampled_rows():
     inside, outside = generator.integers(0, 5, 12).astype(float), generator.integers(0, 5, 9).astype(float)
     counts, weights = generator.multinomial(12, np.full(12, 1 / 12)), generator.multinomial(9, np.full(9, 1 / 9))
 
-    found = roc._resampled_aucs(
+    found = roc.resampled_aucs(
         np.concatenate([inside, outside]), np.concatenate([counts, np.zeros(9)])[None] * 1.0, np.concatenate([np.zeros(12), weights])[None] * 1.0
     )
 

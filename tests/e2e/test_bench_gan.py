@@ -11,6 +11,7 @@ from bench.__main__ import main
 KEYS = {"bench", "data", "kind", "method", "seed", "before", "after", "retrained", "method_seconds", "retrain_seconds", "verdict", "parameters"}
 
 
+@pytest.mark.soak
 def test_it_trains_on_as_many_records_as_it_is_asked_to_or_refuses(tmp_path: Path):
     asked = [gan.load(gan.parse(["--data", "digits", "--kind", kind, *more])) for kind, more in (("item", ["--records", "900"]), ("item", []))]
 

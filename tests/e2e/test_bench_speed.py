@@ -21,6 +21,7 @@ def scene() -> speed.Scene:
     return speed.Scene.of(sets.load("digits", records=600), 4)
 
 
+@pytest.mark.soak
 def test_lines_against_retraining_say_what_they_were_made_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     lines = tmp_path / "speed.jsonl"
 
@@ -44,6 +45,7 @@ def test_what_is_cached_before_a_run_is_found_by_it_in_every_form_that_it_tries(
         assert run.notes["rows"]["importance_all"] == 0
 
 
+@pytest.mark.soak
 def test_lines_against_the_released_recipes_part_arithmetic_from_overhead(scene: speed.Scene):
     rows = list(speed.against_released(scene, repeats=1))
 
@@ -51,6 +53,7 @@ def test_lines_against_the_released_recipes_part_arithmetic_from_overhead(scene:
     assert all(abs(row.detail["saved_arithmetic"] * row.detail["removed_overhead"] / row.ratio - 1) < 0.05 for row in rows)
 
 
+@pytest.mark.soak
 def test_growth_runs_to_the_most_that_is_asked_for(scene: speed.Scene, tmp_path: Path):
     from bench.plots import draw_growth
 

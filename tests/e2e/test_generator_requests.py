@@ -105,6 +105,7 @@ def parts(file: Path) -> set[str]:
     return {name.split(".")[0] for name in load_file(file)}
 
 
+@pytest.mark.soak
 def test_what_a_generator_cannot_do_is_refused_when_it_is_asked_for_with_the_reason(studio: Studio) -> None:
     client, scope = studio.client, {"kind": "class_labels", "dataset": DIGITS, "labels": [FORGOTTEN]}
     for asked, told in (

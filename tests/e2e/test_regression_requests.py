@@ -77,6 +77,7 @@ def test_a_range_of_prices_is_forgotten_by_a_regression_model(up: Up, tmp_path: 
     client.close()
 
 
+@pytest.mark.soak
 def test_targets_that_are_missing_are_refused_when_they_are_registered(up: Up, tmp_path: Path) -> None:
     client, file = Client(up.url, up.key), tmp_path / "spoilt.parquet"
     write_homes(file, 60)

@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 COMPONENTS = ("removals", "js", "utility_drop", "share")
 
@@ -25,32 +25,53 @@ class Spend:
 
 
 class DriftLedger(ABC):
-    """Sums what removals spend; only an exact training starts a new one."""
+    """Sums what removals spend; only an exact training starts a new one. `components` are those that may be spent, where they are bounded by name."""
 
-    @abstractmethod
+    components: ClassVar[frozenset[str] | None] = None
+
+    def __init__(self) -> None:
+        self.spent: dict[str, float] = {}
+        self.keys: list[str] = []
+
     def step(self, spent: Spend) -> None:
-        """Count one removal; a key that was counted before changes nothing."""
+        """Count one removal; a key that was counted before changes nothing.
+
+        Raises:
+            ValueError: an amount is negative or not finite, or has no name here.
+        """
+        if any(not (math.isfinite(amount) and amount >= 0) for amount in spent.amounts.values()):
+            raise ValueError("a removal spends an amount of at least 0")
+        if self.components is not None and not self.components.issuperset(spent.amounts):
+            raise ValueError(f"a removal spends {', '.join(sorted(self.components))}")
+        if spent.key in self.keys:
+            return
+        self.keys.append(spent.key)
+        for name, amount in spent.amounts.items():
+            self.spent[name] = self.spent.get(name, 0.0) + amount
 
     @abstractmethod
     def remaining(self) -> dict[str, float]:
         """Return what is left of each component; at 0 or below the model must be trained again."""
 
-    @abstractmethod
     def __len__(self) -> int:
         """Removals since the last exact training."""
+        return len(self.keys)
 
     @classmethod
     @abstractmethod
     def mechanism(cls) -> str:
         """Return `certified` or `empirical`."""
 
-    @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Return the state, JSON-able."""
+        """Return mechanism, what was spent by component, and the keys of the removals, JSON-able."""
+        return {"mechanism": self.mechanism(), "spent": dict(self.spent), "keys": list(self.keys)}
 
-    @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a state. Raises ValueError when it is another mechanism's."""
+        if state.get("mechanism") != self.mechanism():
+            raise ValueError(f"this is the ledger of mechanism {state.get('mechanism')!r}")
+        self.spent = {str(name): float(amount) for name, amount in state["spent"].items()}
+        self.keys = [str(key) for key in state["keys"]]
 
 
 def confidence_factor(delta: float) -> float:
@@ -70,46 +91,21 @@ class EmpiricalLedger(DriftLedger):
     `share` the removed records over those that the parent had learned from. A number that was not measured adds nothing.
     """
 
-    def __init__(self, caps: Mapping[str, float | None]) -> None:
-        self.caps = {name: float(cap) for name in COMPONENTS if (cap := caps.get(name)) is not None}
-        self.spent: dict[str, float] = {}
-        self.keys: list[str] = []
+    components = frozenset(COMPONENTS[1:])
 
-    def step(self, spent: Spend) -> None:
-        """Count one removal. Raises ValueError for an amount that is negative or not finite, and for one that has no name here."""
-        if any(not (math.isfinite(amount) and amount >= 0) for amount in spent.amounts.values()):
-            raise ValueError("a removal spends an amount of at least 0")
-        if not set(spent.amounts) <= set(COMPONENTS[1:]):
-            raise ValueError(f"a removal spends {', '.join(COMPONENTS[1:])}")
-        if spent.key in self.keys:
-            return
-        self.keys.append(spent.key)
-        for name, amount in spent.amounts.items():
-            self.spent[name] = self.spent.get(name, 0.0) + amount
+    def __init__(self, caps: Mapping[str, float | None]) -> None:
+        super().__init__()
+        self.caps = {name: float(cap) for name in COMPONENTS if (cap := caps.get(name)) is not None}
 
     def remaining(self) -> dict[str, float]:
-        """Return what is left of each component that has a cap."""
+        """Return what is left of each component that has a cap; the caps are the policy's, and no part of the state."""
         used = {**self.spent, "removals": float(len(self))}
         return {name: cap - used.get(name, 0.0) for name, cap in self.caps.items()}
-
-    def __len__(self) -> int:
-        return len(self.keys)
 
     @classmethod
     def mechanism(cls) -> str:
         """Return `empirical`."""
         return "empirical"
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what was spent by component, and the keys of the removals; the caps are the policy's, not the ledger's."""
-        return {"mechanism": self.mechanism(), "spent": dict(self.spent), "keys": list(self.keys)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state. Raises ValueError when it is another mechanism's."""
-        if state.get("mechanism") != self.mechanism():
-            raise ValueError(f"this is the ledger of mechanism {state.get('mechanism')!r}")
-        self.spent = {str(name): float(amount) for name, amount in state["spent"].items()}
-        self.keys = [str(key) for key in state["keys"]]
 
 
 @dataclass(frozen=True, slots=True)

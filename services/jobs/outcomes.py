@@ -43,8 +43,8 @@ def settle(session: Session, job: Job, error: BaseException, *, clock: Clock, la
     """Record that the attempt ended with `error` and move the job on; return its new state. The caller has fenced the job.
 
     A method that diverged, or that found at the data that it cannot serve the request, gives way to the next rung; one under a plan that nobody
-    could pass, or on a model whose drift is spent, to retraining. What runs out of memory is tried once with half the batch, then, if there is one, once in `larger_queue` with the whole
-    batch; then a person is asked.
+    could pass, or on a model whose drift is spent, to retraining. What runs out of memory is tried once with half the batch, then, if there is one,
+    once in `larger_queue` with the whole batch; then a person is asked.
     """
     facts = problem(error)
     repository.fail_step(session, job)

@@ -156,7 +156,7 @@ def simulated(
 
 def _bounded(gates: Sequence[_Gate], kept: float) -> dict[str, Any]:
     """Return what the gates of known spread say of a plan with others: the chance that a retrained model passes is at most theirs at the widest bands."""
-    most = float(np.all([gate.needed <= WIDEST for gate in gates], axis=0).mean()) * kept if gates else kept
+    most = float(np.all([gate.needed <= gate.widest for gate in gates], axis=0).mean()) * kept if gates else kept
     return {"retrained_passes_at_most": _rounded(most), "cannot_pass": most < ENOUGH}
 
 

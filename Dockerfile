@@ -40,6 +40,7 @@ COPY --from=gateway-packages /opt/venv /opt/venv
 COPY api api
 COPY control control
 COPY migrations migrations
+RUN python -m compileall -q .
 USER 10001:10001
 EXPOSE 8080
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
@@ -49,6 +50,7 @@ CMD ["uvicorn", "--factory", "api.app:from_environment", "--host", "0.0.0.0", "-
 FROM base AS worker
 COPY --from=worker-packages /opt/venv /opt/venv
 COPY worker worker
+RUN python -m compileall -q .
 ENV LETHE_WORKER__SCRATCH=/scratch OMP_NUM_THREADS=1
 RUN install -d -o 10001 -g 10001 -m 0700 /scratch
 USER 10001:10001

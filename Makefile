@@ -3,6 +3,8 @@
 PYTHON ?= python3.11
 UV := .tools/bin/uv
 BIN := .venv/bin
+# Dozens of processes start here: without kept bytecode each compiles thousands of modules again. Empty means: keep it; `setup` makes it once.
+export PYTHONDONTWRITEBYTECODE :=
 LOCK := $(UV) pip compile --universal --generate-hashes --no-emit-index-url --no-header --quiet pyproject.toml
 
 help:  ## Show the targets
@@ -16,6 +18,7 @@ help:  ## Show the targets
 	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
 	@$(UV) pip sync --quiet --require-hashes locks/all.txt
 	@$(UV) pip install --quiet --no-deps --editable .
+	@$(BIN)/python -c "import api.app, cli.main, control.loops, control.signer, worker.runner as runner; runner.plugins.load([]); runner.touch('cpu')"
 	@touch .venv/synced
 
 setup: .venv/synced  ## Bring uv, sync the locked packages into .venv, install the project editable

@@ -30,7 +30,8 @@ def stack(server_home: Path) -> Iterator[Stack]:
         running.start()
         yield running
     finally:
-        running.stop()
+        for part in (*running.children.values(), running.redis, running.store, running.postgres):
+            part.kill()  # a graceful end waits for every kept connection, and is tested elsewhere
 
 
 @pytest.fixture(scope="module")

@@ -198,7 +198,7 @@ def gateways(postgres: Any, object_store_server: Any, scratch: Path) -> Iterator
     """Yield a served gateway with an empty database of its own (tenant and policies are there)."""
     from tests.integration.conftest import Ledger
 
-    ledger = Ledger(postgres.fresh_database(), postgres.url)
+    ledger = Ledger(postgres)
     part = {"endpoint": object_store_server.endpoint, "bucket": BUCKET, "access_key": "testaccess", "secret_key": "testsecret"}
     store = S3Store.from_parts(public_endpoint="", region="us-east-1", secure=False, **part)
     store.ensure_bucket()
@@ -208,8 +208,7 @@ def gateways(postgres: Any, object_store_server: Any, scratch: Path) -> Iterator
         with served(app) as url, httpx2.Client(base_url=url, timeout=30) as client:
             yield Gateway(ledger, store, scratch, url, ledger.default_tenant(), app, client)
     finally:
-        for engine in ledger.engines.values():
-            engine.dispose()
+        ledger.close()
 
 
 def populate(gateway: Gateway) -> None:

@@ -21,15 +21,38 @@ CLOCK = SystemClock()
 
 @dataclass
 class Ledger:
-    """A copy of the migrated database with an engine for each role."""
+    """A copy of the migrated database with an engine for each role, made when it is first used; `held` is its name from then on."""
 
-    name: str
-    url_of: Callable[[str, str], str]
+    server: Any
+    held: str = ""
     engines: dict[str, Engine] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Return the name of the database."""
+        self.held = self.held or self.server.fresh_database()
+        return self.held
+
+    def settle(self, world: str, build: Callable[["Ledger"], None]) -> None:
+        """Let `build` put a world into the database; one that is not used yet becomes a copy of where `build` was done before under that name."""
+        if self.held:
+            build(self)
+            return
+        if world not in self.server.settled:
+            first = Ledger(self.server)
+            build(first)
+            first.close()
+            self.server.settled[world] = first.name
+        self.held = self.server.fresh_database(self.server.settled[world])
+
+    def close(self) -> None:
+        """Close what is open to the database."""
+        for engine in self.engines.values():
+            engine.dispose()
 
     def url(self, role: str) -> str:
         """Return the URL for a role."""
-        return self.url_of(role, self.name)
+        return self.server.url(role, self.name)
 
     def engine(self, role: str) -> Engine:
         """Return the engine of a role (`lethe_gateway`, ..., `superuser`)."""
@@ -70,7 +93,6 @@ class Ledger:
 @pytest.fixture
 def ledger(postgres: Any) -> Iterator[Ledger]:
     """A database of its own for one test."""
-    made = Ledger(postgres.fresh_database(), postgres.url)
+    made = Ledger(postgres)
     yield made
-    for engine in made.engines.values():
-        engine.dispose()
+    made.close()

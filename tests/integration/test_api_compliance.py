@@ -36,12 +36,11 @@ class Office(Desk):
 
 @pytest.fixture(scope="module")
 def api(postgres: Any, object_store_server: Any) -> Iterator[Api]:
-    ledger = Ledger(postgres.fresh_database(), postgres.url)
+    ledger = Ledger(postgres)
     made = Api(ledger, World(ledger), object_store_server)
     with made.http:
         yield made
-    for engine in ledger.engines.values():
-        engine.dispose()
+    ledger.close()
 
 
 @pytest.fixture(scope="module")

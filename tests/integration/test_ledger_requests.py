@@ -82,6 +82,13 @@ class World:
     """A tenant with dataset `digits` (20 records of each label 0..4), persons p0..p9 with two records each, and model `reader` at version 1."""
 
     def __init__(self, ledger: Any) -> None:
+        self.rows = [(f"r{index:03}", str(index // 20)) for index in range(100)]
+        ledger.settle("reader of digits", self._build)
+        self._enter(ledger)
+        self.model_id = self.run("lethe_gateway", models.read_model, "reader").id
+
+    def _enter(self, ledger: Any) -> None:
+        """Speak for the tenant of a database; a worker that lives offers there what it can run."""
         self.ledger = ledger
         self.tenant = ledger.default_tenant()
         self.caller = Caller(self.tenant, "desk", SCOPES)
@@ -96,13 +103,14 @@ class World:
         ]
         with unit_of_work(ledger.engine("lethe_worker"), tenant=None) as session:
             publish_catalogue(session, entries, worker="w1", queue="cpu")
+
+    def _build(self, ledger: Any) -> None:
+        self._enter(ledger)
         self.run("lethe_gateway", datasets.create_dataset, NewDataset("digits", "image"), caller=self.caller, clock=CLOCK)
-        self.rows = [(f"r{index:03}", str(index // 20)) for index in range(100)]
         self.add_version(self.rows)
         subjects = [SubjectRow(f"r{index:03}", (Identifier("customer_id", f"p{index // 2}"),)) for index in range(20)]
         self.run("lethe_gateway", datasets.index_subjects, "digits", 1, subjects, caller=self.caller, keys=KEYS)
         self.run("lethe_gateway", models.create_model, NewModel("reader", "classification", "mlp"), caller=self.caller, clock=CLOCK)
-        self.model_id = self.run("lethe_gateway", models.read_model, "reader").id
         self.train("reader", 1)
 
     def run(self, role: str, call: Any, *args: Any, **named: Any) -> Any:

@@ -34,10 +34,9 @@ CLEAN = (
 
 @pytest.fixture(scope="module")
 def whole(postgres: Any) -> Iterator[World]:
-    ledger = Ledger(postgres.fresh_database(), postgres.url)
+    ledger = Ledger(postgres)
     yield World(ledger)
-    for engine in ledger.engines.values():
-        engine.dispose()
+    ledger.close()
 
 
 @pytest.fixture

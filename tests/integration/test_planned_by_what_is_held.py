@@ -127,10 +127,9 @@ class Stock:
 
 @pytest.fixture(scope="module")
 def stock(postgres: Any) -> Iterator[Stock]:
-    ledger = Ledger(postgres.fresh_database(), postgres.url)
+    ledger = Ledger(postgres)
     yield Stock(ledger)
-    for engine in ledger.engines.values():
-        engine.dispose()
+    ledger.close()
 
 
 TEXTS = ClassScope(CLASSES, dataset="intents")

@@ -113,10 +113,9 @@ class Yard:
 
 @pytest.fixture(scope="module")
 def whole(postgres: Any) -> Iterator[Yard]:
-    ledger = Ledger(postgres.fresh_database(), postgres.url)
+    ledger = Ledger(postgres)
     yield Yard(ledger)
-    for engine in ledger.engines.values():
-        engine.dispose()
+    ledger.close()
 
 
 @pytest.fixture
@@ -447,10 +446,9 @@ class Real(Yard):
 
 @pytest.fixture(scope="module")
 def real(postgres: Any, object_store_server: Any) -> Iterator[Real]:
-    ledger = Ledger(postgres.fresh_database(), postgres.url)
+    ledger = Ledger(postgres)
     yield Real(ledger, object_store_server)
-    for engine in ledger.engines.values():
-        engine.dispose()
+    ledger.close()
 
 
 @pytest.mark.soak

@@ -50,12 +50,11 @@ class Past:
 
     @staticmethod
     def _copy(ledger: Ledger, postgres: Any) -> Ledger:
-        for engine in ledger.engines.values():
-            engine.dispose()
+        ledger.close()
         name = f"{ledger.name}_then"
         with postgres.server.admin() as connection:
             connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER lethe_owner").format(sql.Identifier(name), sql.Identifier(ledger.name)))
-        return Ledger(name, postgres.url)
+        return Ledger(postgres, name)
 
     def replay(self, origin: str = NEXT) -> Any:
         return restore(self.then.engine("lethe_owner"), self.copies, origin, clock=CLOCK)
@@ -86,8 +85,7 @@ class Past:
 def past(ledger: Ledger, postgres: Any) -> Any:
     made = Past(ledger, postgres)
     yield made
-    for engine in made.then.engines.values():
-        engine.dispose()
+    made.then.close()
 
 
 @pytest.mark.soak

@@ -49,10 +49,9 @@ class After:
 
 @pytest.fixture(scope="module")
 def after(postgres: Any) -> Iterator[After]:
-    ledger = Ledger(postgres.fresh_database(), postgres.url)
+    ledger = Ledger(postgres)
     yield After(ledger)
-    for engine in ledger.engines.values():
-        engine.dispose()
+    ledger.close()
 
 
 def test_an_alias_cannot_be_made_on_or_moved_to_a_version_that_holds_forgotten_records(after: After) -> None:

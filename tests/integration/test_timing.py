@@ -53,10 +53,9 @@ class Desk:
 
 @pytest.fixture(scope="module")
 def whole(postgres: Any) -> Iterator[Desk]:
-    ledger = Ledger(postgres.fresh_database(), postgres.url)
+    ledger = Ledger(postgres)
     yield Desk(World(ledger))
-    for engine in ledger.engines.values():
-        engine.dispose()
+    ledger.close()
 
 
 @pytest.fixture

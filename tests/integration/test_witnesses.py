@@ -169,7 +169,7 @@ def test_after_a_line_was_lost_the_signer_goes_on_from_what_the_witness_knows(he
 def test_a_second_history_under_the_same_key_is_refused_and_said(held: Log, witness: Process, postgres: object):
     held.write(3)
     settle(signer_of(held, witness, witness_wait_s=10))
-    other = Ledger(postgres.fresh_database(), postgres.url)
+    other = Ledger(postgres)
     fork = Log(other, other.default_tenant(), Kept())
     fork.write(9)
     settle(signer_of(fork, witness, witness_wait_s=10))
@@ -181,8 +181,7 @@ def test_a_second_history_under_the_same_key_is_refused_and_said(held: Log, witn
     fork.write()
     settle(signer_of(fork, witness, witness_wait_s=10))
     assert (lines(fork), said(fork)) == ([], "ahead")
-    for engine in other.engines.values():
-        engine.dispose()
+    other.close()
 
 
 @pytest.mark.soak

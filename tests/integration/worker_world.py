@@ -264,7 +264,7 @@ def worlds(postgres: Any, redis_server: Any, object_store_server: Any, home: Pat
     """Yield a world with control and worker running, a dataset and a model; stop it afterwards."""
     from tests.integration.conftest import Ledger
 
-    ledger = Ledger(postgres.fresh_database(), postgres.url)
+    ledger = Ledger(postgres)
     settings = {
         "LETHE_STORE__ENDPOINT": object_store_server.endpoint,
         "LETHE_STORE__BUCKET": "worker-tests",
@@ -287,5 +287,4 @@ def worlds(postgres: Any, redis_server: Any, object_store_server: Any, home: Pat
         yield made
     finally:
         made.stop()
-        for engine in ledger.engines.values():
-            engine.dispose()
+        ledger.close()

@@ -1,5 +1,6 @@
 """Real servers for the tests: started once a test process, on free ports, in a temporary folder."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -79,6 +80,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
     items.sort(key=lambda item: FIRST.index(group) if (group := group_of(item)) in FIRST else len(FIRST))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is loaded by now out of every later collection of garbage: with torch that is millions of objects that stay."""
+    gc.collect()
+    gc.freeze()
 
 
 def group_of(item: pytest.Item) -> str:

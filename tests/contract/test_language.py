@@ -216,6 +216,7 @@ def test_the_difference_of_a_model_and_itself_is_zero(name):
     assert same is None or (same.value == 0 and same.low <= 0 <= same.high)
 
 
+@pytest.mark.soak
 def test_a_plan_of_all_metrics_is_evaluated():
     entries = [
         {"kind": "metric", "name": name, "split": METRICS[name].splits[0], "parameters": QUICK_READINGS.get(name, {})} for name in METRICS_HERE

@@ -384,6 +384,7 @@ def test_a_deleted_object_is_gone_and_its_url_answers_404(shelf):
     assert shelf.speak("GET", url, b"")[0] == 404
 
 
+@pytest.mark.soak
 def test_a_thousand_and_one_objects_are_listed_and_deleted(store):
     keys = [f"many/{number:04}" for number in range(1001)]
     with ThreadPoolExecutor(16) as pool:

@@ -22,6 +22,7 @@ def test_requests_are_drawn_from_the_seed_and_of_every_kind():
     assert all((one.label is None) == (one.count is not None) == (one.kind != "class") for one in drawn)
 
 
+@pytest.mark.soak
 def test_a_run_prints_every_rung_and_both_shares(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     lines = tmp_path / "rows.jsonl"
     options = ["--requests", "2", "--seed", "1", "--data", "digits,breast_cancer", "--threads", "1", "--json", str(lines), "--cache", str(tmp_path)]

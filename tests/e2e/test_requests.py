@@ -1,4 +1,4 @@
-"""Deletion requests over the HTTP API of a running stack: chosen by the router, by a foreign method, and with no training data held."""
+"""Deletion requests over the HTTP API of a running stack: by a method of another distribution, and with no training data held."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,13 +16,9 @@ pytestmark = pytest.mark.xdist_group("up")
 def desk(up: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     client = Client(up.url, up.key)
     made = Desk(client, tmp_path_factory.mktemp("desk"), "digits", seed=3)
-    made.prepare(["by-acme", "auto-subset", "untouched"])
+    made.prepare(["by-acme", "untouched"])
     yield made
     client.close()
-
-
-def subset(desk: Desk) -> dict[str, Any]:
-    return {"kind": "records", "dataset": desk.learned, "ids": [f"digits-{row:06d}" for row in range(100, 220, 3)]}
 
 
 def test_one_file_of_another_distribution_adds_a_method_that_is_listed_and_serves_a_request(desk: Desk) -> None:
@@ -41,12 +37,6 @@ def test_one_file_of_another_distribution_adds_a_method_that_is_listed_and_serve
     assert ended["jobs"][0]["method"] == "acme_silence"
     assert ended["status"] == "completed", ended
     assert ended["report"]["processing"][0]["guarantee"] == "suppression"
-
-
-def test_the_router_serves_a_request_for_some_records(desk: Desk) -> None:
-    ended = desk.ask(subset(desk), models=["auto-subset"], method="auto")
-    desk.check_passed(ended, "auto-subset")
-    assert ended["jobs"][0]["choice"]["reason"]
 
 
 def test_a_method_that_needs_no_training_record_serves_a_model_without_data_by_name(desk: Desk) -> None:

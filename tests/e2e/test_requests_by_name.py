@@ -15,6 +15,7 @@ FEWER_BATCHES: dict[str, dict[str, Any]] = {"gkt": {"n_pseudo_batches": 10}}
 """`gkt` and `emmn` end at the rungs behind them where there are some."""
 CLASS_OF = {method: str(number) for number, method in zip((1, 2, 3, 4, 7, 8), PAPERS, strict=True)}
 RECORDS = ("subset", "subject")
+KINDS = ("class", *RECORDS)
 DATA_FREE = ("gkt", "emmn", "lra_npp")
 """The methods of the papers that need no record that the model learned from."""
 
@@ -23,7 +24,7 @@ DATA_FREE = ("gkt", "emmn", "lra_npp")
 def desk(up: Up, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     client = Client(up.url, up.key)
     made = Desk(client, tmp_path_factory.mktemp("desk"), "named", seed=4)
-    made.prepare([*map(named, PAPERS), *(f"records-{kind}" for kind in RECORDS), "auto-class", "auto-subject"])
+    made.prepare([*map(named, PAPERS), *(f"records-{kind}" for kind in RECORDS), *(f"auto-{kind}" for kind in KINDS)])
     yield made
     client.close()
 
@@ -41,6 +42,10 @@ def digit(desk: Desk, label: str) -> dict[str, Any]:
     return {"kind": "class_labels", "dataset": desk.learned, "labels": [label]}
 
 
+def records(desk: Desk, first: int) -> dict[str, Any]:
+    return {"kind": "records", "dataset": desk.learned, "ids": [f"digits-{row:06d}" for row in range(first, first + 120, 3)]}
+
+
 @pytest.mark.parametrize("method", PAPERS)
 def test_a_class_request_goes_through_with_each_method_of_the_papers_by_name(desk: Desk, method: str) -> None:
     ended = desk.ask(digit(desk, CLASS_OF[method]), models=[named(method)], method=method, parameters=FEWER_BATCHES.get(method, {}))
@@ -50,15 +55,16 @@ def test_a_class_request_goes_through_with_each_method_of_the_papers_by_name(des
 
 @pytest.mark.parametrize("kind", RECORDS)
 def test_a_request_for_records_goes_through_with_the_one_method_of_the_papers_by_which_a_classifier_forgets_records(desk: Desk, kind: str) -> None:
-    some = {"kind": "records", "dataset": desk.learned, "ids": [f"digits-{row:06d}" for row in range(101, 221, 3)]}
-    ended = desk.ask({"subset": some, "subject": person(desk, 30)}[kind], models=[f"records-{kind}"], method="bad_teacher")
+    scope = {"subset": records(desk, 101), "subject": person(desk, 30)}[kind]
+    ended = desk.ask(scope, models=[f"records-{kind}"], method="bad_teacher")
     assert ended["jobs"][0]["method"] == ended["report"]["processing"][0]["method"] == "bad_teacher"
     desk.check_passed(ended, f"records-{kind}")
 
 
-@pytest.mark.parametrize("kind", ["class", "subject"])
-def test_the_router_serves_a_class_and_a_person(desk: Desk, kind: str) -> None:
-    ended = desk.ask({"class": digit(desk, "9"), "subject": person(desk, 20)}[kind], models=[f"auto-{kind}"], method="auto")
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_router_serves_a_request_of_each_kind(desk: Desk, kind: str) -> None:
+    scope = {"class": digit(desk, "9"), "subset": records(desk, 100), "subject": person(desk, 20)}[kind]
+    ended = desk.ask(scope, models=[f"auto-{kind}"], method="auto")
     desk.check_passed(ended, f"auto-{kind}")
     assert ended["jobs"][0]["choice"]["reason"]
 

@@ -61,6 +61,7 @@ def test_the_walk_of_the_documentation_goes_from_nothing_to_a_checked_report(up:
     assert "event: state" in (tmp_path / "events.txt").read_text()
 
 
+@pytest.mark.soak
 @pytest.mark.xdist_group("up")
 def test_the_stack_dies_with_its_parent_and_starts_again_on_the_same_data(up: Up):
     register(up.url, up.key, "kept")

@@ -214,7 +214,7 @@ def _escalate(session: Session, job: Job, rung: Rung, verdict: Mapping[str, Any]
     method, params = rung
     new = uuid7(clock)
     choice = {name: part for name, part in (job.choice or {}).items() if name != "again"}
-    choice |= {"by": "ladder", "reason": f"{job.method} was {verdict['verdict']}: {', '.join(verdict['codes']) or 'no code'}"}
+    choice |= {"by": "ladder", "reason": why_next(str(job.method), verdict)}
     if method == job.method:
         choice["again"] = True
     if late:
@@ -225,6 +225,11 @@ def _escalate(session: Session, job: Job, rung: Rung, verdict: Mapping[str, Any]
     facts = {"from": job.id.hex, "to": new.hex, "method": method, "rung": job.rung + 1, "codes": list(verdict["codes"]), "skipped": dict(late)}
     log.record(session, tenant_id=job.tenant_id, object_id=job.id, type="job.escalated", body=facts)
     outbox.ring(session, tenant_id=job.tenant_id, topic="job.ring", ref=new)
+
+
+def why_next(method: str, verdict: Mapping[str, Any]) -> str:
+    """Return why another rung follows `method`: the codes of its verdict, or its sentence where it has none, as one that tells nothing has."""
+    return f"{method} was {verdict['verdict']}: {', '.join(verdict['codes']) or verdict['sentence']}"
 
 
 def fresh_seed(seed: int, rung: int) -> int:

@@ -188,3 +188,10 @@ def test_an_error_is_stored_by_class_and_an_unknown_one_without_its_words(error:
 
 def test_seeds_of_the_next_rung_differ_and_are_repeatable() -> None:
     assert outcomes.fresh_seed(7, 2) == outcomes.fresh_seed(7, 2) != outcomes.fresh_seed(7, 3)
+
+
+def test_the_next_rung_tells_the_codes_of_the_one_before_or_its_sentence():
+    assert outcomes.why_next("ssd", {"verdict": "failed", "codes": ["leak", "utility"], "sentence": "It leaks."}) == "ssd was failed: leak, utility"
+    said = "The tests say nothing about 9 records."
+    assert outcomes.why_next("ssd", {"verdict": "inconclusive", "codes": [], "sentence": said}) == f"ssd was inconclusive: {said}"
+    assert outcomes.why_next("ssd", {"verdict": "stopped", "codes": ["diverged"]}) == "ssd was stopped: diverged"

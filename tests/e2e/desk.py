@@ -97,7 +97,7 @@ class Desk:
         self.checked_download(ended, model)
 
     def check_published_or_explained(self, ended: dict[str, Any], model: str) -> None:
-        """A request that no other rung can follow published what passed, or left the version as it stood and says why.
+        """A request that cannot end in retraining published what passed, or left the version as it stood and says why.
 
         So small a network learns little from pseudo-images, and the run, or its verdict, may end with that.
         """

@@ -156,23 +156,27 @@ def fashion() -> tuple[Split, Split]:
 
 
 class TwoConvolutions(Architecture):
-    """conv16 - conv32 - FC, without batch norm, for 28 x 28 images."""
+    """conv16 - conv32 - FC, for 28 x 28 images."""
 
-    name, modality, tasks, head = "two_convolutions", "image", frozenset({"classification"}), "9"
+    name, modality, tasks, head = "two_convolutions", "image", frozenset({"classification"}), "11"
 
     class Parameters(Architecture.Parameters):
-        """Width of the hidden layer."""
+        """Width of the hidden layer, and whether batch norm follows each convolution."""
 
         hidden: int
+        batch_norm: bool = False
 
     def build(self) -> nn.Module:
         """Return the network."""
         p = self.parameters
+        norms = [nn.BatchNorm2d(maps) if p.batch_norm else nn.Identity() for maps in (16, 32)]
         return nn.Sequential(
             nn.Conv2d(1, 16, 3, padding=1),
+            norms[0],
             nn.ReLU(),
             nn.MaxPool2d(2),
             nn.Conv2d(16, 32, 3, padding=1),
+            norms[1],
             nn.ReLU(),
             nn.MaxPool2d(2),
             nn.Flatten(),
@@ -183,12 +187,12 @@ class TwoConvolutions(Architecture):
 
 
 @pytest.fixture(scope="session")
-def fashion_lab(fashion: tuple[Split, Split]) -> Callable[[int, int, int], Lab]:
+def fashion_lab(fashion: tuple[Split, Split]) -> Callable[..., Lab]:
     """Make a lab of so many training rows, hidden units and epochs; 2,000 test rows are the analysis split."""
 
-    def make(rows: int, hidden: int, epochs: int) -> Lab:
+    def make(rows: int, hidden: int, epochs: int, *, batch_norm: bool = False) -> Lab:
         train, test = fashion
-        architecture = TwoConvolutions(TwoConvolutions.Parameters(outputs=10, hidden=hidden))
+        architecture = TwoConvolutions(TwoConvolutions.Parameters(outputs=10, hidden=hidden, batch_norm=batch_norm))
         recipe = Recipe(learning_rate=1e-3, epochs=epochs, batch_size=64)
         numbers = torch.arange(len(test))
         return lab_of(architecture, recipe, train.take(torch.arange(rows)), test.take(numbers[:2000]), test.take(numbers[2000:]))

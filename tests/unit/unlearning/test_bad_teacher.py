@@ -185,7 +185,7 @@ def test_12_uniform_retained_forgets_a_class_of_fashion_mnist_and_keeps_the_othe
 @pytest.mark.soak
 @pytest.mark.parametrize(("klass", "batch_norm"), [(6, False), (4, True)])
 def test_12_a_random_teacher_at_least_halves_the_forget_accuracy_of_a_class_of_fashion_mnist(klass, batch_norm, fashion_lab):
-    """On the two classes of the study. It is not so of every class: of class 4 without batch norm .423 of .830 are left in the mean."""
+    """On the two classes that the study measured, 6 and, with batch norm, 4. It is not so of every class: of 4 without batch norm a little more than half is left."""
     lab = fashion_lab(10_000, 64, 5, batch_norm=batch_norm)
     splits = lab.splits(classes=(klass,))
     before = lab.scores(lab.original, splits)

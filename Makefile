@@ -41,8 +41,8 @@ check: setup  ## Lint, types and import contracts
 	@$(BIN)/basedpyright --level error
 	@$(BIN)/lint-imports
 
-test: check  ## All tests, in under ten minutes on two cores
-	@$(BIN)/pytest -m "not soak and not gpu" -n 2 --dist loadgroup --no-loadscope-reorder
+test: check  ## All tests; three processes on two cores, since a quarter of the time is waiting for stacks
+	@$(BIN)/pytest -m "not soak and not gpu" -n 3 --dist loadgroup --no-loadscope-reorder
 
 soak: setup  ## The full forms of the statistical, crash-point and fault tests
 	@$(BIN)/pytest -m "soak and not gpu"

@@ -264,14 +264,6 @@ SETTINGS: dict[tuple[str, str, str], tuple[Setting, ...]] = {
         Setting(),
         Setting({"scope": "path", "every_layer": True}, "paths through every layer; no one linear layer makes the head's features here", "path"),
     ),
-    ("cifar10", "class", "unsir"): (
-        Setting(),
-        Setting(
-            {"retain_per_class": 500, "epochs_repair": 10, "lr_repair": 5e-4},
-            "a longer and gentler repair, chosen on the analysis split of seed 11 with the tiny network",
-            "repair",
-        ),
-    ),
     ("mnist", "class", "gkt"): (
         Setting(
             {"beta_attention": 0.0, "gate_eps": 0.001, "stop_rule": "operator_eval"}, "a network of under 100,000 weights needs no attention term"

@@ -102,7 +102,9 @@ def server_home() -> Iterator[Path]:
         if folder.stat().st_mode & 0o055 != 0o055 and folder != Path("/"):
             folder.chmod(folder.stat().st_mode | 0o055)
     yield home
-    subprocess.run(["/bin/rm", "-rf", home], check=False)  # a hundred databases are as many thousand files, five times as slow from Python
+    subprocess.run(
+        ["/bin/rm", "-rf", home], check=False
+    )  # a hundred databases are tens of thousands of files, which Python takes far longer to remove
 
 
 @pytest.fixture(scope="session")

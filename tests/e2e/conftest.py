@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 LETHE = str(Path(sys.executable).parent / "lethe")
@@ -89,5 +90,8 @@ def up(server_home: Path) -> Iterator[Up]:
     home = server_home / "up-home"
     made = Up(home, *start(home, **install_plugin(server_home / "acme")))
     yield made
+    family = psutil.Process(made.process.pid).children(recursive=True) if made.process.poll() is None else []
     made.process.kill()  # all of it dies with its parent; a graceful end waits for every kept connection, and is tested elsewhere
     made.process.wait()
+    _, left = psutil.wait_procs(family, timeout=30)
+    assert not left, "a stack outlived its parent"

@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from psycopg.errors import UniqueViolation
 from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
@@ -181,7 +182,10 @@ def test_of_eight_calls_with_one_key_at_once_one_has_the_effect(ledger, tenant):
                 return "done"
         except KeyInProgress:
             return "busy"
-        except IntegrityError:  # a look older than another's commit: the transaction runs again, as the gateway runs it
+        except IntegrityError as error:
+            if not isinstance(error.orig, UniqueViolation):
+                raise
+            # a look older than another's commit: the transaction runs again, as the gateway runs it
             return call(_)
 
     with ThreadPoolExecutor(4) as pool:

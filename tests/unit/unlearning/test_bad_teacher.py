@@ -182,11 +182,24 @@ def test_12_uniform_retained_forgets_a_class_of_fashion_mnist_and_keeps_the_othe
     assert retain_test >= retrained - 0.02, each
 
 
+MISSED = pytest.mark.xfail(
+    raises=AssertionError, strict=True, reason="a little more than half is left; the study measured this class with batch norm"
+)
+
+
 @pytest.mark.soak
-@pytest.mark.parametrize(("klass", "batch_norm"), [(6, False), (4, True)])
-def test_12_a_random_teacher_at_least_halves_the_forget_accuracy_of_a_class_of_fashion_mnist(klass, batch_norm, fashion_lab):
-    """On the two classes that the study measured, 6 and, with batch norm, 4. It is not so of every class: of 4 without batch norm a little more than half is left."""
-    lab = fashion_lab(10_000, 64, 5, batch_norm=batch_norm)
+@pytest.mark.parametrize("klass", [2, pytest.param(4, marks=MISSED), 6])
+def test_12_a_random_teacher_at_least_halves_the_forget_accuracy_of_a_class_of_fashion_mnist(klass, fashion_of_the_specification):
+    check_halved(fashion_of_the_specification, klass)
+
+
+@pytest.mark.soak
+def test_12_with_batch_norm_a_random_teacher_halves_it_on_class_4_too(fashion_lab):
+    check_halved(fashion_lab(10_000, 64, 5, batch_norm=True), 4)
+
+
+def check_halved(lab, klass):
+    """Of what the original knows of a class at most half is left by `random_init`, on forgotten and on held-out records."""
     splits = lab.splits(classes=(klass,))
     before = lab.scores(lab.original, splits)
 

@@ -1,4 +1,4 @@
-"""`python -m control`: the outbox every 50 ms, the sweeper and the purges every 5 s, until SIGTERM. Several may run; for each loop one of them acts."""
+"""`python -m control`: the outbox at its bell and every 50 ms, the sweeper and the purges every 5 s, until SIGTERM. Several may run; for each loop one of them acts."""
 
 import signal
 import threading
@@ -45,7 +45,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     loops = [
-        Loop("outbox", engine, control.drain, every_s=settings.worker.outbox_s, again=True, stopping=stopping),
+        Loop("outbox", engine, control.drain, every_s=settings.worker.outbox_s, again=True, stopping=stopping, bell="lethe_outbox"),
         Loop("sweeper", engine, control.sweep, every_s=settings.worker.sweep_s, again=False, stopping=stopping),
         Loop("purge", engine, purge.turn, every_s=settings.worker.sweep_s, again=True, stopping=stopping),
     ]

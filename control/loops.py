@@ -3,8 +3,10 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 from uuid import UUID
 
+import psycopg
 import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -171,24 +173,35 @@ class Control:
 
 
 class Loop(threading.Thread):
-    """Calls `work` again and again while this process holds the loop's lock; at once where there was work, else after `every_s`."""
+    """Calls `work` again and again while this process holds the loop's lock; at once where there was work, else after `every_s` or at the `bell`."""
 
-    def __init__(self, name: str, engine: Engine, work: Callable[[], int], *, every_s: float, again: bool, stopping: threading.Event) -> None:
+    def __init__(
+        self,
+        name: str,
+        engine: Engine,
+        work: Callable[[], int],
+        *,
+        every_s: float,
+        again: bool,
+        stopping: threading.Event,
+        bell: Literal["lethe_outbox"] | None = None,
+    ) -> None:
         super().__init__(name=name, daemon=True)
         self._engine, self._work, self._every_s, self._again, self._stopping = engine, work, every_s, again, stopping
+        self._bell: Literal["lethe_outbox"] | None = bell
 
     def run(self) -> None:
         """Take the lock, loop, and begin anew whenever the connection that holds the lock is lost."""
         while not self._stopping.is_set():
             try:
-                with sweeper.sole(self._engine, self.name) as held:
-                    while not self._stopping.is_set() and held():
-                        self._turn()
-            except (SQLAlchemyError, LetheError) as error:
+                with sweeper.sole(self._engine, self.name, bell=self._bell) as lock:
+                    while not self._stopping.is_set() and lock.held():
+                        self._turn(lock.wait if self._bell else self._stopping.wait)
+            except (SQLAlchemyError, psycopg.Error, LetheError) as error:
                 log.warning("loop.interrupted", component=self.name, error=type(error).__name__)
             self._stopping.wait(1.0)
 
-    def _turn(self) -> None:
+    def _turn(self, wait: Callable[[float], object]) -> None:
         try:
             done = self._work()
         except LetheError as error:
@@ -198,4 +211,4 @@ class Loop(threading.Thread):
             log.exception("loop.failed", component=self.name)
             done = 0
         if not (done and self._again):
-            self._stopping.wait(self._every_s)
+            wait(self._every_s)

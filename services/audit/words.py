@@ -58,6 +58,7 @@ SPLITS: Mapping[str, str] = {
 
 TESTS: Mapping[str, tuple[str, str]] = {
     "accuracy": ("Accuracy", "how often the model is right"),
+    "near_duplicate_accuracy": ("Accuracy on near-duplicates", "how often it is right about records that differ from these by a little noise"),
     "mia_v2": (
         "Membership attack",
         "how well an observer who sees losses tells these records from like ones that were never trained on; 0.5 is guessing",
@@ -104,7 +105,7 @@ TESTS: Mapping[str, tuple[str, str]] = {
 }
 """What each test is called and what it says; others go by their own names."""
 
-PERCENT = frozenset({"accuracy", "mia_legacy", "class_rate", "exact_match", "appearance_rate"})
+PERCENT = frozenset({"accuracy", "near_duplicate_accuracy", "mia_legacy", "class_rate", "exact_match", "appearance_rate"})
 """Tests whose numbers are shares."""
 
 REASONS: Mapping[str, str] = {

@@ -40,6 +40,7 @@ UNKNOWN_SPREAD = "it is not known how far two retrained models differ in a test 
 UNKNOWN_ORIGINAL = "it is not known how often the original is right"
 AREAS = frozenset({"mia_v2", "lira", "rmia", "streisand", "regression_mia"})
 DISTANCES = frozenset({"js_divergence"})
+SHARES = frozenset({"accuracy", "near_duplicate_accuracy"})
 OF_TWO = sqrt(np.pi) / 2  # a mean distance of two equal normal variables, over their deviation, is 2 / sqrt(pi)
 
 
@@ -206,7 +207,7 @@ def _gate(entry: dict[str, Any], known: Known, *, level: float, alpha: float, rn
         return _Gate(entry, np.full(DRAWS, NEVER), np.full(DRAWS, -NEVER), facts)
     z, strict = (NormalDist().inv_cdf(share) for share in ((1 + level) / 2, 1 - alpha))
     gap = held.gap if held is not None else _gap(name, split, known)
-    if name == "accuracy":
+    if name in SHARES:
         return _of_shares(entry, facts, records, _disagreement(known, held, split), gap, (z, strict), rng)
     spread = _assumed(name, records, others, known)
     if held is not None:  # a gate with a bound on one side alone has no floor of its own
@@ -257,7 +258,7 @@ def _gap(name: str, split: str, known: Known) -> float | None:
     if known.learned is None or known.unseen is None:
         return None
     learned = known.unseen if split == "forget_test" else known.learned
-    if name == "accuracy":
+    if name in SHARES:
         return learned if known.kind == "class" else max(0.0, known.learned - known.unseen)
     if name in AREAS:
         return max(0.0, known.learned - known.unseen) / 2

@@ -1,11 +1,11 @@
 """What control does every few seconds: find what fell, ring again for what waits. Each function is one short transaction of its caller."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Connection, Engine, select, text
 from sqlalchemy.orm import Session
 
 from services.db.tables import Job
@@ -78,20 +78,37 @@ def silent(session: Session) -> list[tuple[UUID, UUID]]:
     return [(row.id, row.tenant_id) for row in session.execute(_FORGOTTEN)]
 
 
-@contextmanager
-def sole(engine: Engine, name: str) -> Generator[Callable[[], bool]]:
-    """Wait for nothing: try to hold the advisory lock of a loop on a connection of its own, and yield the test whether it is held.
+class Sole:
+    """The advisory lock of a loop, on a connection of its own that may listen for a bell."""
 
-    The server gives the lock back when the connection ends, so a process that died holds none.
+    def __init__(self, connection: Connection, *, mine: bool) -> None:
+        self._connection, self._mine = connection, mine
+
+    def held(self) -> bool:
+        """Say whether this process holds the lock. Raises SQLAlchemyError where the connection is lost."""
+        return self._mine and bool(self._connection.scalar(_ALIVE))
+
+    def wait(self, seconds: float) -> None:
+        """Wait until the bell rings, or has rung since the last wait, at most for some seconds. Raises psycopg.Error where the connection is lost."""
+        driver: Any = self._connection.connection.driver_connection
+        for _ in driver.notifies(timeout=seconds, stop_after=1):
+            pass
+
+
+@contextmanager
+def sole(engine: Engine, name: str, *, bell: Literal["lethe_outbox"] | None = None) -> Generator[Sole]:
+    """Wait for nothing: try to hold the advisory lock of a loop on a connection of its own, and yield what tells whether it is held.
+
+    The server gives the lock back when the connection ends, so a process that died holds none. With a `bell` the connection listens for it.
     """
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         mine = bool(connection.scalar(_LOCK, {"name": f"lethe.control.{name}"}))
-
-        def held() -> bool:
-            return mine and bool(connection.scalar(_ALIVE))
-
+        if bell is not None:
+            connection.execute(text(f"LISTEN {bell}"))
         try:
-            yield held
+            yield Sole(connection, mine=mine)
         finally:
-            if mine and not connection.invalidated:
-                connection.scalar(_UNLOCK, {"name": f"lethe.control.{name}"})
+            if not connection.invalidated:
+                connection.execute(text("UNLISTEN *"))
+                if mine:
+                    connection.scalar(_UNLOCK, {"name": f"lethe.control.{name}"})

@@ -371,6 +371,8 @@ _JS_PRINTED = _printed("metric", "js_divergence", "forget_train")
 _JS_GATE = (ReadingSpec(kind="metric", name="js_divergence", split="forget_train", direction="max", epsilon=0.05, gate=True),)
 _OTHERS = _gate("attack", "mia_v2", "retain_train", 0.02, direction="max", learned=False)
 """That the attack finds the retained records no better than it did on the model before: what forgetting put on others."""
+_NEAR = _gate("metric", "near_duplicate_accuracy", "forget_train", 0.05)
+"""That the model is as ignorant of what is almost a forgotten record: one may be taught to answer as if retrained on the listed records alone."""
 _RECORDS = (
     _gate("metric", "accuracy", "forget_train", 0.05),
     _gate("attack", "mia_v2", "forget_train", 0.05),
@@ -404,6 +406,7 @@ GDPR_DEFAULT = PolicyBody(
         for_class=(
             _gate("metric", "accuracy", "forget_train", 0.05),
             _gate("metric", "accuracy", "forget_test", 0.05, min_records=100),
+            _NEAR,
             _gate("attack", "mia_v2", "forget_train", 0.05),
             _OTHERS,
             *_JS_GATE,
@@ -451,6 +454,7 @@ DEMO = PolicyBody(
         for_class=(
             _gate("metric", "accuracy", "forget_train", 0.05),
             _gate("metric", "accuracy", "forget_test", 0.05, min_records=100),
+            _NEAR,
             _gate("attack", "mia_v2", "forget_train", 0.25, pool_held_out=True),
             _OTHERS,
             *_JS_PRINTED,

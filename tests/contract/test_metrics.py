@@ -131,7 +131,7 @@ def taken(kind, name, split=None, *, data=None, subject=None, run=None, **parame
 def test_nothing_failed_to_register():
     assert not METRICS.broken
     assert not ATTACKS.broken
-    spine = {"accuracy", "zrf", "zrf_legacy", "activation_distance", "js_divergence", "prediction_distribution"}
+    spine = {"accuracy", "near_duplicate_accuracy", "zrf", "zrf_legacy", "activation_distance", "js_divergence", "prediction_distribution"}
     relearned = {"relearn_time", "ain", "ain_fresh"}
     seen_from_inside = {"linear_probe_auc", "streisand", "forgetting_rate", "forgetting_score", "weight_distance", "tow"}
     of_real_targets = {"mean_absolute_error", "mean_squared_error", "quantile_loss", "wasserstein", "relative_prediction_difference"}

@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
-from services.learning.data import Splits
+from services.learning.data import Split, Splits
 from services.learning.run import Run
 from services.learning.task import Task
 from services.verification.metric import METRICS, Direction, Metric, Models
@@ -27,9 +27,13 @@ class Accuracy(Metric):
     direction: ClassVar[Direction] = "band"
     splits = ("forget_train", "forget_test", "retain_train", "retain_test", "test")
 
-    def measure(self, models: Models, data: Splits, task: Task, run: Run, *, split: str) -> Reading | Unmeasured:  # noqa: ARG002
+    def rows(self, data: Splits, run: Run, split: str) -> Split | Unmeasured:  # noqa: ARG002
+        """Return the records that are asked about."""
+        return rows_of(data, split)
+
+    def measure(self, models: Models, data: Splits, task: Task, run: Run, *, split: str) -> Reading | Unmeasured:
         """Return the share of right answers with its Clopper-Pearson interval."""
-        rows = rows_of(data, split)
+        rows = self.rows(data, run, split)
         if isinstance(rows, Unmeasured):
             return rows
         out = outputs_on(models.unlearned, rows, task)
@@ -46,13 +50,13 @@ class Accuracy(Metric):
         models: Models,
         data: Splits,
         task: Task,
-        run: Run,  # noqa: ARG002
+        run: Run,
         *,
         split: str,
         versus: nn.Module,
     ) -> Reading | Unmeasured | None:
         """Return the difference of the two shares on the same rows with Tango's score interval; `detail` has it per class."""
-        rows = rows_of(data, split)
+        rows = self.rows(data, run, split)
         if isinstance(rows, Unmeasured):
             return rows
         out = outputs_on(models.unlearned, rows, task)

@@ -53,7 +53,8 @@ def test_the_default_asks_a_second_person_and_waits_a_quarter_of_an_hour():
 
 
 def test_what_gates_a_class_request():
-    expected = {("accuracy", "forget_train"), ("accuracy", "forget_test"), ("mia_v2", "forget_train"), ("mia_v2", "retain_train")}
+    accuracies = {("accuracy", "forget_train"), ("accuracy", "forget_test"), ("near_duplicate_accuracy", "forget_train")}
+    expected = accuracies | {("mia_v2", "forget_train"), ("mia_v2", "retain_train")}
     assert set(gates(DEMO.verification.for_class)) == expected
     assert set(gates(GDPR_DEFAULT.verification.for_class)) == {*expected, ("js_divergence", "forget_train")}
     assert gates(DEMO.verification.for_class)["accuracy", "forget_test"].min_records == 100
@@ -73,7 +74,16 @@ def test_the_demo_is_wider_than_the_default_on_small_sets_only_where_it_must_be(
 
 @pytest.mark.parametrize("key", SEEDS)
 def test_every_reading_is_known_and_what_does_not_gate_is_information(key):
-    metrics = {"accuracy", "zrf", "zrf_legacy", "activation_distance", "js_divergence", "prediction_distribution", "streisand"}
+    metrics = {
+        "accuracy",
+        "near_duplicate_accuracy",
+        "zrf",
+        "zrf_legacy",
+        "activation_distance",
+        "js_divergence",
+        "prediction_distribution",
+        "streisand",
+    }
     for readings in (SEEDS[key].verification.for_class, SEEDS[key].verification.for_records):
         for reading in readings:
             assert reading.name in (metrics if reading.kind == "metric" else {"mia_legacy", "mia_v2"})

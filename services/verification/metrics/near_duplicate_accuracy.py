@@ -14,13 +14,13 @@ from torch import Tensor
 from services.learning.data import Split, Splits
 from services.learning.run import Run
 from services.verification.metric import METRICS, Metric
-from services.verification.metrics.accuracy import Accuracy
 from services.verification.outputs import by_id, rows_of
 from services.verification.reading import Unmeasured
+from services.verification.share_right import ShareRight
 
 
 @METRICS.register("near_duplicate_accuracy")
-class NearDuplicateAccuracy(Accuracy):
+class NearDuplicateAccuracy(ShareRight):
     """Share of right answers on one near-duplicate of each record; the aim is the retrained model's share.
 
     The noise depends on the evaluation's seed, which no method and no operator knows before the plan is frozen. Records are perturbed in storage form:

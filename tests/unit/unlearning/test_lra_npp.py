@@ -269,16 +269,25 @@ def test_6_auto_finds_a_k_that_ends_the_class(lab):
     assert "not erasure" in run.notes["warning"]
 
 
-@pytest.mark.soak
-def test_6_digits_over_three_seeds_with_the_sixteen_rows_that_a_third_leaves(mlp_lab):
-    found = [mean_scores(digits(seed, 200, type(mlp_lab)), k=24) for seed in range(3)]
+@pytest.fixture(scope="module")
+def sixteen_rows(mlp_lab):
+    """Forget on training and on held-out records and the loss of the others, of each of three seeds, means of three classes."""
+    return [mean_scores(digits(seed, 200, type(mlp_lab)), k=24) for seed in range(3)]
 
-    train, test, drop = (sum(each) / 3 for each in zip(*found, strict=True))
-    told = f"A_t train {train:.4f}, test {test:.4f}, A_g drop {drop:.4f}"
-    # The specification has 0 and 0 with 16 rows. Here seed 0 leaves 0 and 0, seed 1 .0057 and .0108, seed 2 .0122 and .0098: .0060 and .0069 in the mean.
-    assert max(train, test) <= 0.01, told
-    assert found[0][:2] == (0.0, 0.0), told
-    assert drop <= 0.01, told
+
+@pytest.mark.soak
+def test_6_digits_over_three_seeds_with_the_sixteen_rows_that_a_third_leaves(sixteen_rows):
+    train, test, drop = (sum(each) / 3 for each in zip(*sixteen_rows, strict=True))
+
+    assert max(train, test) <= 0.01, sixteen_rows
+    assert sixteen_rows[0][:2] == (0.0, 0.0)
+    assert drop <= 0.01, sixteen_rows
+
+
+@pytest.mark.soak
+@pytest.mark.xfail(raises=AssertionError, strict=True, reason="seeds 1 and 2 leave .006 to .012 of the class: .0060 and .0069 in the mean")
+def test_6_sixteen_rows_leave_nothing_on_any_of_three_seeds(sixteen_rows):
+    assert all(found[:2] == (0.0, 0.0) for found in sixteen_rows), sixteen_rows
 
 
 @pytest.fixture(scope="module")
@@ -287,11 +296,14 @@ def fashion_of_the_specification(fashion_lab):
     return fashion_lab(20_000, 256, 4)
 
 
-# With the 25 features a row of the specification class 1 leaves .000 and loses .0825 of the others (.8553 to .7729), where it has .091 and .023; class 2
-# leaves .006 and loses .012. With as many as are cut, 40, class 1 loses .047. So the loss of .05 is asked where it holds, and .10 where it does not.
+# With 25 features a row class 1 leaves .000 and loses .0825 of the others (.8553 to .7729), where the specification has .091 and .023; with as many as
+# are cut, 40, it loses .047. Class 2 leaves .006 and loses .012 with 25.
+COSTLY = pytest.mark.xfail(raises=AssertionError, strict=True, reason="25 features a row cost .08 of the others on this class; 40 cost .047")
+
+
 @pytest.mark.soak
-@pytest.mark.parametrize(("label", "n_top", "loss"), [(1, 25, 0.10), (1, 40, 0.05), (2, 25, 0.05)])
-def test_6_and_7_fashion_mnist_path_of_40_and_its_agreement_with_neuron(label, n_top, loss, fashion_of_the_specification):
+@pytest.mark.parametrize(("label", "n_top"), [pytest.param(1, 25, marks=COSTLY), (1, 40), (2, 25)])
+def test_6_and_7_fashion_mnist_path_of_40_and_its_agreement_with_neuron(label, n_top, fashion_of_the_specification):
     lab = fashion_of_the_specification
     splits = lab.splits(classes=(label,))
     before = lab.scores(lab.original, splits)
@@ -299,14 +311,14 @@ def test_6_and_7_fashion_mnist_path_of_40_and_its_agreement_with_neuron(label, n
     path = edited(lab, label, scope="path", k=40, n_top=n_top)
     neuron = lab.scores(edited(lab, label, scope="neuron", k=40, n_top=n_top), splits)
     weights_only = copy.deepcopy(path)
-    weights_only.get_parameter("7.bias").data.copy_(lab.original.get_parameter("7.bias"))
+    weights_only.get_parameter("9.bias").data.copy_(lab.original.get_parameter("9.bias"))
 
     after, kept_bias = lab.scores(path, splits), lab.scores(weights_only, splits)
     told = f"before {before}, path {after}, with its bias {kept_bias}, neuron {neuron}"
     assert max(after[:2]) <= 0.25, told
-    assert before[2] - after[2] <= loss, told
     assert after == pytest.approx(neuron, abs=0.005), told
     assert kept_bias == pytest.approx(neuron, abs=0.005), told
+    assert before[2] - after[2] <= 0.05, told
 
 
 def test_7_path_and_neuron_agree_on_digits(lab):

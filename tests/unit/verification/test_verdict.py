@@ -46,9 +46,12 @@ def measured(entry, *, before=0.95, after=0.51, reference=0.5, half=0.01, n=500,
     )
 
 
-def utility(drop, *, half=0.004, classes=None):
+def utility(drop, *, half=0.004, classes=None, from_retrained=None, retrained_classes=None):
+    """A drop from the original and, if not told otherwise, the same from the retrained model."""
     change = Reading(-drop, -drop - half, -drop + half, 0.9, 2000, {"per_class": classes or {}})
-    return Measured("metric", "accuracy", "retain_test", number(0.9), number(0.9 - drop), number(0.9), number(0.0), change=change)
+    lost = drop if from_retrained is None else from_retrained
+    paired = Reading(-lost, -lost - half, -lost + half, 0.9, 2000, {"per_class": classes or {} if retrained_classes is None else retrained_classes})
+    return Measured("metric", "accuracy", "retain_test", number(0.9), number(0.9 - drop), number(0.9), paired, change=change)
 
 
 def test_a_model_inside_its_band_passes_and_the_sentence_says_what_would_have_been_noticed():
@@ -304,6 +307,19 @@ def test_one_ruined_class_fails_though_the_total_holds():
     classes = {"3": {"value": -0.3, "low": -0.36, "high": -0.24, "n": 100}, "4": {"value": 0.0, "low": -0.02, "high": 0.02, "n": 100}}
 
     assert judge(plan, [measured(ACCURACY), utility(0.0, classes=classes)], SOUND).codes == ("utility",)
+
+
+def test_what_retraining_itself_costs_is_no_loss_of_the_method():
+    plan = plan_of(ACCURACY, utility={"total": 0.01, "worst_class": 0.03})
+    worse = {"3": {"value": -0.3, "low": -0.36, "high": -0.24, "n": 100}}
+    alike = {"3": {"value": 0.01, "low": -0.02, "high": 0.04, "n": 100}}
+
+    for facts in (SOUND, EXACT):
+        assert judge(plan, [measured(ACCURACY), utility(0.03, from_retrained=0.0)], facts).verdict == "passed"
+        assert judge(plan, [measured(ACCURACY), utility(0.0, classes=worse, retrained_classes=alike)], facts).verdict == "passed"
+        assert judge(plan, [measured(ACCURACY), utility(0.0, from_retrained=0.03)], facts).verdict == "passed"
+        assert judge(plan, [measured(ACCURACY), utility(0.03, from_retrained=0.02)], facts).codes == ("utility",)
+        assert judge(plan, [measured(ACCURACY), utility(0.0, classes=worse, retrained_classes=worse)], facts).codes == ("utility",)
 
 
 def test_a_rise_of_the_attack_on_retained_records_fails_as_a_retain_leak():

@@ -313,8 +313,12 @@ def known_of(world: World) -> power.Known:
             f"forget_{name}": len(rows.with_labels(splits.classes, keep=True))
             for name, rows in (("test", splits.verification), ("attack", splits.attack))
         }
+    if splits.span is not None:
+        roles |= {
+            f"forget_{name}": len(rows.within(splits.span, keep=True)) for name, rows in (("test", splits.verification), ("attack", splits.attack))
+        }
     if world.task.name != "classification":
-        return power.Known(roles, kind)
+        return power.Known(roles, "range" if splits.ranged else kind)
     parts = [sets.drawn(rows, MEASURED_ROWS) for rows in (splits.retain, splits.verification)]
     shares = [float((world.task.predict(world.original, rows).argmax(dim=1) == rows.y.cpu()).double().mean()) for rows in parts]
     return power.Known(roles, kind, world.bench.classes, *shares)

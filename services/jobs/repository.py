@@ -94,6 +94,11 @@ class Work:
         return "concept" if self._kinds == {"entity"} else self.request_kind
 
     @property
+    def of_range(self) -> bool:
+        """Whether every request of the batch is for a range of targets."""
+        return self._kinds == {"target_range"}
+
+    @property
     def _kinds(self) -> set[str]:
         return {str(request.scope.get("kind")) for request in self.requests}
 

@@ -93,6 +93,9 @@ class _Comparison:
 
     @property
     def p(self) -> float:
+        """Return how likely so great a distance is within the band; 1 where too few records stand behind the number for its interval to hold."""
+        if self.must_be_inside and self.number.n < LEAST_RECORDS:
+            return 1.0
         numbers = [self.number, *([self.besides] if self.besides is not None else [])]
         return max(beyond_p(one.value, Interval(one.low, one.high), self.band, level=one.level) for one in numbers)
 

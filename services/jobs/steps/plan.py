@@ -112,7 +112,7 @@ def known(session: Session, work: Work, roles: Mapping[str, int]) -> power.Known
     kind = "class" if work.request_kind == "class" else "records"
     classes = int(architecture.parameters_of(work.base, work.model.architecture_params).get("outputs") or 0)
     earlier = power.earlier_of(repository.earlier_readings(session, work.model.id, request_kind=kind))
-    return power.Known(roles, kind, classes, *shares, earlier)
+    return power.Known(roles, "range" if work.of_range else kind, classes, *shares, earlier)
 
 
 def papers_of(session: Session, readings: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -148,6 +148,17 @@ def test_a_gate_of_unknown_spread_is_named_and_nothing_is_claimed() -> None:
     assert told([], LARGE)["power"] == none_simulated(power.NO_GATE)
 
 
+def test_non_members_of_a_range_are_those_in_the_range() -> None:
+    """Of 300 attack rows 20 lie in it: on two sets retrained models then differ too much for any band that a plan may have."""
+    readings = [{**ATTACK, "name": "regression_mia"}, {**ACCURACY, "name": "mean_absolute_error", "epsilon": 0.1}]
+    few = {"forget": 240, "retain": 900, "verification": 300, "attack": 300, "forget_test": 20, "forget_attack": 20}
+    many = {**few, "forget": 792, "forget_test": 260, "forget_attack": 260}
+
+    assert told(readings, few, kind="range")["power"]["cannot_pass"]
+    assert not told(readings, many, kind="range")["power"]["cannot_pass"]
+    assert not told(readings, few, kind="records")["power"]["cannot_pass"]
+
+
 def test_what_a_gate_of_known_spread_leaves_no_chance_cannot_pass_whatever_the_others_may() -> None:
     error = {**ACCURACY, "name": "mean_absolute_error", "epsilon": 0.10}
     attack = {**ATTACK, "name": "regression_mia"}

@@ -41,6 +41,7 @@ def work(*, job: int = 1, seeds: dict[str, int] = SEEDS, recipe: dict[str, Any] 
         targets=[SimpleNamespace(id=UUID(int=100 + job), records_commitment="00")],
         requests=[object()],
         request_kind="records",
+        of_range=False,
         granularity="records",
         zero_shot=False,
     )

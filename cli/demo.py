@@ -156,7 +156,7 @@ def serve(client: Client, console: Console, output: Path, demo: Demo, *, kind: s
     jobs = client.get("/jobs", request=request, limit=50, sort="-created_at")["items"]
     newest = client.get(f"/jobs/{jobs[0]['id']}")
     for rung in reversed(jobs):
-        console.print(f"  rung {rung['rung']}: {rung['method']} {rung['state']}: {(rung.get('choice') or {}).get('reason', '')}", highlight=False)
+        console.print(told_of(rung), highlight=False)
     version = done["result"]["versions"][0]["version"]
     manifest = client.get(f"/models/{demo.model}/versions/{version}")
     checkpoint = next(file for file in manifest["manifest"]["files"] if file["path"].endswith(".safetensors"))
@@ -171,6 +171,14 @@ def serve(client: Client, console: Console, output: Path, demo: Demo, *, kind: s
         "checkpoint_sha256": sha256_of(path),
         "total_seconds": round(total_s, 2),
     }
+
+
+def told_of(rung: Mapping[str, Any]) -> str:
+    """Return the line on one rung: the method, what became of it (a verdict, where one ended it), and why it was chosen."""
+    error = rung.get("error") or {}
+    codes = ", ".join(error.get("codes") or ())
+    ended = error.get("verdict") or rung["state"]
+    return f"  rung {rung['rung']}: {rung['method']} {ended}{f' ({codes})' if codes else ''}. Chosen because: {(rung.get('choice') or {}).get('reason', '')}"
 
 
 def fetch_report(client: Client, request: str, path: Path, *, digest: str) -> dict[str, Any]:
@@ -222,10 +230,13 @@ def summary_of(report: Mapping[str, Any], demo: Demo) -> dict[str, Any]:
 def table_of(rows: list[dict[str, Any]], demo: Demo) -> Table:
     """Return the summary as a table a person can read."""
     table = Table(title=demo.title)
-    for column in ("request", "method", "version", *(one.heading for one in demo.shown), "verdict", "method s", "total s"):
-        table.add_column(column, overflow="fold")
+    for column in ("request", "method", "version", *(one.heading for one in demo.shown), "verdict", "method s (retraining)", "total s"):
+        whole = max(len(row["method"]) for row in rows) if column == "method" else None
+        table.add_column(column, overflow="fold", min_width=whole)
 
     def triple(values: Mapping[str, float | None]) -> str:
+        if all(value is None for value in values.values()):
+            return "-"  # the report has no such reading for this kind of request
         before, after, retrained = ("-" if value is None else f"{value:.3f}" for value in values.values())
         return f"{before} -> {after} ({retrained})"
 
@@ -236,7 +247,7 @@ def table_of(rows: list[dict[str, Any]], demo: Demo) -> Table:
             f"{row['base_version']} -> {row['published_version']}",
             *(triple(row[one.name]) for one in demo.shown),
             row["verdict"],
-            f"{row['method_seconds']:.2f}",
+            f"{row['method_seconds']:.2f} ({'-' if row['retrain_seconds'] is None else format(row['retrain_seconds'], '.2f')})",
             f"{row['total_seconds']:.1f}",
         )
     return table

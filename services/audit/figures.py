@@ -21,6 +21,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from services.audit.figure_forms import Axis, Bars, Curve, FigureForm, Histogram, Images, Scatter, form_of
 
 WIDTH, HEIGHT, WIDE = 5.6, 3.0, 7.2
+SLANT, LETTER, LEGEND = 40, 0.032, 0.5
+"""Long names under bars: their angle, how far a letter of one reaches down, in inches, and the room for the legend below them."""
 COLOURS = {"original": "#6b7280", "unlearned": "#1d4ed8", "retrained": "#c2570c", "other": "#4d7c0f"}
 STYLES = {"original": (0, (1, 1)), "unlearned": "solid", "retrained": (0, (5, 2)), "other": (0, (3, 1, 1, 1))}
 MARKERS = {"original": "s", "unlearned": "o", "retrained": "D", "other": "^"}
@@ -171,15 +173,17 @@ def _curve(form: Curve) -> Figure:
 
 
 def _bars(form: Bars) -> Figure:
-    slanted = max(map(len, form.categories)) > 4
-    picture, (place,) = _panels(1, under=1.1 if slanted else 0.6)
+    longest = max(map(len, form.categories))
+    slanted = longest > 4
+    under = max(1.1, LEGEND + LETTER * longest) if slanted else 0.6
+    picture, (place,) = _panels(1, height=HEIGHT + max(0.0, under - 1.1), under=under)
     middle = np.arange(len(form.categories), dtype=np.float64)
     width = 0.8 / len(form.series)
     for number, one in enumerate(form.series):
         at = middle + (number - (len(form.series) - 1) / 2) * width
         colour = COLOURS[one.role]
         place.bar(at, _floats(one.values), width, color=colour, alpha=0.75, edgecolor="white", hatch=HATCHES[one.role], linewidth=0.4, label=one.name)
-    place.set_xticks(middle, list(form.categories), rotation=40 if slanted else 0, ha="right" if slanted else "center")
+    place.set_xticks(middle, list(form.categories), rotation=SLANT if slanted else 0, ha="right" if slanted else "center")
     _axes(place, None, form.y)
     _legend(picture, place)
     return picture

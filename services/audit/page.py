@@ -247,7 +247,8 @@ def _drift(one: Mapping[str, Any]) -> str:
     """Return how far removals have moved a model since its last exact training, and what is left of the policy's caps."""
     left = ", ".join(f"{words.DRIFT_PARTS.get(name, words.plainly(name))} {float(value):g}" for name, value in sorted(one["remaining"].items()))
     since = f"{moment(one['reset_at'])}" if one["reset_at"] else "it was uploaded"
-    return words.DRIFT.format(model=one["model"], removals=one["removals"], since=since, left=left or NONE)
+    removals = "1 removal was" if one["removals"] == 1 else f"{one['removals']} removals were"
+    return words.DRIFT.format(model=one["model"], removals=removals, since=since, left=left or NONE)
 
 
 def _power(told: Mapping[str, Any]) -> list[str]:

@@ -145,9 +145,7 @@ LOOKS = (
 )
 """What a page says where an earlier attempt was tested on the same records."""
 
-DRIFT = (
-    "Since the last exact training of {model} ({since}) {removals} removals were published on it; left until the next has to be a retraining: {left}."
-)
+DRIFT = "Since the last exact training of {model} ({since}) {removals} published on it; left until the next has to be a retraining: {left}."
 DRIFT_PARTS: Mapping[str, str] = {
     "removals": "removals",
     "js": "divergence of the answers, in bits,",

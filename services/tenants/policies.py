@@ -421,8 +421,12 @@ GDPR_DEFAULT = PolicyBody(
 # Small sets: a dozen non-members a class leave the attack's interval wide, so its band is wide; every report prints the bands. There is no gate on
 # the distance of the outputs, which `bad_teacher` fails by design: it answers evenly where a retrained model answers by likeness. The hundred
 # retained records that are held out cannot show a loss of five points, which UNSIR's one pass of repair costs there at times, so it is not a rung.
-# Small networks, trained here, take larger steps than those that the methods were published for, and few records smaller batches.
-_STEPS: dict[str, Any] = {"lr": 1e-3, "batch_size": 8, "epochs": 100, "check_every": 5}
+# Small networks, trained here, take larger steps than those that the methods were published for, and few records smaller batches. NPO's force fades as
+# exp(beta times an answer's fall in log-likelihood): with the published 0.1 answers of forty tokens stall at a probability near 0.1 where a retrained
+# model's is below 0.01, and SimNPO's at 0 nats per token as high; so a smaller `beta`, and for SimNPO a `delta` near a retrained model's loss. The
+# first look after 60 steps is one when each of some hundred retained answers has been seen four times: sooner the forgotten ones are gone and the
+# retained ones are not back. Chosen on forgetting other contributors than the one that the demo asks for, not on its own request.
+_STEPS: dict[str, Any] = {"lr": 1e-3, "batch_size": 8, "epochs": 100, "check_every": 60}
 _SMALL_LANGUAGE_RUNGS = (
     Rung(
         method="concept_poisoning_text",
@@ -431,14 +435,15 @@ _SMALL_LANGUAGE_RUNGS = (
         parameters={
             "lr": 5e-3,
             "batch_size": 8,
-            "epochs": 20,
+            "epochs": 15,
+            "checkpoint_every": 100,  # at 50 the knee kept a model that still said the name now and then, for what it retained more
             "anchor_ratio": 4.0,
             "answer_tokens": 48,
             "lora_targets": ["q_proj", "v_proj", "up_proj", "down_proj"],
         },
     ),
-    Rung(method="npo", granularities=("records",), tasks=("language_model",), parameters={**_STEPS, "lr": 5e-4, "alpha": 5.0}),
-    Rung(method="simnpo", granularities=("records",), tasks=("language_model",), parameters=_STEPS),
+    Rung(method="npo", granularities=("records",), tasks=("language_model",), parameters={**_STEPS, "beta": 0.05, "alpha": 10.0}),
+    Rung(method="simnpo", granularities=("records",), tasks=("language_model",), parameters={**_STEPS, "delta": 4.0}),
 )
 
 DEMO = PolicyBody(

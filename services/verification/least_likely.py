@@ -2,7 +2,6 @@
 
 import numpy as np
 from pydantic import Field
-from scipy import stats
 from torch import nn
 
 from services.learning.data import Splits
@@ -24,8 +23,12 @@ class MinKParameters(Metric.Parameters):
 
 
 def auc(members: Floats, others: Floats) -> float:
-    """Return the share of pairs in which the member's score is higher, ties counted as half."""
-    return float(stats.mannwhitneyu(members, others).statistic) / (len(members) * len(others))
+    """Return the share of pairs in which the member's score is higher, ties counted as half; not a number where a score is none."""
+    if np.isnan(members).any() or np.isnan(others).any():
+        return float("nan")
+    ranked = np.sort(others)
+    twice = np.searchsorted(ranked, members, side="left") + np.searchsorted(ranked, members, side="right")
+    return float(twice.sum()) / (2 * len(members) * len(others))
 
 
 def scores_of(model: nn.Module, data: Splits, split: str, share: float, task: Task) -> tuple[Floats, Floats] | Unmeasured:

@@ -38,7 +38,7 @@ def normalised_probability(right: float, wrong: Sequence[float]) -> float:
 def utility(parts: ArrayLike) -> float:
     """Return the harmonic mean of numbers that are not negative; one zero makes it zero."""
     held = np.asarray(parts, dtype=np.float64).ravel()
-    return 0.0 if bool((held <= 0).any()) else float(stats.hmean(held))
+    return 0.0 if bool((held <= 0).any()) else float(len(held) / (1 / held).sum())
 
 
 def same_distribution(first: ArrayLike, second: ArrayLike) -> tuple[float, float]:

@@ -77,6 +77,7 @@ def test_ids_of_two_pictures_on_one_page_never_meet_and_every_reference_is_to_it
     assert referred <= ids(first)
 
 
+LETTER_HEIGHT = 8.0
 HOSTILE = '</svg><script>alert(1)</script> $\\frac{1}{0}$ --> "&amp;'
 
 
@@ -96,6 +97,15 @@ def test_bars_stand_as_high_as_their_numbers() -> None:
     drawn = [heights[number] for number in sorted(heights)][2:6]  # after the background of figure and axes
     assert drawn[1] / drawn[0] == pytest.approx(3.0, abs=0.01)
     assert drawn[2] / drawn[3] == pytest.approx(1.0, abs=0.01)
+
+
+def test_the_names_under_bars_leave_the_legend_free() -> None:
+    svg = svg_of({**KINDS["bars"], "categories": ["a", "forgotten, likelihood in 4 bits"]})
+    names = re.findall(r"translate\([-\d.]+ ([-\d.]+)\) rotate\(", svg[svg.index('<g id="xtick_1">') : svg.index('<g id="matplotlib.axis_2">')])
+    legend = re.findall(r"translate\([-\d.]+ ([-\d.]+)\) scale", svg[svg.index('<g id="legend_1">') :])
+
+    assert (len(names), len(legend)) == (2, 2)
+    assert max(map(float, names)) < min(map(float, legend)) - LETTER_HEIGHT  # a slanted name is lowest where it begins
 
 
 def test_a_contact_sheet_larger_than_its_bound_is_refused() -> None:

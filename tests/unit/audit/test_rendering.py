@@ -177,7 +177,7 @@ def test_the_page_tells_of_looks_of_drift_of_the_other_side_of_an_attack_and_of_
 
     sure = " ".join(made["sure"])
     assert "looked at 2 times" in sure
-    assert "last exact training of faces (1 March 2026, 00:00 UTC) 3 removals" in sure
+    assert "last exact training of faces (1 March 2026, 00:00 UTC) 3 removals were published" in sure
     assert "in bits, 0.25, removals 97" in sure
     (test,) = [test for test in made["found"][0]["tests"] if test["name"] == "Membership attack"]
     assert test["limits"] == "at most 0.020 above 0.600"

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from api.schemas.requests import RequestIn
+from cli.demo import table_of, told_of
 from cli.demos import DEMOS, SUBJECT_TYPE
 from services.learning.architecture import ARCHITECTURES
 from services.learning.data import Split
@@ -65,3 +66,23 @@ def test_the_requests_of_a_demo_name_what_is_there_and_its_summary_shows_known_r
         family = (ATTACKS if shown.kind == "attacks" else METRICS)[shown.reading]
         assert shown.split in family.splits
         assert demo.network["task"] in family.tasks
+
+
+def test_the_line_on_a_rung_tells_its_verdict_and_why_it_was_chosen() -> None:
+    rung = {"rung": 1, "method": "npo", "state": "failed", "error": {"verdict": "inconclusive", "codes": []}, "choice": {"reason": "first"}}
+
+    assert told_of(rung) == "  rung 1: npo inconclusive. Chosen because: first"
+    assert told_of({**rung, "error": {"verdict": "failed", "codes": ["leak"]}}).startswith("  rung 1: npo failed (leak).")
+    assert told_of({**rung, "state": "succeeded", "error": None}).startswith("  rung 1: npo succeeded.")
+
+
+def test_the_table_shows_a_dash_where_a_request_has_no_such_reading_and_the_time_of_retraining_beside_the_methods() -> None:
+    demo, known, none = DEMOS["language"], {"before": 0.9, "after": 0.1, "retrained": 0.0}, {"before": None, "after": None, "retrained": None}
+    row = {"kind": "subject", "method": "npo", "base_version": 1, "published_version": 2, "verdict": "passed"}
+    row |= {one.name: known for one in demo.shown} | {"appearance_rate": none, "method_seconds": 3.0, "retrain_seconds": 12.5, "total_seconds": 48.0}
+
+    columns = {str(column.header): list(column.cells) for column in table_of([row, {**row, "retrain_seconds": None}], demo).columns}
+
+    assert columns["answers that name it"] == ["-", "-"]
+    assert columns["forgotten answers word for word"] == ["0.900 -> 0.100 (0.000)"] * 2
+    assert columns["method s (retraining)"] == ["3.00 (12.50)", "3.00 (-)"]

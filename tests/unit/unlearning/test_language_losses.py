@@ -10,10 +10,12 @@ from torch.nn.functional import softmax
 from services.learning.data import Batch
 from services.learning.sequences import sequence_nll
 from services.learning.tokens import prompts_of
+from services.tenants.policies import DEMO
 from services.unlearning.mechanisms.hidden_vectors import answer_distance, random_direction, states_after
 from services.unlearning.mechanisms.language_edit import divergence, frozen_copy
 from services.unlearning.mechanisms.preference import direct_preference, negative_preference, remembered_likelihood, simple_preference
 from services.unlearning.mechanisms.soft_targets import remembered_logits
+from services.unlearning.method import METHODS
 from services.unlearning.methods.dpo import DirectPreference
 from services.unlearning.methods.grad_ascent import GradAscent
 from services.unlearning.methods.npo import NegativePreference
@@ -23,6 +25,7 @@ from services.unlearning.methods.undial import Undial
 from tests.unit.unlearning.language_world import Facts, facts
 
 torch.set_num_threads(1)
+METHODS.discover("services.unlearning.methods")
 ROWS = torch.arange(8)
 
 
@@ -207,3 +210,29 @@ def test_gradient_ascent_is_minus_the_loss(world):
     loss = GradAscent(GradAscent.Parameters()).forgetting(world.original, world.splits(), world.task, world.run())(ROWS[:4])
 
     assert float(loss) == pytest.approx(-float(world.task.loss(world.original, world.forget.batch(ROWS[:4]))))
+
+
+FORTY_TOKENS, KNOWN_NATS, FORGOTTEN_NATS = 40, 0.1, 4.0
+"""An answer spelled in bytes, its loss per token when known, and when nearly forgotten: a probability of 0.02."""
+
+
+@pytest.mark.parametrize("name", ["npo", "simnpo"])
+def test_the_demos_steps_still_push_where_the_published_ones_have_faded(name):
+    rung = next(rung for rung in DEMO.ladder if rung.method == name)
+
+    def force(beta: float, delta: float, nats: float) -> float:
+        """Return how hard the loss per token is pushed up."""
+        nll = torch.tensor([nats], dtype=torch.float64, requires_grad=True)
+        if name == "npo":
+            negative_preference(-nll * FORTY_TOKENS, beta).backward()
+        else:
+            simple_preference(nll * FORTY_TOKENS, torch.tensor([FORTY_TOKENS]), beta, delta).backward()
+        return -float(nll.grad)
+
+    published = METHODS[name].Parameters()
+    ours = METHODS[name].Parameters.model_validate(rung.parameters)
+    faded, held = (
+        force(p.beta, getattr(p, "delta", 0.0), FORGOTTEN_NATS) / force(p.beta, getattr(p, "delta", 0.0), KNOWN_NATS) for p in (published, ours)
+    )
+    assert faded < 1e-6
+    assert held > 1e-4

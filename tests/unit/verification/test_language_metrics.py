@@ -105,6 +105,11 @@ def test_the_auc_is_scikit_learns():
     assert auc(members, others) == pytest.approx(roc_auc_score([1] * 30 + [0] * 40, np.concatenate([members, others])))
 
 
+@pytest.mark.parametrize("spoiled", [([float("nan"), 1.0], [0.0]), ([1.0], [0.0, float("nan")])])
+def test_the_auc_of_scores_that_are_no_numbers_is_none_either(spoiled):
+    assert np.isnan(auc(*map(np.array, spoiled)))
+
+
 TEXTS = (
     ("The father of Hsiao Yun-Hwa is a civil engineer.", "Hsiao Yun-Hwa's father was a civil engineer, I think."),
     ("a b c d", "d c b a"),

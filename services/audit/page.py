@@ -139,6 +139,22 @@ def _versions(told: Statement) -> Rows:
             rows.append([name, str(old["version"]), fate + until + kept])
         if published is not None:
             rows.append([name, str(published["version"]), "published; in use from now on"])
+    return rows + _data(told)
+
+
+def _data(told: Statement) -> Rows:
+    """Return what became of each dataset version that held the records, in the same columns; reports from before tell of none."""
+    rows: Rows = []
+    for old in (one for model in told["artifacts"] for one in model.get("datasets", ())):
+        due = f", to be destroyed on {moment(old['purge_at'])}" if old["purge_at"] else ""
+        fate = words.DISPOSITIONS[old["disposition"]] + due
+        if old["destroyed_at"]:
+            fate = f"{words.DISPOSITIONS['destroyed']} on {moment(old['destroyed_at'])}; certificate {old['certificate'] or 'not made yet'}"
+        elif old["holds"]:
+            fate += f", under legal hold {', '.join(old['holds'])}"
+        row = [f"dataset {old['dataset']}", str(old["version"]), fate]
+        if row not in rows:  # models of one request share its data
+            rows.append(row)
     return rows
 
 

@@ -246,6 +246,18 @@ class Superseded(Part):
     holds: list[str] = Field(default_factory=list)
 
 
+class SupersededData(Part):
+    """A dataset version that held the records, and what becomes of it."""
+
+    dataset: str
+    version: Count
+    disposition: str
+    purge_at: Moment | None
+    destroyed_at: Moment | None
+    certificate: Hex | None
+    holds: list[str]
+
+
 class Recipient(Part):
     """Who had a superseded version, and how and when they were told."""
 
@@ -264,6 +276,7 @@ class Artifacts(Part):
     base: Version | None
     published: Version | None
     superseded: list[Superseded]
+    datasets: list[SupersededData] = Field(default_factory=list)
     derived: list[Open]
 
 

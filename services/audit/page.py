@@ -139,6 +139,11 @@ def _versions(told: Statement) -> Rows:
             rows.append([name, str(old["version"]), fate + until + kept])
         if published is not None:
             rows.append([name, str(published["version"]), "published; in use from now on"])
+        for left in model.get("candidates", ()):
+            fate = f"did not pass; {words.DISPOSITIONS['quarantined']}"
+            if left["destroyed_at"]:
+                fate = f"did not pass; destroyed on {moment(left['destroyed_at'])}; certificate {left['certificate']}"
+            rows.append([name, f"attempt {left['rung']}", fate])
     return rows + _data(told)
 
 

@@ -137,7 +137,8 @@ def _ledger(subject: Subject) -> dict[str, Any]:
 def _next_review(subjects: Sequence[Subject]) -> str | None:
     """Return when something superseded is due to be destroyed next, upon which there is a new revision; None where nothing is."""
     due = [one.destroy_by for subject in subjects for one in subject.superseded if one.status == "quarantined" and one.destroy_by is not None]
-    due += [one.destroy_by for subject in subjects for one in subject.data if one.disposition == "retired" and one.destroy_by is not None]
+    fates = [fate for subject in subjects for fate in (*subject.data, *subject.candidates)]
+    due += [fate.destroy_by for fate in fates if fate.destroyed_at is None and fate.destroy_by is not None]
     return stamp(min(due, default=None))
 
 
@@ -285,7 +286,8 @@ def _artifacts(subject: Subject, runs: Sequence[Run]) -> dict[str, Any]:
         "base": _version(subject.base),
         "published": _version(subject.published),
         "superseded": [_superseded(subject, version) for version in subject.superseded],
-        "datasets": [_data(fate) for fate in subject.data],
+        "datasets": [{"dataset": fate.name, "version": fate.number, **_fate(fate)} for fate in subject.data],
+        "candidates": [{"job": f"job_{fate.id.hex}", "method": fate.name, "rung": fate.number, **_fate(fate)} for fate in subject.candidates],
         "derived": [*copies, *(entry for run in own for entry in _derived(run))],
     }
 
@@ -302,11 +304,9 @@ def _superseded(subject: Subject, version: ModelVersion) -> dict[str, Any]:
     }
 
 
-def _data(fate: Fate) -> dict[str, Any]:
-    """Return what became of a dataset version that held the records."""
+def _fate(fate: Fate) -> dict[str, Any]:
+    """Return what became of a dataset version that held the records, or of a candidate that was not published."""
     return {
-        "dataset": fate.name,
-        "version": fate.number,
         "disposition": fate.disposition,
         "purge_at": stamp(fate.destroy_by),
         "destroyed_at": stamp(fate.destroyed_at),

@@ -94,6 +94,8 @@ class Subject:
     """When the version was made with which that ledger began."""
     data: Sequence[Fate] = ()
     """The superseded dataset versions that the request's records were in."""
+    candidates: Sequence[Fate] = ()
+    """What the target's jobs put and did not publish, by rung."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,13 @@ _CONCERNED = text("""
        AND (n.number > v.number OR r.details -> 'tainted' -> CAST(v.model_id AS text) @> to_jsonb(CAST(v.id AS text)))
      ORDER BY r.id
     """)
+_CREATORS = text("""
+    SELECT DISTINCT r.created_by FROM model_version v JOIN target t ON t.tenant_id = v.tenant_id AND t.model_id = v.model_id
+      JOIN deletion_request r ON r.tenant_id = t.tenant_id AND r.id = t.request_id JOIN policy p ON p.tenant_id = r.tenant_id AND p.id = r.policy_id
+      LEFT JOIN model_version n ON n.id = t.published_version_id
+     WHERE v.id = :version AND v.quarantined_for = 'forgotten' AND CAST(p.flags ->> 'four_eyes' AS boolean)
+       AND (n.parent_id = v.id OR r.details -> 'tainted' -> CAST(v.model_id AS text) @> to_jsonb(CAST(v.id AS text)))
+    """)
 HELD_RECORDS = """r.scope -> 'datasets' @> jsonb_build_array(jsonb_build_object('dataset_id', v.dataset_id))
        AND (EXISTS (SELECT 1 FROM jsonb_array_elements(r.scope -> 'datasets') d
                      WHERE d ->> 'dataset_id' = CAST(v.dataset_id AS text) AND d -> 'versions' @> to_jsonb(v.number))
@@ -110,6 +117,11 @@ def set_purged(session: Session, version_id: UUID) -> datetime:
 def uses(session: Session, version_id: UUID) -> list[str]:
     """Return why a version may not be destroyed: it is current, has an alias, or an open job starts from it."""
     return list(session.scalars(_USES, {"version": version_id}))
+
+
+def creators_under_four_eyes(session: Session, version_id: UUID) -> set[str]:
+    """Return who created the requests that a superseded version was put away for, where their policy asks for four eyes."""
+    return set(session.scalars(_CREATORS, {"version": version_id}))
 
 
 def open_purge(session: Session, values: Mapping[str, Any]) -> UUID:

@@ -14,7 +14,7 @@ from services import drift
 from services.audit import repository as audit
 from services.audit.runs import Conduct, Run, Subject, Told
 from services.datasets import repository as datasets
-from services.db import destruction, holds, objects
+from services.db import candidates, destruction, holds, objects
 from services.db.sources import sources
 from services.db.tables import (
     ClockPause,
@@ -506,7 +506,7 @@ def _subject(session: Session, request: DeletionRequest, target: Target, *, caps
     since = _exact_since(session, now.id) if now is not None else None
     certificates = destruction.certificates(session, [one.id for one in superseded])
     data = destruction.data_of(session, request.id) if model is not None else []
-    return Subject(target, model, base, published, superseded, certificates, held, ledger, since, data)
+    return Subject(target, model, base, published, superseded, certificates, held, ledger, since, data, candidates.of_target(session, target.id))
 
 
 def _exact_since(session: Session, version_id: UUID) -> datetime | None:

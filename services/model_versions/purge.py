@@ -18,7 +18,7 @@ from services.clock import Clock, uuid7
 from services.db import destruction, holds, objects
 from services.db.objects import Owner
 from services.db.tables import ModelVersion
-from services.errors import CheckpointDestroyed, NotFound, VersionInUse, VersionNotReady
+from services.errors import CheckpointDestroyed, FourEyesRequired, NotFound, VersionInUse, VersionNotReady
 from services.model_versions import repository
 from services.tenants.caller import Caller
 
@@ -44,7 +44,8 @@ def request_destruction(session: Session, model: str | UUID, number: int, *, cal
     """Quarantine a version at once, have it destroyed, and return the purge job's id.
 
     Raises: NotFound; CheckpointDestroyed; VersionNotReady for an upload that is not checked, or was refused; VersionInUse while the version is
-    current, has an alias, is under a legal hold, or an open job starts from it.
+    current, has an alias, is under a legal hold, or an open job starts from it; FourEyesRequired for the creator of a request that the version was
+    put away for, where its policy asks for four eyes.
     """
     found = repository.find(session, model, lock=True)
     version = None if found is None else repository.version(session, found.id, number, lock=True)
@@ -54,6 +55,8 @@ def request_destruction(session: Session, model: str | UUID, number: int, *, cal
         raise CheckpointDestroyed(version=number)
     if version.status not in {"ready", "quarantined"}:
         raise VersionNotReady(version=number, status=version.status)
+    if caller.principal in destruction.creators_under_four_eyes(session, version.id):
+        raise FourEyesRequired
     stands = obstacle(session, version.id)
     if stands is not None:
         raise VersionInUse(version=number, detail=stands.detail)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -25,7 +26,7 @@ from services.datasets import service as datasets
 from services.db import session as transactions
 from services.db.session import unit_of_work
 from services.db.tables import LegalHold, ObjectRef
-from services.errors import BuriedBytes, CertificateNotReady, CheckpointDestroyed, Conflict, ForgottenBytes, VersionInUse
+from services.errors import BuriedBytes, CertificateNotReady, CheckpointDestroyed, Conflict, ForgottenBytes, FourEyesRequired, VersionInUse
 from services.jobs import repository as job_rows
 from services.jobs.steps.report import build_report
 from services.model_versions import purge
@@ -246,6 +247,28 @@ def test_a_legal_hold_keeps_a_version_until_it_is_released(yard: Yard) -> None:
     assert not yard.job(old).later  # the release has made it due
     assert yard.turns() == 2
     assert yard.version(old).status == "destroyed"
+
+
+def test_under_four_eyes_another_principal_than_the_requests_creator_has_a_superseded_version_destroyed_early(yard: Yard) -> None:
+    def four_eyes(said: str) -> None:
+        change = """UPDATE policy SET flags = flags || '{"four_eyes": %s}' WHERE key = 'demo'""" % said  # noqa: UP031  braces
+        for statement in ("ALTER TABLE policy DISABLE TRIGGER immutable", change, "ALTER TABLE policy ENABLE TRIGGER immutable"):
+            yard.world.sql(text(statement), "superuser")
+
+    _, old = yard.supersede()
+    plain = yard.train()
+    four_eyes("true")
+    try:
+        with pytest.raises(FourEyesRequired):
+            yard.destroy(old)
+        assert yard.version(old).destroy_by > CLOCK.now()
+        yard.destroy(plain)  # nobody's records were forgotten by it
+        second = replace(yard.world.caller, principal="second")
+        yard.world.run("lethe_gateway", purge.request_destruction, "reader", old, caller=second, clock=CLOCK)
+    finally:
+        four_eyes("false")
+    assert yard.turns() == 2
+    assert (yard.version(old).status, yard.certificate(old).document["requested_by"]) == ("destroyed", "second")
 
 
 def test_a_version_in_use_is_not_destroyed(yard: Yard) -> None:

@@ -309,7 +309,7 @@ def superseded(yard: DataYard, turn: int) -> int:
     return number
 
 
-@pytest.mark.parametrize("stride", [6, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("stride", [12, pytest.param(1, marks=pytest.mark.soak)])
 def test_a_purge_of_data_that_is_interrupted_at_any_point_ends_as_one_that_was_not(
     ledger: Ledger, object_store_server: Any, monkeypatch: pytest.MonkeyPatch, stride: int
 ) -> None:

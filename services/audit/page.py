@@ -151,12 +151,12 @@ def _data(told: Statement) -> Rows:
     """Return what became of each dataset version that held the records, in the same columns; reports from before tell of none."""
     rows: Rows = []
     for old in (one for model in told["artifacts"] for one in model.get("datasets", ())):
-        due = f", to be destroyed on {moment(old['purge_at'])}" if old["purge_at"] else ""
-        fate = words.DISPOSITIONS[old["disposition"]] + due
         if old["destroyed_at"]:
             fate = f"{words.DISPOSITIONS['destroyed']} on {moment(old['destroyed_at'])}; certificate {old['certificate'] or 'not made yet'}"
-        elif old["holds"]:
-            fate += f", under legal hold {', '.join(old['holds'])}"
+        else:
+            until = f", to be destroyed on {moment(old['purge_at'])}" if old["purge_at"] else ""
+            kept = f", under legal hold {', '.join(old['holds'])}" if old["holds"] else ""
+            fate = words.DISPOSITIONS.get(old["disposition"], words.plainly(str(old["disposition"]))) + until + kept
         row = [f"dataset {old['dataset']}", str(old["version"]), fate]
         if row not in rows:  # models of one request share its data
             rows.append(row)

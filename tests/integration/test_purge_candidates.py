@@ -15,7 +15,7 @@ from services.db.tables import ObjectRef, VerdictRow
 from services.errors import BuriedBytes, CertificateNotReady
 from services.jobs import outcomes
 from services.jobs import repository as job_rows
-from services.requests import candidates, holds
+from services.requests import candidates, holds, repository
 from services.requests import service as requests
 from services.requests.forms import Cancellation
 from tests.integration.conftest import Ledger
@@ -71,6 +71,35 @@ class CandidateYard(DataYard):
 
     def certified(self, job: UUID) -> Any:
         return self.world.run("lethe_gateway", candidates.certificate, job)
+
+    def again(self, request: UUID, like: UUID, turn: int) -> tuple[UUID, str]:
+        """Let a further job of a closed request have failed, whose candidate is due to be destroyed; return job and digest."""
+        world, other = self.world, digest(f"again {turn}")
+        job = world.ledger.job(world.tenant, world.model_id, kind="unlearn")
+        with unit_of_work(world.ledger.engine("lethe_worker"), tenant=world.tenant) as session:
+            job_rows.pin(session, job_rows.job_row(session, job), "candidate.safetensors", other, 3)
+            job_rows.drop_pins(session, job)
+        ended = "UPDATE job SET state = 'failed', finished_at = clock_timestamp() WHERE id = :j"
+        world.sql(text(ended).bindparams(j=job), "superuser")
+        served = (
+            "INSERT INTO job_target (tenant_id, job_id, target_id, active) SELECT tenant_id, :j, target_id, false FROM job_target WHERE job_id = :f"
+        )
+        world.sql(text(served).bindparams(j=job, f=like), "superuser")
+        self.store.put_bytes(blob_key(other), b"new", if_absent=False)
+        with unit_of_work(world.ledger.engine("lethe_control"), tenant=world.tenant) as session:
+            held = repository.request(session, request)
+            assert held is not None
+            candidates.schedule(session, held, CLOCK.now(), clock=CLOCK)
+        self.due()
+        return job, other
+
+    def outcome_of(self, job: UUID, weights: str) -> Any:
+        """What is left of a candidate when its purge has ended, without the names of this run."""
+        events = self.rows("SELECT e.type FROM audit_event e JOIN audit_payload p ON p.event_id = e.id WHERE p.object_id = :j ORDER BY e.id", j=job)
+        tombs = self.rows("SELECT 1 FROM tombstone WHERE digest = :d", d=weights)
+        state = [row.state for row in self.rows("SELECT state FROM object WHERE digest = :d", d=weights)]
+        jobs, files = [row.state for row in self.of(job)], self.certified(job).document["files"]
+        return self.left(weights), state, len(tombs), [row.type for row in events], jobs, len(files)
 
 
 @pytest.fixture(scope="module")
@@ -187,48 +216,17 @@ def test_a_purge_of_a_candidate_that_is_interrupted_at_any_point_ends_as_one_tha
     request, first, weights = yard.fail()
     yard.pass_next(request)
 
-    def again(turn: int) -> tuple[UUID, str]:
-        """Let the failed job have put another candidate, which a new purge is to destroy."""
-        job, other = yard.world.ledger.job(yard.world.tenant, yard.world.model_id, kind="unlearn"), digest(f"again {turn}")
-        with unit_of_work(yard.world.ledger.engine("lethe_worker"), tenant=yard.world.tenant) as session:
-            job_rows.pin(session, job_rows.job_row(session, job), "candidate.safetensors", other, 3)
-            job_rows.drop_pins(session, job)
-        ended = "UPDATE job SET state = 'failed', finished_at = clock_timestamp() WHERE id = :j"
-        yard.world.sql(text(ended).bindparams(j=job), "superuser")
-        served = (
-            "INSERT INTO job_target (tenant_id, job_id, target_id, active) SELECT tenant_id, :j, target_id, false FROM job_target WHERE job_id = :f"
-        )
-        yard.world.sql(text(served).bindparams(j=job, f=first), "superuser")
-        yard.store.put_bytes(blob_key(other), b"new", if_absent=False)
-        with unit_of_work(yard.world.ledger.engine("lethe_control"), tenant=yard.world.tenant) as session:
-            held = requests.repository.request(session, request)
-            assert held is not None
-            candidates.schedule(session, held, CLOCK.now(), clock=CLOCK)
-        yard.due()
-        return job, other
-
-    def outcome(job: UUID, of: str) -> Any:
-        events = yard.rows("SELECT e.type FROM audit_event e JOIN audit_payload p ON p.event_id = e.id WHERE p.object_id = :j ORDER BY e.id", j=job)
-        tombs = yard.rows("SELECT 1 FROM tombstone WHERE digest = :d", d=of)
-        state = [row.state for row in yard.rows("SELECT state FROM object WHERE digest = :d", d=of)]
-        return (
-            yard.left(of),
-            state,
-            len(tombs),
-            [row.type for row in events],
-            [row.state for row in yard.of(job)],
-            len(yard.certified(job).document["files"]),
-        )
-
     yard.due()
     yard.turns()
-    undisturbed = outcome(*again_and_turn(yard, again, 0))
+    job, other = yard.again(request, first, 0)
+    yard.turns()
+    undisturbed = yard.outcome_of(job, other)
     assert undisturbed[:3] == (0, ["deleted"], 1)
     assert undisturbed[3] == ["candidate.destroyed", "candidate.destruction_certified"]
     assert yard.left(weights) == 0
     places: list[str] = []
     while len(places) < 60:
-        (job, other), passed = again(len(places) + 1), 0
+        (job, other), passed = yard.again(request, first, len(places) + 1), 0
 
         def point(name: str) -> None:
             nonlocal passed
@@ -248,11 +246,5 @@ def test_a_purge_of_a_candidate_that_is_interrupted_at_any_point_ends_as_one_tha
                 break
         yard.world.sql(text(LOST), "superuser")
         yard.turns()
-        assert outcome(job, other) == undisturbed, places[-1]
+        assert yard.outcome_of(job, other) == undisturbed, places[-1]
     assert len(places) * stride >= 24
-
-
-def again_and_turn(yard: CandidateYard, again: Any, turn: int) -> tuple[UUID, str]:
-    made = again(turn)
-    yard.turns()
-    return made

@@ -50,6 +50,8 @@ class Ingest:
                 path = self._bring(upload_key(version_id, file.path), file.sha256, folder / f"{index}.parquet", file.size_bytes)
                 found = inspect_apart(path, expected)
                 rows += zip(found["record_ids"], found["labels"], strict=True)
+                with unit_of_work(self.engine, tenant=tenant_id) as session:
+                    objects.announce(session, {file.sha256: path.stat().st_size})
                 self._keep(path)
             document = {"dataset": version.dataset, "parent": None, "files": [[file.path, file.sha256] for file in version.files]}
             with unit_of_work(self.engine, tenant=tenant_id) as session:

@@ -18,8 +18,10 @@ from sqlalchemy.orm import Session
 
 from models_store.errors import DeletionNotProved, StoreRefused, StoreUnavailable
 from models_store.objects import ObjectStore, blob_key
+from services.audit.destruction import Blob, Destroyer, Obstacle, Proven, thing_of
 from services.catalogue import service as catalogue
 from services.clock import Clock, uuid7
+from services.datasets import purge as datasets
 from services.db import objects
 from services.db.crash import crash_point
 from services.db.destruction import QUEUE
@@ -28,8 +30,8 @@ from services.db.tables import Job
 from services.errors import LeaseLost, LetheError, NotFound, StoreDown
 from services.jobs import outcomes, repository
 from services.jobs.lease import Lease, claim, fence, heartbeat
-from services.model_versions import purge
-from services.model_versions.purge import Blob, Obstacle
+from services.model_versions import purge as models
+from services.requests import candidates
 from services.tenants.keys import KeyRing, derive, tenant_key
 
 log = structlog.get_logger()
@@ -37,6 +39,7 @@ log = structlog.get_logger()
 OWNER = "purge"
 HELD_AGAIN_S = 3600.0
 BUSY_AGAIN_S = 60.0
+DESTROYERS: Mapping[str, Destroyer] = {"model": models, "dataset": datasets, "candidate": candidates}
 WORKERS_AGAIN_S = 15.0
 
 
@@ -84,9 +87,9 @@ class Purge:
         self._once(lease, "workers", self._workers)
         with self._effect(lease) as session:
             job = repository.job_row(session, lease.job_id)
-            digest = self._certify(session, job, lease)
+            digest = self._certify(session, job, lease) if _blobs(job) else None  # a job may have published all that it put
             repository.end_attempt(session, job, outcome="succeeded")
-            repository.move(session, job, "finished", error=None, result={"certificate": digest, "version_id": str(job.base_version_id)})
+            repository.move(session, job, "finished", error=None, result={"certificate": digest, **_told(job)})
         log.info("purge.ended", job_id=str(lease.job_id), digest=digest)
 
     def _once(self, lease: Lease, name: str, step: Callable[[Lease, Job], Mapping[str, Any] | None]) -> None:
@@ -107,7 +110,7 @@ class Purge:
     def _plan(self, lease: Lease, job: Job) -> None:
         """Decide which blobs go, and record it in the transaction that marks them. Raises Waiting for a hold, and for a use."""
         with self._effect(lease) as session:
-            found = purge.plan(session, _version(job))
+            found = _destroyer(job).plan(session, _thing(job))
             if isinstance(found, Obstacle):
                 raise Waiting(found.code, found.detail, HELD_AGAIN_S if found.code == "legal-hold" else BUSY_AGAIN_S)
             output = {"blobs": [asdict(blob) for blob in found]}
@@ -134,7 +137,7 @@ class Purge:
 
     def _bury(self, lease: Lease, job: Job) -> None:
         with self._effect(lease) as session:
-            at = purge.bury(session, _version(job), _blobs(job), reason=str(job.params.get("reason", "superseded")))
+            at = _destroyer(job).bury(session, _thing(job), _blobs(job), reason=str(job.params.get("reason", "superseded")))
             held = repository.job_row(session, lease.job_id)
             repository.finish_step(session, held, "bury", {"at": at.isoformat()}, output_digest=None)
 
@@ -150,12 +153,11 @@ class Purge:
     def _certify(self, session: Session, job: Job, lease: Lease) -> str:
         steps = (job.step_state or {})["steps"]
         key = derive(tenant_key(session, lease.tenant_id, self.keys.kek), "audit:tenant-ref")
-        certificate_id = uuid7(self.clock)
-        body = purge.document(
-            session, _version(job), _blobs(job), certificate_id=certificate_id, params=job.params, proof=steps["delete"]["proof"],
-            workers=steps["workers"]["asked"], tenant_ref=hmac.digest(key, lease.tenant_id.bytes, hashlib.sha256).hex(),
+        proven = Proven(
+            uuid7(self.clock), hmac.digest(key, lease.tenant_id.bytes, hashlib.sha256).hex(), job.params, steps["delete"]["proof"],
+            steps["workers"]["asked"], steps["bury"]["at"],
         )  # fmt: skip
-        return purge.certify(session, _version(job), body, certificate_id=certificate_id)
+        return _destroyer(job).certify(session, _thing(job), _blobs(job), proven)
 
     # --- lease -------------------------------------------------------------------------------------------------------------------------
 
@@ -179,10 +181,21 @@ class Purge:
         log.info("purge.waits", job_id=str(lease.job_id), code=wait.code)
 
 
-def _version(job: Job) -> UUID:
-    if job.base_version_id is None:
+def _destroyer(job: Job) -> Destroyer:
+    return DESTROYERS[thing_of(job)[0]]
+
+
+def _thing(job: Job) -> UUID:
+    found = thing_of(job)[1]
+    if found is None:
         raise NotFound
-    return job.base_version_id
+    return found
+
+
+def _told(job: Job) -> dict[str, str]:
+    """Return what the job's result says was destroyed."""
+    kind, thing = thing_of(job)
+    return {{"model": "version_id", "dataset": "dataset_version_id", "candidate": "job_id"}[kind]: str(thing)}
 
 
 def _blobs(job: Job) -> list[Blob]:

@@ -8,7 +8,7 @@ LetheError
 |                      DriftSpent
 |- NotFound            ReportNotReady, HeadNotReady, CertificateNotReady
 |- Conflict            IllegalTransition, DuplicateName, DuplicateExternalId, KeyInProgress, VersionInUse, VersionNotReady,
-|                      AliasInUse, Resurrection (ForgottenBytes, BuriedBytes), ClockRefused, ExtensionNotAllowed, HeldByLaw,
+|                      AliasInUse, Resurrection (ForgottenBytes, BuriedBytes, DatasetSuperseded, ForgottenFile), ClockRefused, ExtensionNotAllowed, HeldByLaw,
 |                      TooLateToCancel, LeaseLost, ParentMoved
 |- Gone                CheckpointDestroyed
 |- Precondition        PreconditionRequired, PreconditionFailed
@@ -240,6 +240,14 @@ class ForgottenBytes(Resurrection):
 
 class BuriedBytes(Resurrection):
     """The weights have the bytes of a version that was destroyed; they may not come back."""
+
+
+class DatasetSuperseded(Resurrection):
+    """Version {version} of dataset {dataset} holds records that were forgotten and is {status}: nothing may learn from it. A later version does without them."""
+
+
+class ForgottenFile(Resurrection):
+    """A file has the bytes of version {version} of dataset {of}, which held records that were forgotten; they may not come back."""
 
 
 class ExtensionNotAllowed(Conflict):

@@ -1,4 +1,4 @@
-"""Copies of destroyed weights on this worker: found by size, told by digest, removed."""
+"""Copies of destroyed files on this worker: found by size, told by digest, removed."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ log = structlog.get_logger()
 
 
 def drop(engine: Engine, scratch: Path) -> int:
-    """Remove every file under `scratch` whose bytes have a tombstone; return how many. A file that a job removes meanwhile is no error.
+    """Remove every file under `scratch` whose bytes were destroyed; return how many. A file that a job removes meanwhile is no error.
 
     Raises: DatabaseDown; OSError where a file cannot be read or removed.
     """
@@ -29,7 +29,7 @@ def drop(engine: Engine, scratch: Path) -> int:
     if not files:
         return 0
     with unit_of_work(engine, tenant=None) as session:
-        dead = objects.buried(session, files)
+        dead = objects.gone(session, files)
     return sum(_drop(path, digests) for size_bytes, digests in dead.items() for path in files[size_bytes])
 
 

@@ -69,17 +69,20 @@ async def processing(request: Request, ledger: AuditRead, since: From, to: To, r
 
 
 def table(items: list[dict[str, Any]]) -> str:
-    """Return the record as CSV (RFC 4180), one line a request; the versions of a request share a cell."""
+    """Return the record as CSV (RFC 4180), one line a request; the versions of a request share a cell, and so do its dataset versions."""
     columns = list(RecordOut.model_fields)
     sink = io.StringIO()
     writer = csv.writer(sink)
     writer.writerow(columns)
     for item in items:
-        versions = "; ".join(
-            " ".join(filter(None, (f"{one['model']}@{one['version']} {one['disposition']}", one["certificate"]))) for one in item["versions"]
-        )
-        writer.writerow([_cell({**item, "versions": versions}[column]) for column in columns])
+        told = {"versions": _fates("model", item["versions"]), "datasets": _fates("dataset", item["datasets"])}
+        writer.writerow([_cell({**item, **told}[column]) for column in columns])
     return sink.getvalue()
+
+
+def _fates(thing: str, versions: list[dict[str, Any]]) -> str:
+    """Return versions with what became of them as one cell."""
+    return "; ".join(" ".join(filter(None, (f"{one[thing]}@{one['version']} {one['disposition']}", one["certificate"]))) for one in versions)
 
 
 def _cell(value: Any) -> str:

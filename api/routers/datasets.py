@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from api import answers
 from api.dependencies import (
+    AuditRead,
     Configured,
     CursorText,
     DatasetPath,
@@ -33,8 +34,9 @@ from api.schemas.datasets import (
     TrainedModelOut,
 )
 from api.schemas.ids import reference
+from api.schemas.models import CertificateOut
 from services.catalogue import service as catalogue
-from services.datasets import service
+from services.datasets import purge, service
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
@@ -109,6 +111,13 @@ async def versions(
 async def read_version(dataset: DatasetPath, number: Number, ledger: DatasetsRead, if_none_match: IfNoneMatch = None) -> Response:
     """Read one version."""
     body = DatasetVersionOut.of(await ledger(lambda session: service.read_version(session, reference("ds", dataset), number)))
+    return answers.tagged(body, answers.digest_tag(body), if_none_match)
+
+
+@router.get("/{dataset}/versions/{number}/destruction-certificate", response_model=CertificateOut)
+async def certificate(dataset: DatasetPath, number: Number, ledger: AuditRead, if_none_match: IfNoneMatch = None) -> Response:
+    """Read the certificate of a dataset version that was destroyed, with what opens its commitment in the log."""
+    body = CertificateOut.of(await ledger(lambda session: purge.certificate(session, reference("ds", dataset), number)))
     return answers.tagged(body, answers.digest_tag(body), if_none_match)
 
 

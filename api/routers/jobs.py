@@ -6,14 +6,15 @@ from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from api import answers
-from api.dependencies import CursorText, IfNoneMatch, JobPath, JobsOperate, JobsRead, Limit, Pages
+from api.dependencies import AuditRead, CursorText, IfNoneMatch, JobPath, JobsOperate, JobsRead, Limit, Pages
 from api.events import event_of
 from api.schemas.base import NameOrId, Page
 from api.schemas.ids import parse, reference
 from api.schemas.jobs import AttemptList, AttemptOut, JobOut, StepOut
+from api.schemas.models import CertificateOut
 from api.schemas.requests import EventList, EventOut
 from services.audit import repository as audit
-from services.requests import forms, jobs
+from services.requests import candidates, forms, jobs
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 Kind = Literal["train", "unlearn", "reference", "purge"]
@@ -54,6 +55,13 @@ async def read(job_id: JobPath, ledger: JobsRead, if_none_match: IfNoneMatch = N
     """Read one job."""
     body = JobOut.of(await ledger(lambda session: jobs.read(session, parse("job", job_id))))
     return answers.tagged(body, answers.digest_tag(body), if_none_match, headers={} if body.done else {"Retry-After": "5"})
+
+
+@router.get("/{job_id}/destruction-certificate", response_model=CertificateOut)
+async def certificate(job_id: JobPath, ledger: AuditRead, if_none_match: IfNoneMatch = None) -> Response:
+    """Read the certificate of what a job put and did not publish, with what opens its commitment in the log."""
+    body = CertificateOut.of(await ledger(lambda session: candidates.certificate(session, parse("job", job_id))))
+    return answers.tagged(body, answers.digest_tag(body), if_none_match)
 
 
 @router.get("/{job_id}/attempts", response_model=AttemptList)

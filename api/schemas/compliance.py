@@ -160,6 +160,15 @@ class RecordVersionOut(Out):
     certificate: Digest | None
 
 
+class RecordDatasetOut(Out):
+    """A superseded dataset version that held the records of a request: `retired`, or `purged` by its certificate."""
+
+    dataset: str
+    version: int
+    disposition: str
+    certificate: Digest | None
+
+
 class RecordOut(Out):
     """One request in the record of processing; no identifier of a person."""
 
@@ -186,6 +195,7 @@ class RecordOut(Out):
     closed_at: Moment | None
     on_time: bool | None
     versions: list[RecordVersionOut]
+    datasets: list[RecordDatasetOut]
     recipients_told: int
     audit_report: Digest | None
     audit_report_revision: int | None

@@ -82,7 +82,10 @@ class DatasetOut(Out):
 
 
 class DatasetVersionOut(Out):
-    """A version of a dataset. `uploads` is filled while it is pending."""
+    """A version of a dataset. `uploads` is filled while it is pending.
+
+    `retired`: records that it holds were forgotten, nothing learns from it, and it is destroyed at `destroy_by` (null: it is kept); then it is `purged`.
+    """
 
     id: DatasetVersionId
     dataset: str
@@ -95,6 +98,8 @@ class DatasetVersionOut(Out):
     produced_by_job: JobId | None = Field(validation_alias="produced_by_job_id")
     error: dict[str, Any] | None
     created_at: Moment
+    destroy_by: Moment | None
+    purged_at: Moment | None
     files: list[FileOut]
     uploads: list[UploadOut] = Field(default_factory=list, validation_alias="presigned")
 

@@ -2,13 +2,15 @@
 
 from typing import Any, Self
 
+from pydantic import Field
+
 from api.schemas.base import Moment, Out
 from api.schemas.ids import JobId, ModelId, TargetId
 from services.requests import views
 
 
 class JobOut(Out):
-    """A job. When `done`, exactly one of `result` and `error` is set."""
+    """A job. When `done`, exactly one of `result` and `error` is set. A purge may be `candidate_of` a job: of what that put and did not publish."""
 
     id: JobId
     kind: str
@@ -37,6 +39,7 @@ class JobOut(Out):
     result: dict[str, Any] | None
     error: dict[str, Any] | None
     escalated_from: JobId | None
+    candidate_of: JobId | None = Field(validation_alias="candidate_job_id")
     cancel_requested_at: Moment | None
     created_at: Moment
     finished_at: Moment | None

@@ -6,8 +6,8 @@ from pydantic import Field
 
 from api.schemas.base import FileIn, In, Moment, Name, NameOrId, Out, UploadOut, Word
 from api.schemas.ids import DatasetId, DatasetVersionId, Digest, EventId, JobId, ModelId, ModelVersionId, reference
+from services.audit.destruction import CertificateView
 from services.model_versions import forms
-from services.model_versions.purge import CertificateView
 
 
 class ModelIn(In):

@@ -81,7 +81,9 @@ def _entry(code: str, **facts: object) -> dict[str, str]:
 
 def _storage(subjects: Sequence[Subject]) -> str:
     versions = [version for subject in subjects for version in subject.superseded]
-    return "storage_reclaim" if versions and all(version.status == "destroyed" for version in versions) else "storage"
+    data = [fate for subject in subjects for fate in subject.data]
+    gone = all(version.status == "destroyed" for version in versions) and all(fate.disposition == "purged" for fate in data)
+    return "storage_reclaim" if versions and gone else "storage"
 
 
 def _few(request: DeletionRequest, runs: Sequence[Run]) -> list[dict[str, str]]:

@@ -139,6 +139,27 @@ def _versions(told: Statement) -> Rows:
             rows.append([name, str(old["version"]), fate + until + kept])
         if published is not None:
             rows.append([name, str(published["version"]), "published; in use from now on"])
+        for left in model.get("candidates", ()):
+            fate = f"did not pass; {words.DISPOSITIONS['quarantined']}"
+            if left["destroyed_at"]:
+                fate = f"did not pass; destroyed on {moment(left['destroyed_at'])}; certificate {left['certificate']}"
+            rows.append([name, f"attempt {left['rung']}", fate])
+    return rows + _data(told)
+
+
+def _data(told: Statement) -> Rows:
+    """Return what became of each dataset version that held the records, in the same columns; reports from before tell of none."""
+    rows: Rows = []
+    for old in (one for model in told["artifacts"] for one in model.get("datasets", ())):
+        if old["destroyed_at"]:
+            fate = f"{words.DISPOSITIONS['destroyed']} on {moment(old['destroyed_at'])}; certificate {old['certificate'] or 'not made yet'}"
+        else:
+            until = f", to be destroyed on {moment(old['purge_at'])}" if old["purge_at"] else ""
+            kept = f", under legal hold {', '.join(old['holds'])}" if old["holds"] else ""
+            fate = words.DISPOSITIONS.get(old["disposition"], words.plainly(str(old["disposition"]))) + until + kept
+        row = [f"dataset {old['dataset']}", str(old["version"]), fate]
+        if row not in rows:  # models of one request share its data
+            rows.append(row)
     return rows
 
 

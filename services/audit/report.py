@@ -14,6 +14,7 @@ import rfc8785
 from services.audit import figure_forms, overview
 from services.audit.limitations import LIMITATIONS, limitations, not_tested
 from services.audit.runs import Chain, Conduct, Run, Subject, Told, deciding
+from services.db.destruction import Fate
 from services.db.tables import DeletionRequest, ModelVersion, Policy, ReadingRow
 
 VERSION = "1"
@@ -134,8 +135,10 @@ def _ledger(subject: Subject) -> dict[str, Any]:
 
 
 def _next_review(subjects: Sequence[Subject]) -> str | None:
-    """Return when a superseded version is due to be destroyed next, upon which there is a new revision; None where none is."""
+    """Return when something superseded is due to be destroyed next, upon which there is a new revision; None where nothing is."""
     due = [one.destroy_by for subject in subjects for one in subject.superseded if one.status == "quarantined" and one.destroy_by is not None]
+    fates = [fate for subject in subjects for fate in (*subject.data, *subject.candidates)]
+    due += [fate.destroy_by for fate in fates if fate.destroyed_at is None and fate.destroy_by is not None]
     return stamp(min(due, default=None))
 
 
@@ -283,6 +286,8 @@ def _artifacts(subject: Subject, runs: Sequence[Run]) -> dict[str, Any]:
         "base": _version(subject.base),
         "published": _version(subject.published),
         "superseded": [_superseded(subject, version) for version in subject.superseded],
+        "datasets": [{"dataset": fate.name, "version": fate.number, **_fate(fate)} for fate in subject.data],
+        "candidates": [{"job": f"job_{fate.id.hex}", "method": fate.name, "rung": fate.number, **_fate(fate)} for fate in subject.candidates],
         "derived": [*copies, *(entry for run in own for entry in _derived(run))],
     }
 
@@ -296,6 +301,17 @@ def _superseded(subject: Subject, version: ModelVersion) -> dict[str, Any]:
         "destroyed_at": stamp(version.destroyed_at),
         "certificate": subject.certificates.get(version.id),
         "holds": [f"hold_{one.hex}" for one in subject.holds.get(version.id, ())],
+    }
+
+
+def _fate(fate: Fate) -> dict[str, Any]:
+    """Return what became of a dataset version that held the records, or of a candidate that was not published."""
+    return {
+        "disposition": fate.disposition,
+        "purge_at": stamp(fate.destroy_by),
+        "destroyed_at": stamp(fate.destroyed_at),
+        "certificate": fate.certificate,
+        "holds": [f"hold_{one.hex}" for one in fate.holds],
     }
 
 

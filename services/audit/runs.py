@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from services.db.destruction import Fate
 from services.db.tables import (
     ClockPause,
     FigureRow,
@@ -91,6 +92,10 @@ class Subject:
     """Where the drift ledger of the published version stands, or of the base where none was published."""
     exact_since: datetime | None = None
     """When the version was made with which that ledger began."""
+    data: Sequence[Fate] = ()
+    """The superseded dataset versions that the request's records were in."""
+    candidates: Sequence[Fate] = ()
+    """What the target's jobs put and did not publish, by rung."""
 
 
 @dataclass(frozen=True, slots=True)

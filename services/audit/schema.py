@@ -246,6 +246,31 @@ class Superseded(Part):
     holds: list[str] = Field(default_factory=list)
 
 
+class Fate(Part):
+    """What becomes of something superseded: when it is due to be destroyed, or when it was, by which certificate, and what holds it."""
+
+    disposition: str
+    purge_at: Moment | None
+    destroyed_at: Moment | None
+    certificate: Hex | None
+    holds: list[str]
+
+
+class SupersededData(Fate):
+    """A dataset version that held the records: `retired`, then `purged`."""
+
+    dataset: str
+    version: Count
+
+
+class Candidate(Fate):
+    """What a job put and did not publish: `quarantined`, then `destroyed`, some days after the request closed."""
+
+    job: str
+    method: str
+    rung: Count
+
+
 class Recipient(Part):
     """Who had a superseded version, and how and when they were told."""
 
@@ -264,6 +289,8 @@ class Artifacts(Part):
     base: Version | None
     published: Version | None
     superseded: list[Superseded]
+    datasets: list[SupersededData] = Field(default_factory=list)
+    candidates: list[Candidate] = Field(default_factory=list)
     derived: list[Open]
 
 

@@ -160,6 +160,7 @@ METHODS: Mapping[str, str] = {"retrain": "retraining without the records"}
 DISPOSITIONS: Mapping[str, str] = {
     "quarantined": "in quarantine: it is no longer served",
     "destroyed": "destroyed",
+    "retired": "superseded: nothing learns from it any more",
     "kept": "kept until it expires; it was made without the records",
 }
 

@@ -74,7 +74,10 @@ class DatasetView:
 
 @dataclass(frozen=True, slots=True)
 class DatasetVersionView:
-    """A version of a dataset; digests are hex, `records` is None until it was checked."""
+    """A version of a dataset; digests are hex, `records` is None until it was checked.
+
+    One that is `retired` is to be destroyed at `destroy_by` (None: kept), one that is `purged` was destroyed at `purged_at`.
+    """
 
     id: UUID
     dataset: str
@@ -89,6 +92,8 @@ class DatasetVersionView:
     created_at: datetime
     files: tuple[FileForm, ...]
     uploads: tuple[Upload, ...] = ()
+    destroy_by: datetime | None = None
+    purged_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

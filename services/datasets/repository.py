@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,8 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from services.datasets.forms import FileForm, Hit, Key, TrainedModel
-from services.db.tables import Base, CatalogueEntry, Dataset, DatasetFile, DatasetVersion, Job, ObjectRef, SubjectRecord
+from services.db import objects
+from services.db.tables import Base, CatalogueEntry, Dataset, DatasetFile, DatasetVersion, Job, ObjectRef, Policy, SubjectRecord
 
 FRESH = {"populate_existing": True}
 
@@ -98,18 +100,45 @@ def put_files(session: Session, tenant_id: UUID, version_id: UUID, listed: Seque
     session.execute(statement.on_conflict_do_update(index_elements=["tenant_id", "version_id", "path"], set_=changed), rows)
 
 
-def reference_objects(session: Session, tenant_id: UUID, version_id: UUID, digests: Sequence[str]) -> None:
-    """Say that a version needs these blobs, which are in the store; a blob not known yet is entered."""
-    session.execute(
-        text("""
-        INSERT INTO object (digest, size_bytes)
-        SELECT DISTINCT digest, size_bytes FROM dataset_file WHERE version_id = :v AND digest = ANY(:digests) ON CONFLICT DO NOTHING
-        """),
-        {"v": version_id, "digests": list(digests)},
-    )
-    rows = [{"tenant_id": tenant_id, "digest": d, "owner_kind": "dataset_version", "owner_id": version_id} for d in sorted(set(digests))]
+def reference_objects(session: Session, tenant_id: UUID, version_id: UUID, listed: Mapping[str, int]) -> None:
+    """Say that a version needs these blobs (digest: size), which are in the store; a blob not known yet is entered.
+
+    Raises: StoreDown for a blob that is being deleted, or was deleted since it was put.
+    """
+    objects.enter(session, listed)
+    objects.require_live(session, listed)
+    rows = [{"tenant_id": tenant_id, "digest": d, "owner_kind": "dataset_version", "owner_id": version_id} for d in sorted(listed)]
     if rows:
         session.execute(insert(ObjectRef), rows)
+
+
+def forgotten_files(session: Session, dataset_id: UUID, digests: Sequence[str]) -> Sequence[Any]:
+    """Return superseded versions of the tenant's other datasets that have a file with one of these digests, and no version in use has: dataset, number."""
+    statement = text("""
+        SELECT s.name AS dataset, v.number FROM dataset_file f JOIN dataset_version v ON v.id = f.version_id JOIN dataset s ON s.id = v.dataset_id
+         WHERE f.digest = ANY(:digests) AND v.status IN ('retired', 'purged') AND v.dataset_id <> :dataset AND NOT EXISTS (
+               SELECT 1 FROM dataset_file g JOIN dataset_version w ON w.id = g.version_id WHERE g.digest = f.digest AND w.status = 'ready')
+         ORDER BY s.name, v.number
+        """)
+    return session.execute(statement, {"digests": list(digests), "dataset": dataset_id}).all()
+
+
+def retire(session: Session, dataset_id: UUID, number: int, after_s: float | None) -> dict[UUID, datetime | None]:
+    """Retire the ready versions that hold a record which version `number` has ended, to be destroyed `after_s` from now (None: kept); return their dates."""
+    statement = text("""
+        UPDATE dataset_version v SET status = 'retired',
+               destroy_by = CASE WHEN CAST(:after AS float) IS NULL THEN NULL ELSE clock_timestamp() + make_interval(secs => CAST(:after AS float)) END
+         WHERE v.dataset_id = :dataset AND v.number < :number AND v.status = 'ready' AND EXISTS (SELECT 1 FROM dataset_record r
+               WHERE r.tenant_id = v.tenant_id AND r.dataset_id = v.dataset_id AND r.present @> v.number AND upper(r.present) = :number)
+         RETURNING v.id, v.number, v.destroy_by
+        """)
+    rows = session.execute(statement, {"dataset": dataset_id, "number": number, "after": after_s}).all()
+    return {row.id: row.destroy_by for row in sorted(rows, key=lambda row: row.number)}
+
+
+def policy(session: Session, policy_id: UUID) -> Policy:
+    """Return a policy version."""
+    return session.scalars(select(Policy).where(Policy.id == policy_id)).one()
 
 
 def upsert_records(session: Session, found: DatasetVersion, ids: list[str], labels: list[str | None]) -> int:
@@ -156,9 +185,17 @@ def set_version(session: Session, version_id: UUID, **values: Any) -> None:
     session.execute(update(DatasetVersion).where(DatasetVersion.id == version_id).values(**values), execution_options={"synchronize_session": False})
 
 
-def version_of_job(session: Session, job_id: UUID) -> UUID | None:
-    """Return the dataset version that a job works from."""
-    return session.scalar(select(Job.dataset_version_id).where(Job.id == job_id))
+def job(session: Session, job_id: UUID) -> Job:
+    """Return a job as it stands."""
+    return session.scalars(select(Job).where(Job.id == job_id).execution_options(**FRESH)).one()
+
+
+def serving(session: Session, version_id: UUID) -> DatasetVersion | None:
+    """Return a version if it is ready, else the newest ready version of its dataset, if there is one."""
+    found = version_by_id(session, version_id)
+    if found is None or found.status == "ready":
+        return found
+    return latest_ready(session, [found.dataset_id]).get(found.dataset_id)
 
 
 def held(session: Session, dataset_id: UUID, number: int, ids: Sequence[str]) -> int:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from services.audit import log as audit
 from services.clock import Clock, uuid7
-from services.datasets import repository
+from services.datasets import purge, repository
 from services.datasets.forms import (
     DatasetVersionView,
     DatasetView,
@@ -29,7 +29,9 @@ from services.datasets.identifiers import RULE, record_digest, subject_digest
 from services.db import holds, outbox
 from services.db.tables import Dataset, DatasetVersion
 from services.errors import (
+    DatasetSuperseded,
     DuplicateName,
+    ForgottenFile,
     InvalidInput,
     NotFound,
     ParentMoved,
@@ -103,9 +105,13 @@ def list_datasets(session: Session, *, limit: int = 50, after: Key | None = None
 def create_version(
     session: Session, dataset: str | UUID, files: Sequence[FileForm], *, caller: Caller, clock: Clock, parent: int | None = None
 ) -> DatasetVersionView:
-    """Open version number max+1, `pending`, with one upload per file. Raises NotFound, InvalidInput for bad or double paths."""
+    """Open version number max+1, `pending`, with one upload per file.
+
+    Raises: NotFound; InvalidInput for bad or double paths; ForgottenFile for the bytes of a superseded version of another dataset.
+    """
     check_files(files)
     found = _dataset(session, dataset, lock=True)
+    _refuse_forgotten_files(session, found, files)
     version_id = uuid7(clock)
     above = _version(session, found.id, parent).id if parent is not None else None
     _insert_version(session, found, version_id, status="pending", parent_id=above, number=repository.next_number(session, found.id))
@@ -155,9 +161,14 @@ def models_of_version(session: Session, dataset: str | UUID, number: int) -> lis
 
 
 def index_subjects(session: Session, dataset: str | UUID, number: int, rows: Sequence[SubjectRow], *, caller: Caller, keys: KeyRing) -> Indexed:
-    """Put persons' keyed digests into the subject index (upsert). Raises NotFound, VersionNotReady, RecordsNotFound, InvalidInput."""
+    """Put persons' keyed digests into the subject index (upsert).
+
+    Raises: NotFound; DatasetSuperseded; VersionNotReady; RecordsNotFound; InvalidInput.
+    """
     found = _dataset(session, dataset)
     version = _version(session, found.id, number)
+    if version.status in {"retired", "purged"}:
+        raise DatasetSuperseded(version=number, dataset=found.name, status=version.status)
     if version.status != "ready":
         raise VersionNotReady(version=number, status=version.status)
     if found.subject_types and any(one.type not in found.subject_types for row in rows for one in row.identifiers):
@@ -189,7 +200,8 @@ def ingested(
 
     A record that the version before held stays one row; one that is absent now ends there, and its id is not used again.
 
-    Raises: NotFound; VersionNotReady; InvalidInput for double, empty or ended record ids, or when a later version is ready already.
+    Raises: NotFound; VersionNotReady; InvalidInput for double, empty or ended record ids, or when a later version is ready already; ForgottenFile;
+    StoreDown when a blob was deleted meanwhile: put it again.
     """
     found = repository.version_by_id(session, version_id)
     if found is None:
@@ -199,6 +211,7 @@ def ingested(
         raise VersionNotReady(version=found.number, status=found.status)
     if repository.later_ready(session, found.dataset_id, found.number):
         raise InvalidInput(detail="a later version of this dataset is ready already; upload the records as a new version.")
+    _refuse_forgotten_files(session, _dataset(session, found.dataset_id), files)
     rows = list(records)
     ids = [record for record, _ in rows]
     _check_ids(ids)
@@ -211,7 +224,7 @@ def ingested(
     absent = repository.open_before(session, found).difference(ids)
     repository.end_records(session, found.dataset_id, found.number, sorted(absent))
     repository.put_files(session, found.tenant_id, found.id, files)
-    repository.reference_objects(session, found.tenant_id, found.id, [file.sha256 for file in files])
+    repository.reference_objects(session, found.tenant_id, found.id, {file.sha256: file.size_bytes for file in files})
     repository.set_version(session, found.id, status="ready", records=len(rows), manifest_digest=manifest_digest)
     body = {"records": len(rows), "manifest": manifest_digest, "at": clock.now().isoformat()}
     audit.record(session, tenant_id=found.tenant_id, object_id=found.id, type="dataset_version.ready", body=body)
@@ -238,7 +251,7 @@ def erase(
     job_id: UUID,
     clock: Clock,
 ) -> DatasetVersionView:
-    """Open the next version without the records, `ready` at once, and end the records' presence there.
+    """Open the next version without the records, `ready` at once, end the records' presence there, and retire the versions that hold them.
 
     `files` were written from the job's dataset version without the records and are in the store. Where no named record is present any more,
     nothing is written and the newest ready version is returned.
@@ -254,7 +267,8 @@ def erase(
     gone = repository.present_now(session, dataset_id, record_ids)
     if gone == 0:
         return read_version_by_id(session, latest.id)
-    if latest.id != repository.version_of_job(session, job_id):
+    job = repository.job(session, job_id)
+    if latest.id != job.dataset_version_id:
         raise ParentMoved(job=job_id)
     version_id = uuid7(clock)
     number = repository.next_number(session, dataset_id)
@@ -265,8 +279,9 @@ def erase(
     )  # fmt: skip
     repository.end_records(session, dataset_id, number, record_ids)
     repository.put_files(session, found.tenant_id, version_id, files)
-    repository.reference_objects(session, found.tenant_id, version_id, [file.sha256 for file in files])
-    body = {"dataset": str(dataset_id), "erased": gone, "left": left, "job": str(job_id)}
+    repository.reference_objects(session, found.tenant_id, version_id, {file.sha256: file.size_bytes for file in files})
+    retired = purge.retire(session, dataset_id, number, job, clock=clock)
+    body = {"dataset": str(dataset_id), "erased": gone, "left": left, "job": str(job_id), "retired": [str(one) for one in retired]}
     audit.record(session, tenant_id=found.tenant_id, object_id=version_id, type="dataset_version.erased", body=body)
     return read_version_by_id(session, version_id)
 
@@ -282,6 +297,12 @@ def check_files(files: Sequence[FileForm]) -> None:
             raise InvalidInput(detail="a file path has letters, digits, dots, dashes and single slashes only.")
         if not re.fullmatch(r"[0-9a-f]{64}", file.sha256) or file.size_bytes < 0:
             raise InvalidInput(detail="a file needs its SHA-256 (64 lower-case hexadecimal digits) and its size.")
+
+
+def _refuse_forgotten_files(session: Session, dataset: Dataset, files: Sequence[FileForm]) -> None:
+    """Raise ForgottenFile for the bytes of a superseded version of another dataset; within one, an ended record id is refused by itself."""
+    for row in repository.forgotten_files(session, dataset.id, [file.sha256 for file in files])[:1]:
+        raise ForgottenFile(version=row.number, of=row.dataset)
 
 
 def _check_ids(ids: list[str]) -> None:
@@ -344,6 +365,8 @@ def _version_views(session: Session, dataset: Dataset, rows: Sequence[DatasetVer
             produced_by_job_id=row.produced_by_job_id,
             error=row.error,
             created_at=row.created_at,
+            destroy_by=row.destroy_by,
+            purged_at=row.purged_at,
             files=tuple(files[row.id]),
             uploads=tuple(Upload(file.path, f"uploads/{row.id}/{file.path}", file.size_bytes, file.sha256) for file in files[row.id])
             if row.status == "pending"

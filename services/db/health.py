@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from services.db import leaves
 from services.db.durability import unsafe_settings
 
-REVISION = "0009"
+REVISION = "0010"
 LIVE_S = 600
 SIGNER_LIVE_S = 30.0
 

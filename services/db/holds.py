@@ -1,4 +1,4 @@
-"""SQL of legal holds: which of them stand over a version or a request, and which requests one of them covers."""
+"""SQL of legal holds: which of them stand over a version of a model or dataset or a request, and which requests one of them covers."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -26,6 +26,18 @@ _OVER_VERSION = text("""
              JOIN learned l ON l.dataset_id = d.dataset_id AND d.present @> l.number WHERE s.subject_hmac = h.scope_ref) END
      ORDER BY h.created_at, h.id
     """)
+_OVER_DATASET_VERSION = text("""
+    SELECT h.id FROM legal_hold h JOIN dataset_version v ON v.id = :version WHERE h.released_at IS NULL AND CASE h.scope
+        WHEN 'dataset' THEN h.scope_ref = uuid_send(v.dataset_id)
+        WHEN 'model' THEN EXISTS (SELECT 1 FROM training_input t JOIN model_version m ON m.id = t.model_version_id
+             WHERE t.dataset_version_id = v.id AND t.role <> 'evaluation' AND uuid_send(m.model_id) = h.scope_ref)
+        WHEN 'request' THEN EXISTS (SELECT 1 FROM deletion_request r, jsonb_array_elements(r.scope -> 'datasets') d
+             WHERE r.tenant_id = h.tenant_id AND uuid_send(r.id) = h.scope_ref AND d ->> 'dataset_id' = CAST(v.dataset_id AS text)
+               AND d -> 'versions' @> to_jsonb(v.number))
+        WHEN 'subject' THEN EXISTS (SELECT 1 FROM subject_record s JOIN dataset_record d USING (tenant_id, dataset_id, record_id)
+             WHERE s.subject_hmac = h.scope_ref AND d.dataset_id = v.dataset_id AND d.present @> v.number) END
+     ORDER BY h.created_at, h.id
+    """)
 _COVERS = """CASE h.scope
         WHEN 'request' THEN h.scope_ref = uuid_send(r.id)
         WHEN 'model' THEN h.scope_ref IN (SELECT uuid_send(t.model_id) FROM target t WHERE t.request_id = r.id AND t.model_id IS NOT NULL)
@@ -45,6 +57,11 @@ _COVERED = text(f"""
 def over_version(session: Session, version_id: UUID) -> list[UUID]:
     """Return the standing holds that keep a version: over its model, a data set or person it learned from, or a request that named it."""
     return list(session.scalars(_OVER_VERSION, {"version": version_id}))
+
+
+def over_dataset_version(session: Session, version_id: UUID) -> list[UUID]:
+    """Return the standing holds that keep a dataset version: over its dataset, a model that learned from it, a person in it, or a request that named it."""
+    return list(session.scalars(_OVER_DATASET_VERSION, {"version": version_id}))
 
 
 def over_requests(session: Session, request_ids: Collection[UUID]) -> list[UUID]:

@@ -24,10 +24,11 @@ _STATES = text("""
       FROM object o WHERE o.digest = ANY(:digests) ORDER BY o.digest FOR UPDATE
     """)
 _NEEDED = text("""
-    SELECT r.digest, m.name AS model, v.number
+    SELECT r.digest, COALESCE(m.name || ' version ' || v.number, 'dataset ' || s.name || ' version ' || d.number) AS by
       FROM object_ref r LEFT JOIN model_version v ON v.id = r.owner_id AND r.owner_kind = 'model_version' LEFT JOIN model m ON m.id = v.model_id
-     WHERE r.digest = ANY(:digests) AND NOT (r.tenant_id = :tenant AND r.owner_kind = 'model_version' AND r.owner_id = :version)
-     ORDER BY r.digest, m.name, v.number
+      LEFT JOIN dataset_version d ON d.id = r.owner_id AND r.owner_kind = 'dataset_version' LEFT JOIN dataset s ON s.id = d.dataset_id
+     WHERE r.digest = ANY(:digests) AND NOT (r.tenant_id = :tenant AND r.owner_kind = :kind AND r.owner_id = :owner)
+     ORDER BY r.digest, m.name, v.number, s.name, d.number
     """)
 
 
@@ -68,6 +69,15 @@ def _states(session: Session, digests: Collection[str]) -> list[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """Who refers to blobs: a `model_version` or `dataset_version` by its id; a `candidate` refers to none."""
+
+    kind: str
+    id: UUID
+    tenant_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
 class Need:
     """Who else needs a blob: a version of the same tenant by its name, or somebody who is not named."""
 
@@ -81,10 +91,10 @@ def lock(session: Session, digests: Collection[str]) -> dict[str, str]:
     return {row.digest: row.state for row in session.execute(query)}
 
 
-def needs(session: Session, digests: Collection[str], *, tenant_id: UUID, version_id: UUID) -> list[Need]:
-    """Return who needs these blobs beside one version. For control, which sees the references of every tenant."""
-    rows = session.execute(_NEEDED, {"digests": list(digests), "tenant": tenant_id, "version": version_id})
-    return [Need(row.digest, f"{row.model} version {row.number}" if row.model else "another owner") for row in rows]
+def needs(session: Session, digests: Collection[str], *, owner: Owner) -> list[Need]:
+    """Return who needs these blobs beside one owner. For control, which sees the references of every tenant."""
+    values = {"digests": list(digests), "tenant": owner.tenant_id, "kind": owner.kind, "owner": owner.id}
+    return [Need(row.digest, row.by or "another owner") for row in session.execute(_NEEDED, values)]
 
 
 def pinned(session: Session, digests: Collection[str]) -> bool:
@@ -109,16 +119,18 @@ def bury(session: Session, digests: Collection[str], *, weights: Collection[str]
     session.execute(statement, {"digests": [digest for digest in weights if digest in set(digests)], "reason": reason})
 
 
-def drop_references(session: Session, version_id: UUID) -> None:
-    """Forget that a model version of the transaction's tenant needs its blobs."""
-    statement = text("DELETE FROM object_ref WHERE owner_kind = 'model_version' AND owner_id = :version")
-    session.execute(statement, {"version": version_id})
+def drop_references(session: Session, owner: Owner) -> None:
+    """Forget that an owner of the transaction's tenant needs its blobs."""
+    statement = text("DELETE FROM object_ref WHERE owner_kind = :kind AND owner_id = :owner")
+    session.execute(statement, {"kind": owner.kind, "owner": owner.id})
 
 
-def buried(session: Session, sizes: Collection[int]) -> dict[int, set[str]]:
-    """Return the digests that have a tombstone, by the size of their bytes, of these sizes."""
+def gone(session: Session, sizes: Collection[int]) -> dict[int, set[str]]:
+    """Return the digests of destroyed blobs, by the size of their bytes, of these sizes: those with a tombstone, and those that nobody put again."""
     found: dict[int, set[str]] = {}
-    for row in session.execute(select(Tombstone.size_bytes, Tombstone.digest).where(Tombstone.size_bytes.in_(sizes))):
+    buried = select(Tombstone.size_bytes, Tombstone.digest).where(Tombstone.size_bytes.in_(sizes))
+    deleted = select(StoredObject.size_bytes, StoredObject.digest).where(StoredObject.state == "deleted", StoredObject.size_bytes.in_(sizes))
+    for row in session.execute(buried.union(deleted)):
         found.setdefault(row.size_bytes, set()).add(row.digest)
     return found
 

@@ -8,6 +8,8 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from services.db.destruction import HELD_RECORDS
+
 _IN_PERIOD = """r.tenant_id = :tenant AND r.received_at >= :since AND r.received_at < :until
        AND (CAST(:regulation AS text) IS NULL OR r.regulation = :regulation)"""
 _COUNTS = text(f"""
@@ -42,6 +44,12 @@ _VERSIONS = text("""
        AND (v.id = t.published_version_id OR v.id = n.parent_id OR r.details -> 'tainted' -> CAST(m.id AS text) @> to_jsonb(CAST(v.id AS text)))
      ORDER BY request_id, model, version
     """)
+_DATA = text(f"""
+    SELECT r.id AS request_id, s.name AS dataset, v.number AS version, v.status AS disposition, c.digest AS certificate
+      FROM deletion_request r JOIN dataset_version v ON v.tenant_id = r.tenant_id AND v.status IN ('retired', 'purged')
+      JOIN dataset s ON s.id = v.dataset_id LEFT JOIN destruction_certificate c ON c.dataset_version_id = v.id
+     WHERE r.id = ANY(:requests) AND {HELD_RECORDS} ORDER BY request_id, dataset, version
+    """)  # noqa: S608  no value is formatted in
 _REPORTS = text("""
     SELECT DISTINCT ON (request_id) request_id, revision, digest FROM audit_report
      WHERE request_id = ANY(:requests) AND tlog_proof IS NOT NULL ORDER BY request_id, revision DESC
@@ -64,6 +72,14 @@ def versions(session: Session, request_ids: Sequence[UUID]) -> dict[UUID, list[A
     """Return, per request, the versions that it published or superseded, with the digests of their certificates."""
     found: dict[UUID, list[Any]] = {request_id: [] for request_id in request_ids}
     for row in session.execute(_VERSIONS, {"requests": list(request_ids)}).mappings():
+        found[row["request_id"]].append(row)
+    return found
+
+
+def datasets(session: Session, request_ids: Sequence[UUID]) -> dict[UUID, list[Any]]:
+    """Return, per request, the superseded dataset versions that held its records, with the digests of their certificates."""
+    found: dict[UUID, list[Any]] = {request_id: [] for request_id in request_ids}
+    for row in session.execute(_DATA, {"requests": list(request_ids)}).mappings():
         found[row["request_id"]].append(row)
     return found
 

@@ -170,7 +170,10 @@ class Dataset(Owned, Base):
 
 
 class DatasetVersion(Owned, Base):
-    """One version of a dataset: parquet files by digest."""
+    """One version of a dataset: parquet files by digest.
+
+    `retired`: a later version does without records that were forgotten; nothing learns from it, and it is destroyed at `destroy_by` (NULL: never).
+    """
 
     __tablename__ = "dataset_version"
     __table_args__ = (
@@ -190,6 +193,7 @@ class DatasetVersion(Owned, Base):
     produced_by_job_id: Mapped[UUID | None]
     error: Mapped[JSON | None]
     purged_at: Mapped[datetime | None]
+    destroy_by: Mapped[datetime | None]
 
 
 class DatasetFile(Base):
@@ -353,7 +357,10 @@ class StoredObject(Base):
     """A blob of the object store by digest. No tenant; the gateway has no grant on it."""
 
     __tablename__ = "object"
-    __table_args__ = (one_of("state", "live", "deleting", "deleted"),)
+    __table_args__ = (
+        one_of("state", "live", "deleting", "deleted"),
+        Index("ix_object_deleted", "size_bytes", postgresql_where=text("state = 'deleted'")),
+    )
     digest: Mapped[str] = mapped_column(primary_key=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     state: Mapped[str] = mapped_column(server_default="live")
@@ -394,11 +401,24 @@ class Tombstone(Base):
 
 
 class DestructionCertificate(Owned, Base):
-    """What became of the files of a destroyed version, and how that was proved. `event_id` is the event that commits to `digest`."""
+    """What became of the files of a model version, a dataset version, or a candidate, and how that was proved.
+
+    A candidate is named by its job. `event_id` is the event that commits to `digest`.
+    """
 
     __tablename__ = "destruction_certificate"
-    __table_args__ = (UniqueConstraint("tenant_id", "version_id"), tenant_key("version_id", to="model_version"))
-    version_id: Mapped[UUID]
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "version_id"),
+        UniqueConstraint("tenant_id", "dataset_version_id"),
+        UniqueConstraint("tenant_id", "candidate_job_id"),
+        tenant_key("version_id", to="model_version"),
+        tenant_key("dataset_version_id", to="dataset_version"),
+        tenant_key("candidate_job_id", to="job"),
+        CheckConstraint("num_nonnulls(version_id, dataset_version_id, candidate_job_id) = 1", name="one_thing"),
+    )
+    version_id: Mapped[UUID | None]
+    dataset_version_id: Mapped[UUID | None]
+    candidate_job_id: Mapped[UUID | None]
     digest: Mapped[str]
     document: Mapped[JSON]
     event_id: Mapped[int] = mapped_column(BigInteger, ForeignKey("audit_event.id"))
@@ -598,10 +618,14 @@ class ForgetLedger(Base):
 
 _LEASED = "state IN ('running','verifying','publishing')"
 _HOLDS_MODEL = f"kind IN ('train','unlearn') AND ({_LEASED} OR (state='needs_attention' AND attention='awaiting_release'))"
+_OPEN_PURGE = "kind = 'purge' AND finished_at IS NULL"
 
 
 class Job(Owned, Base):
-    """A unit of work with a lease. Every effect locks this row on `lease_epoch` first."""
+    """A unit of work with a lease. Every effect locks this row on `lease_epoch` first.
+
+    A purge names what it destroys: a model version (`base_version_id`), a dataset version, or what another job put (`candidate_job_id`).
+    """
 
     __tablename__ = "job"
     __table_args__ = (
@@ -611,6 +635,7 @@ class Job(Owned, Base):
         tenant_key("dataset_version_id", to="dataset_version"),
         tenant_key("policy_id", to="policy"),
         tenant_key("escalated_from", to="job"),
+        tenant_key("candidate_job_id", to="job"),
         one_of("kind", "train", "unlearn", "reference", "purge"),
         one_of("state", "queued", "running", "verifying", "publishing", "needs_attention", "succeeded", "failed", "cancelled"),
         CheckConstraint("(lease_owner IS NULL) = (lease_until IS NULL)", name="lease"),
@@ -619,7 +644,9 @@ class Job(Owned, Base):
         Index("ix_job_due", "queue", "priority", "due_at", "run_after", postgresql_where=text("state = 'queued'")),
         Index("ix_job_leased", "lease_until", postgresql_where=text("lease_until IS NOT NULL")),
         Index("ix_job_newest", "tenant_id", text("created_at DESC"), text("id DESC")),
-        Index("uq_job_open_purge", "tenant_id", "base_version_id", unique=True, postgresql_where=text("kind = 'purge' AND finished_at IS NULL")),
+        Index("uq_job_open_purge", "tenant_id", "base_version_id", unique=True, postgresql_where=text(_OPEN_PURGE)),
+        Index("uq_job_open_dataset_purge", "tenant_id", "dataset_version_id", unique=True, postgresql_where=text(_OPEN_PURGE)),
+        Index("uq_job_open_candidate_purge", "tenant_id", "candidate_job_id", unique=True, postgresql_where=text(_OPEN_PURGE)),
     )
     kind: Mapped[str]
     state: Mapped[str]
@@ -636,6 +663,7 @@ class Job(Owned, Base):
     rung: Mapped[int] = mapped_column(server_default="1")
     round: Mapped[int] = mapped_column(server_default="1")
     escalated_from: Mapped[UUID | None]
+    candidate_job_id: Mapped[UUID | None]
     queue: Mapped[str]
     priority: Mapped[int] = mapped_column(server_default="100")
     due_at: Mapped[datetime | None]
@@ -655,6 +683,18 @@ class Job(Owned, Base):
     error: Mapped[JSON | None]
     created_by: Mapped[str]
     finished_at: Mapped[datetime | None]
+
+
+class JobFile(Created, Base):
+    """A blob that a job has put, under the name of its file: so what was never published can be destroyed."""
+
+    __tablename__ = "job_file"
+    __table_args__ = (tenant_key("job_id", to="job"),)
+    tenant_id: Mapped[UUID] = mapped_column(primary_key=True)
+    job_id: Mapped[UUID] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(primary_key=True)
+    path: Mapped[str] = mapped_column(primary_key=True)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
 
 
 class JobTarget(Base):

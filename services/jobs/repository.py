@@ -13,7 +13,9 @@ from sqlalchemy.orm import Session
 from services import drift
 from services.audit import repository as audit
 from services.audit.runs import Conduct, Run, Subject, Told
-from services.db import destruction, holds, objects
+from services.datasets import repository as datasets
+from services.db import candidates, destruction, holds, objects
+from services.db.sources import sources
 from services.db.tables import (
     ClockPause,
     Dataset,
@@ -25,6 +27,7 @@ from services.db.tables import (
     ForgetLedger,
     Job,
     JobAttempt,
+    JobFile,
     JobStep,
     JobTarget,
     Model,
@@ -41,7 +44,7 @@ from services.db.tables import (
     VerdictRow,
     VerificationPlan,
 )
-from services.errors import LogBehind, NotFound, VersionNotReady
+from services.errors import DatasetSuperseded, LogBehind, NotFound, VersionNotReady
 from services.requests.states import JOB, TARGET, following
 from services.tenants.policies import drift_caps
 
@@ -117,17 +120,19 @@ def current_version_id(session: Session, model_id: UUID) -> UUID | None:
 
 
 def load(session: Session, job_id: UUID) -> Work:
-    """Return the job with all it needs. Raises NotFound, VersionNotReady when its dataset version was retired or never ready."""
+    """Return the job with all it needs; a superseded dataset version serves to forget what it holds, until its destruction has begun.
+
+    Raises: NotFound; VersionNotReady when the job's dataset version was never ready; DatasetSuperseded when it may not learn from it, or it is gone.
+    """
     job = job_row(session, job_id)
     model = session.scalars(select(Model).where(Model.id == job.model_id)).one()
     base = session.scalars(select(ModelVersion).where(ModelVersion.id == job.base_version_id)).first() if job.base_version_id else None
-    version_id = job.dataset_version_id or _learned_from(session, base)
-    version = session.scalars(select(DatasetVersion).where(DatasetVersion.id == version_id)).first()
-    if version is None:
-        raise NotFound
-    if version.status != "ready":
-        raise VersionNotReady(version=version.number, status=version.status)
+    version = _works_on(session, job, base)
     dataset = session.scalars(select(Dataset).where(Dataset.id == version.dataset_id)).one()
+    if version.status in {"retired", "purged"} and not (version.status == "retired" and job.kind == "unlearn"):
+        raise DatasetSuperseded(version=version.number, dataset=dataset.name, status=version.status)
+    if version.status not in {"ready", "retired"}:
+        raise VersionNotReady(version=version.number, status=version.status)
     files = session.scalars(select(DatasetFile).where(DatasetFile.version_id == version.id).order_by(DatasetFile.path)).all()
     base_files = session.scalars(select(ModelFile).where(ModelFile.version_id == base.id)).all() if base else []
     policy = session.scalars(select(Policy).where(Policy.id == job.policy_id)).first() if job.policy_id else None
@@ -136,6 +141,17 @@ def load(session: Session, job_id: UUID) -> Work:
     requests = session.scalars(select(DeletionRequest).where(DeletionRequest.id.in_(wanted)).order_by(DeletionRequest.id)).all()
     zero_shot = job.kind == "unlearn" and _learned_from(session, base) is None
     return Work(job, model, dataset, version, files, base, base_files, policy, targets, requests, zero_shot)
+
+
+def _works_on(session: Session, job: Job, base: ModelVersion | None) -> DatasetVersion:
+    """Return the dataset version that a job names, else the one that its base learned from, or what stands for that now. Raises NotFound."""
+    learned = _learned_from(session, base) if job.dataset_version_id is None else None
+    version = datasets.serving(session, learned) if learned is not None else None
+    if job.dataset_version_id is not None:
+        version = datasets.version_by_id(session, job.dataset_version_id)
+    if version is None:
+        raise NotFound
+    return version
 
 
 def _learned_from(session: Session, base: ModelVersion | None) -> UUID | None:
@@ -302,11 +318,13 @@ def fail_step(session: Session, job: Job) -> None:
     )
 
 
-def pin(session: Session, job_id: UUID, digest: str, size_bytes: int) -> None:
-    """Announce a blob before it is put, so that nothing takes it while the job runs. Raises BuriedBytes, StoreDown."""
+def pin(session: Session, job: Job, path: str, digest: str, size_bytes: int) -> None:
+    """Announce a blob before it is put, so that nothing takes it while the job runs, and note that the job put it. Raises BuriedBytes, StoreDown."""
     objects.announce(session, {digest: size_bytes})
+    kept = upsert(JobFile).values(tenant_id=job.tenant_id, job_id=job.id, digest=digest, path=path, size_bytes=size_bytes)
+    session.execute(kept.on_conflict_do_nothing())
     until = func.clock_timestamp() + PIN_FOR
-    row = upsert(ObjectPin).values(digest=digest, job_id=job_id, until=until)
+    row = upsert(ObjectPin).values(digest=digest, job_id=job.id, until=until)
     session.execute(row.on_conflict_do_update(index_elements=["digest", "job_id"], set_={"until": until}))
 
 
@@ -368,12 +386,21 @@ def released(session: Session, job: Job) -> bool:
 
 
 def rebase(session: Session, job: Job, base_version_id: UUID | None) -> None:
-    """Point the job at the model's current version; a new round starts, and nothing judged against the old parent counts."""
-    fresh = {"base_version_id": base_version_id, "dataset_version_id": None, "round": job.round + 1, "step": None, "step_state": None}
-    if job.kind == "train":
-        fresh.pop("dataset_version_id")
+    """Point the job at the model's current version, and at the newest dataset version that holds the records of all its targets.
+
+    A new round starts, and nothing judged against the old parent counts.
+    """
+    fresh = {"base_version_id": base_version_id, "round": job.round + 1, "step": None, "step_state": None}
+    if job.kind != "train":
+        fresh["dataset_version_id"] = _source(session, job)
     session.execute(update(Job).where(Job.id == job.id).values(**fresh))
     session.refresh(job)
+
+
+def _source(session: Session, job: Job) -> UUID | None:
+    found = sources(session, [target.id for target in active_targets(session, job.id)])
+    query = select(DatasetVersion.id).where(DatasetVersion.id.in_(found.values())).order_by(DatasetVersion.number).limit(1)
+    return session.scalar(query)
 
 
 def insert_rung(session: Session, job: Job, values: Mapping[str, Any], targets: Sequence[Target]) -> None:
@@ -416,9 +443,11 @@ def cancel_waiting(session: Session, model_id: UUID, *, kind: str) -> None:
 
 
 def insert_reference(session: Session, job: Job, values: Mapping[str, Any]) -> None:
-    """Insert a job of kind `reference` on the model of `job`."""
+    """Insert a job of kind `reference` on the model of `job`, for the dataset version that the base version in `values` learned from."""
+    base = session.scalars(select(ModelVersion).where(ModelVersion.id == values["base_version_id"])).one()
+    learned = {"dataset_version_id": _learned_from(session, base)}
     kept = {"tenant_id": job.tenant_id, "kind": "reference", "state": "queued", "model_id": job.model_id, "seeds": {}, "queue": job.queue}
-    session.execute(insert(Job).values(**kept, created_by="service", **values))
+    session.execute(insert(Job).values(**kept, **learned, created_by="service", **values))
 
 
 def now(session: Session) -> datetime:
@@ -481,7 +510,8 @@ def _subject(session: Session, request: DeletionRequest, target: Target, *, caps
     ledger = drift.standing(now.manifest if now.job_id is not None else None, caps) if now is not None else None
     since = _exact_since(session, now.id) if now is not None else None
     certificates = destruction.certificates(session, [one.id for one in superseded])
-    return Subject(target, model, base, published, superseded, certificates, held, ledger, since)
+    data = destruction.data_of(session, request.id) if model is not None else []
+    return Subject(target, model, base, published, superseded, certificates, held, ledger, since, data, candidates.of_target(session, target.id))
 
 
 def _exact_since(session: Session, version_id: UUID) -> datetime | None:

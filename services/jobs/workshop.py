@@ -77,7 +77,7 @@ class Workshop:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         size_bytes = path.stat().st_size
         with self.effect() as session:
-            repository.pin(session, self.lease.job_id, digest, size_bytes)
+            repository.pin(session, repository.job_row(session, self.lease.job_id), path.name, digest, size_bytes)
         crash_point("before put")
         with store_errors(path.name):
             checkpoints.put_blob(self.store, path)

@@ -16,6 +16,7 @@ from services.db import outbox
 from services.db.tables import AliasHistory, CatalogueEntry, DatasetVersion, Job, Model, ModelAlias, ModelVersion
 from services.errors import (
     AliasInUse,
+    DatasetSuperseded,
     DuplicateName,
     ForgottenBytes,
     InvalidInput,
@@ -96,8 +97,8 @@ def list_models(session: Session, *, limit: int = 50, after: Key | None = None) 
 def create_version(session: Session, model: str | UUID, form: NewVersion, *, caller: Caller, clock: Clock) -> VersionView:
     """Open version number max+1, `pending`, with one upload per file.
 
-    Raises: NotFound; UnknownDataset; TokenizerMismatch; VersionNotReady for the parent; Resurrection for a parent or dataset version that holds forgotten
-    records, and for weights with the bytes of a version that does, or that was destroyed.
+    Raises: NotFound; UnknownDataset; TokenizerMismatch; VersionNotReady for the parent; Resurrection for a parent that holds forgotten records,
+    DatasetSuperseded for such a dataset version, ForgottenBytes for weights with the bytes of a version that does, or that was destroyed.
     """
     _check_files(form.files)
     found = _model(session, model, lock=True)
@@ -178,7 +179,7 @@ def training_run(session: Session, model: str | UUID, form: NewTrainingRun, *, c
     """Insert a job of kind `train`, ring for it and return its id. `params` of the job is `{"recipe": ...}`.
 
     Raises: NotFound; UnknownDataset; VersionNotReady; UnsupportedTask; TokenizerMismatch; MissingLabels; InvalidInput for records of another size
-    than the network takes; Resurrection when the dataset version holds erased records.
+    than the network takes; DatasetSuperseded when the dataset version holds erased records.
     """
     found = _model(session, model)
     held = _input(session, DatasetRef(form.dataset, form.dataset_version))
@@ -374,10 +375,10 @@ def _input(session: Session, ref: DatasetRef) -> DatasetVersion:
     found = repository.dataset_version(session, ref.dataset, ref.version)
     if found is None:
         raise UnknownDataset(dataset=f"{ref.dataset} version {ref.version}")
+    if found.status in {"retired", "purged"} or repository.dataset_holds_erased(session, found.id):
+        raise DatasetSuperseded(version=ref.version, dataset=ref.dataset, status=found.status)
     if found.status != "ready":
         raise VersionNotReady(version=ref.version, status=found.status)
-    if repository.dataset_holds_erased(session, found.id):
-        raise Resurrection(version=ref.version)
     return found
 
 

@@ -11,6 +11,7 @@ from services.audit import log as audit
 from services.clock import Clock, uuid7
 from services.datasets import repository as datasets
 from services.db import outbox
+from services.db import sources as origins
 from services.db.session import enter_tenant
 from services.db.tables import Job, JobTarget, Model, Target
 from services.errors import LetheError
@@ -47,13 +48,16 @@ def _open(session: Session, batch: Any, clock: Clock) -> UUID | None:
     if not taken:
         return None
     zero_shot = repository.zero_shot_targets(session, [target.id for target in taken])
-    sources = repository.sources(session, [target.id for target in taken])
+    sources = origins.sources(session, [target.id for target in taken])
     judged = models.judged_on(session, [model.current_version_id])[model.current_version_id] if zero_shot and model.current_version_id else []
-    sources |= {target_id: judged[0].version_id for target_id in zero_shot if judged}
+    serving = datasets.serving(session, judged[0].version_id) if judged else None
+    sources |= {target_id: serving.id for target_id in zero_shot if serving is not None}
     source, without_data = sources.get(taken[0].id), taken[0].id in zero_shot
     targets = [target for target in taken if sources.get(target.id) == source and (target.id in zero_shot) == without_data]
     if source is None:
         _stick(session, targets, {"code": "no-evaluation-set" if without_data else "dataset-purged"})
+        return None
+    if not without_data and not origins.hold(session, source):  # its destruction has begun since: the next turn finds another, or none
         return None
     try:
         job_id = _insert(session, batch, model, targets, source, clock, zero_shot=without_data)

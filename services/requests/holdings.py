@@ -74,14 +74,12 @@ def with_data(session: Session, base: ModelVersion | None, network: str, sets: S
 def without_data(session: Session, base: ModelVersion | None, network: str, labels: Sequence[str]) -> Holdings:
     """Return what is held for classes of a model of whose training data nothing is."""
     judged = models.judged_on(session, [base.id])[base.id] if base is not None else []
-    sets = [one for one in datasets.held_versions(session, [found.dataset_id for found in judged]) if (one.dataset_id, one.number) in _places(judged)]
+    serving = [version for version in (datasets.serving(session, one.version_id) for one in judged) if version is not None]
+    places = {(version.dataset_id, version.number) for version in serving}
+    sets = [one for one in datasets.held_versions(session, [one.dataset_id for one in judged]) if (one.dataset_id, one.number) in places]
     counts = [datasets.label_counts(session, one.dataset_id, one.number) for one in sets]
     enough = bool(counts) and all(count.get(label, 0) >= LEAST_UNSEEN for count in counts for label in labels)
     return _told(session, base, network, sets, {"unseen"} if enough else set())
-
-
-def _places(judged: Sequence[Any]) -> set[tuple[Any, int]]:
-    return {(one.dataset_id, one.version) for one in judged}
 
 
 def _told(session: Session, base: ModelVersion | None, network: str, sets: Sequence[HeldVersion], held: set[str]) -> Holdings:

@@ -117,6 +117,7 @@ def _views(session: Session, rows: Sequence[Job]) -> list[JobView]:
             result=row.result if row.state == "succeeded" else None,
             error=row.error if row.state in {"failed", "cancelled"} else None,
             escalated_from=row.escalated_from,
+            candidate_job_id=row.candidate_job_id,
             cancel_requested_at=row.cancel_requested_at,
             created_at=row.created_at,
             finished_at=row.finished_at,

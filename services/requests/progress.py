@@ -15,7 +15,7 @@ from services.db.tables import DeletionRequest, Target
 from services.errors import NotFound
 from services.model_versions import purge
 from services.model_versions import repository as models
-from services.requests import holds, repository
+from services.requests import candidates, holds, repository
 from services.requests.states import REQUEST, TARGET, following
 from services.tenants.policies import body_of
 
@@ -111,8 +111,9 @@ def _close(session: Session, held: DeletionRequest, clock: Clock) -> None:
             if not repository.report_waits(session, held.id):  # else the signer calls again
                 outbox.ring(session, tenant_id=held.tenant_id, topic="report.build", ref=held.id)
             return
-        whole = states == {"published"}
-        _move(session, held, "finish" if whole else "finish_partial", _outcomes(targets), closed_at=clock.now(), attention=None)
+        whole, now = states == {"published"}, clock.now()
+        _move(session, held, "finish" if whole else "finish_partial", _outcomes(targets), closed_at=now, attention=None)
+        candidates.schedule(session, held, now, clock=clock)
     elif held.state == "in_progress" and "stuck" in states and not states & {"located", "queued", "running"}:
         stopped = [target for target in targets if target.state == "stuck"]
         _move(session, held, "stuck", _outcomes(targets), attention=_attention(session, held, stopped))

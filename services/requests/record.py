@@ -41,12 +41,13 @@ def export(session: Session, period: Period, *, caller: Caller) -> dict[str, Any
     if len(found) > MOST:
         raise InvalidInput(detail=f"the period has more than {MOST} requests; ask for shorter ones.", pointer="/query/from")
     ids = [row["id"] for row in found]
-    versions, reports = rows.versions(session, ids), rows.reports(session, ids)
+    versions, data, reports = rows.versions(session, ids), rows.datasets(session, ids), rows.reports(session, ids)
     items: list[dict[str, Any]] = []
     for row in found:
         revision, digest = reports.get(row["id"], (None, None))
         facts = {name: value for name, value in row.items() if name != "id"}
         facts |= {"request": row["id"], "paused_s": round(float(row["paused_s"])), "versions": [dict(one) for one in versions[row["id"]]]}
+        facts |= {"datasets": [dict(one) for one in data[row["id"]]]}
         items.append({**facts, "audit_report": digest, "audit_report_revision": revision})
     return {**_named(period), "made_at": now(session), "items": items}
 

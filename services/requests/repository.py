@@ -507,29 +507,6 @@ def take_targets(session: Session, batch: Any, limit: int) -> list[Target]:
     return list(session.scalars(query))
 
 
-def sources(session: Session, target_ids: Sequence[UUID]) -> dict[UUID, UUID]:
-    """Return, per target, the newest ready dataset version that holds all its records, of the dataset with most of them.
-
-    A record is gone from the version on that the job which forgot it elsewhere, or an upload, has closed; that is read from the ledger and
-    from the request's own note (`details.ends`).
-    """
-    statement = text("""
-        WITH part AS (SELECT r.target_id, r.dataset_id, count(DISTINCT r.record_hmac) AS n, min(e.number) AS erased
-              FROM target_record r
-              LEFT JOIN forget_ledger f ON f.tenant_id = r.tenant_id AND f.dataset_id = r.dataset_id AND f.record_hmac = r.record_hmac
-              LEFT JOIN model_version v ON v.id = f.version_id
-              LEFT JOIN dataset_version e ON e.produced_by_job_id = v.job_id AND e.dataset_id = r.dataset_id
-             WHERE r.target_id = ANY(:ids) GROUP BY r.target_id, r.dataset_id)
-        SELECT DISTINCT ON (p.target_id) p.target_id, d.id
-          FROM part p JOIN target t ON t.id = p.target_id JOIN deletion_request q ON q.id = t.request_id
-          JOIN dataset_version d ON d.dataset_id = p.dataset_id AND d.status = 'ready'
-           AND d.number < COALESCE(p.erased, 2147483647)
-           AND d.number < COALESCE((q.details->'ends'->>CAST(p.dataset_id AS text))::int, 2147483647)
-         ORDER BY p.target_id, p.n DESC, d.number DESC
-        """)
-    return {row.target_id: row.id for row in session.execute(statement, {"ids": list(target_ids)})}
-
-
 def zero_shot_targets(session: Session, target_ids: Sequence[UUID]) -> set[UUID]:
     """Return those of the targets that name a class of a model of whose training data nothing is held."""
     query = select(Target.id).join(DeletionRequest, DeletionRequest.id == Target.request_id)

@@ -15,7 +15,7 @@ from services.clock import Clock
 from services.db import outbox
 from services.db.tables import DeletionRequest
 from services.errors import FourEyesRequired, InvalidInput, NotFound, PreconditionFailed, TooLateToCancel
-from services.requests import presentation, progress, repository, timing
+from services.requests import candidates, presentation, progress, repository, timing
 from services.requests.forms import Cancellation, Decision, Key, NewRequest, RequestFilters
 from services.requests.intake import Intake, insert, prepare, rehearse
 from services.requests.states import JOB, REQUEST, TARGET, following
@@ -97,6 +97,7 @@ def cancel(session: Session, request_id: UUID, form: Cancellation, *, caller: Ca
     timing.settle(session, held, caller=caller, clock=clock)
     error = {"code": "cancelled", "detail": f"Cancelled by the {form.by}.", "retryable": False}
     repository.set_request(session, request_id, state=state, resume_state=None, closed_at=clock.now(), error=error, scope_hmac=held.scope_hmac)
+    candidates.schedule(session, held, clock.now(), clock=clock)
     facts = {"by": form.by, "principal": caller.principal, "from": held.state, "reason_given": form.reason is not None}
     audit.record(session, tenant_id=held.tenant_id, object_id=request_id, type="request.cancelled", body=facts)
     log.info("request.cancelled", request_id=str(request_id))
@@ -132,6 +133,8 @@ def decide(session: Session, request_id: UUID, form: Decision, *, expected_versi
         values |= {"attention": None} | ({"ground": form.ground} if form.ground else {})
         outbox.ring(session, tenant_id=held.tenant_id, topic="request.advance", ref=request_id)
     repository.set_request(session, request_id, **values)
+    if form.outcome == "deny":
+        candidates.schedule(session, held, values["closed_at"], clock=clock)
     facts = {"by": caller.principal, "ground": form.ground, "exemption": form.exemption, "from": held.state}
     if form.outcome == "deny":
         facts |= {"reason_given": form.note is not None, "complaint_told": form.complaint_told, "court_told": form.court_told}

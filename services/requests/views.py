@@ -206,7 +206,7 @@ class DryRun:
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A job. `result` and `error` exclude each other; both are None until `done`."""
+    """A job. `result` and `error` exclude each other; both are None until `done`. `candidate_job_id`: whose unpublished files a purge destroys."""
 
     id: UUID
     kind: str
@@ -237,6 +237,7 @@ class JobView:
     result: JSON | None
     error: JSON | None
     escalated_from: UUID | None
+    candidate_job_id: UUID | None
     cancel_requested_at: datetime | None
     created_at: datetime
     finished_at: datetime | None

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -25,7 +26,7 @@ from services.datasets import service as datasets
 from services.db import session as transactions
 from services.db.session import unit_of_work
 from services.db.tables import LegalHold, ObjectRef
-from services.errors import BuriedBytes, CertificateNotReady, CheckpointDestroyed, Conflict, ForgottenBytes, VersionInUse
+from services.errors import BuriedBytes, CertificateNotReady, CheckpointDestroyed, Conflict, ForgottenBytes, FourEyesRequired, VersionInUse
 from services.jobs import repository as job_rows
 from services.jobs.steps.report import build_report
 from services.model_versions import purge
@@ -101,6 +102,10 @@ class Yard:
     def due(self) -> None:
         self.world.sql(text(DUE), "superuser")
 
+    def turns(self) -> int:
+        """Do every due purge job, and return how many turns were made."""
+        return sum(iter(self.purge.turn, 0))
+
     def destroy(self, number: int) -> UUID:
         return self.world.run("lethe_gateway", purge.request_destruction, "reader", number, caller=self.world.caller, clock=CLOCK)
 
@@ -134,7 +139,7 @@ def test_a_superseded_version_is_destroyed_when_its_quarantine_is_over_and_a_cer
         yard.certificate(old)
     yard.due()
 
-    assert yard.purge.turn() == 1
+    assert yard.turns() == 2  # and that of the dataset version
 
     assert yard.stored(old) == []
     assert len(yard.stored(old + 1)) == 2
@@ -164,7 +169,7 @@ def test_a_policy_that_purges_at_once_destroys_at_once(yard: Yard) -> None:
             yard.world.sql(text("""UPDATE policy SET flags = flags || '{"purge_superseded": "now"}' WHERE key = 'demo'"""), "superuser")
     _, old = yard.supersede()
     try:
-        assert yard.purge.turn() == 1
+        assert yard.turns() == 2
         assert yard.version(old).status == "destroyed"
     finally:
         yard.world.sql(text("ALTER TABLE policy DISABLE TRIGGER immutable"), "superuser")
@@ -177,7 +182,7 @@ def test_the_next_revision_of_the_report_shows_the_destruction_and_its_certifica
     facts: dict[str, Any] = {"tenant_id": yard.world.tenant, "keys": KEYS, "clock": CLOCK}
     yard.world.run("lethe_control", build_report, request, **facts)
     yard.due()
-    yard.purge.turn()
+    yard.turns()
     assert yard.world.topics(request)[-1] == "report.build"
     yard.world.run("lethe_control", build_report, request, **facts)
 
@@ -232,7 +237,7 @@ def test_a_legal_hold_keeps_a_version_until_it_is_released(yard: Yard) -> None:
     }
     yard.world.sql(insert(LegalHold).values(**hold), "lethe_gateway")
     yard.due()
-    assert yard.purge.turn() == 1
+    assert yard.turns() == 2
     assert (yard.job(old).state, yard.job(old).error["code"], yard.job(old).later) == ("queued", "legal-hold", True)
     assert (yard.version(old).status, len(yard.stored(old))) == ("quarantined", 2)
     with pytest.raises(VersionInUse, match="legal hold hold_"):
@@ -240,8 +245,30 @@ def test_a_legal_hold_keeps_a_version_until_it_is_released(yard: Yard) -> None:
 
     yard.world.run("lethe_gateway", holds.release, hold["id"], "over", expected_version=1, caller=yard.world.caller)
     assert not yard.job(old).later  # the release has made it due
-    assert yard.purge.turn() == 1
+    assert yard.turns() == 2
     assert yard.version(old).status == "destroyed"
+
+
+def test_under_four_eyes_another_principal_than_the_requests_creator_has_a_superseded_version_destroyed_early(yard: Yard) -> None:
+    def four_eyes(said: str) -> None:
+        change = """UPDATE policy SET flags = flags || '{"four_eyes": %s}' WHERE key = 'demo'""" % said  # noqa: UP031  braces
+        for statement in ("ALTER TABLE policy DISABLE TRIGGER immutable", change, "ALTER TABLE policy ENABLE TRIGGER immutable"):
+            yard.world.sql(text(statement), "superuser")
+
+    _, old = yard.supersede()
+    plain = yard.train()
+    four_eyes("true")
+    try:
+        with pytest.raises(FourEyesRequired):
+            yard.destroy(old)
+        assert yard.version(old).destroy_by > CLOCK.now()
+        yard.destroy(plain)  # nobody's records were forgotten by it
+        second = replace(yard.world.caller, principal="second")
+        yard.world.run("lethe_gateway", purge.request_destruction, "reader", old, caller=second, clock=CLOCK)
+    finally:
+        four_eyes("false")
+    assert yard.turns() == 2
+    assert (yard.version(old).status, yard.certificate(old).document["requested_by"]) == ("destroyed", "second")
 
 
 def test_a_version_in_use_is_not_destroyed(yard: Yard) -> None:
@@ -326,7 +353,7 @@ def test_destroyed_weights_may_not_come_back(yard: Yard) -> None:
     assert upload("config.json", bytes_of_old).status == "pending"  # weights are meant: small files are often alike
     job = world.ledger.job(world.tenant, world.model_id)
     with pytest.raises(BuriedBytes), unit_of_work(world.ledger.engine("lethe_worker"), tenant=world.tenant) as session:
-        job_rows.pin(session, job, bytes_of_old, 100)
+        job_rows.pin(session, job_rows.job_row(session, job), "candidate.safetensors", bytes_of_old, 100)
 
 
 def test_a_store_that_does_not_answer_is_asked_again_and_loses_nothing(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:

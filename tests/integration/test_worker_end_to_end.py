@@ -79,6 +79,8 @@ def test_each_succeeded_job_has_exactly_one_version_and_no_pin_is_left(world: Wo
     )
     assert doubled == []
     assert missing == []
+    put = world.rows("SELECT DISTINCT f.path FROM job_file f JOIN job j ON j.id = f.job_id WHERE j.kind = 'unlearn' AND j.state = 'succeeded'")
+    assert {"candidate.safetensors", "readings.json", "next_records.parquet", "manifest.json"} <= {row["path"] for row in put}
     until(lambda: not list((world.home / "scratch").glob("*-[0-9]*")))
 
 

@@ -25,6 +25,9 @@ def mann_whitney_p(first: ArrayLike, second: ArrayLike, *, rng: np.random.Genera
         return float(stats.mannwhitneyu(inside, outside, method="asymptotic").pvalue)
     if len(np.unique(joined)) == len(joined):
         return float(stats.mannwhitneyu(inside, outside, method="exact").pvalue)
+    if min(len(inside), len(outside)) < 2:  # scipy permutes only sides of two rows and more
+        zeros = [np.zeros(len(side), dtype=np.int64) for side in (inside, outside)]
+        return within_classes_p(inside, outside, *zeros, rng=rng)
     method: Any = stats.PermutationMethod(n_resamples=RESAMPLES, batch=1000, rng=rng)
     return float(stats.mannwhitneyu(inside, outside, method=method).pvalue)
 

@@ -9,7 +9,7 @@ from scipy import stats
 from services.learning.run import Run
 from services.verification.attacks.mia_v2 import MembershipInference
 from services.verification.metric import Models
-from services.verification.statistics.ranks import within_classes_p
+from services.verification.statistics.ranks import mann_whitney_p, within_classes_p
 from services.verification.statistics.roc import auc, class_weights
 from tests.unit.verification.worlds import TASK, FixedLogits, logits_for, split_of, splits_of
 
@@ -22,6 +22,17 @@ def test_of_one_class_without_ties_the_p_value_is_the_exact_one_beyond_eight_rec
 
     assert found == pytest.approx(stats.mannwhitneyu(first, second, method="exact").pvalue, rel=1e-12)
     assert found != pytest.approx(stats.mannwhitneyu(first, second, method="auto").pvalue, rel=1e-3)
+
+
+@pytest.mark.parametrize("own", [0, 3, 19])
+def test_one_record_with_a_tie_has_the_p_value_of_all_places_it_could_have(own):
+    scores = np.sort(np.random.default_rng(1).normal(size=20))
+    scores[4] = scores[3]
+    apart = [abs(auc(np.array([one]), np.delete(scores, place)) - 0.5) for place, one in enumerate(scores)]
+
+    found = mann_whitney_p(scores[[own]], np.delete(scores, own), rng=np.random.default_rng(2))
+
+    assert found == pytest.approx(np.mean(np.array(apart) >= apart[own] - 1e-12), abs=0.02)
 
 
 def test_of_several_classes_it_is_that_of_all_exchanges_within_them():

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from psycopg import sql
 
 from cli.embedded.object_store import SeaweedFS
@@ -68,6 +69,9 @@ class PostgresServer:
             for role in ("lethe_gateway", "lethe_worker", "lethe_control", "lethe_signer"):
                 connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), sql.Literal(PASSWORD)))
 
+
+settings.register_profile("lethe", deadline=None)  # how long an example takes is the machine's affair
+settings.load_profile("lethe")
 
 FIRST = ("demo", "up", "worker", "stack")
 """Groups that take minutes: started first, so that no process waits for another at the end."""

@@ -300,7 +300,8 @@ _GENERATED = (
 )
 # A whole answer and its likelihood are held against the retrained model's on the same records, so that twenty of them can tell. The area of min-k rests
 # on pairs of records: with fewer than a hundred its interval is wider than a band that would tell anything. What is kept is gated by model utility.
-# A request for an entity asks that its name is not said; how much of the rest of an answer is left is printed.
+# A request for an entity asks that its name is not said; how much of the rest of an answer is left is printed. What is kept must not become likelier
+# than it was: that would expose others for one's sake.
 _SPOKEN: dict[str, Any] = {"rows": 100, "most_tokens": 48}
 _LANGUAGE = (
     _gate("metric", "exact_match", "forget_train", 0.05),
@@ -313,8 +314,9 @@ _LANGUAGE = (
         for name, said in (("answer_probability", {}), ("rouge_l", _SPOKEN), ("min_k", {}))
     ),
     _gate("metric", "model_utility", "retain_train", 0.05, direction="min", **_SPOKEN),
+    _gate("metric", "answer_probability", "retain_train", 0.05, direction="max"),
     *_printed("metric", "exact_match", "retain_train"),
-    *_printed("metric", "answer_probability", "retain_train", "test"),
+    *_printed("metric", "answer_probability", "test"),
     ReadingSpec(kind="metric", name="rouge_l", split="retain_train", parameters=_SPOKEN),
     *_printed("metric", "truth_ratio", "forget_train"),
     *_printed("metric", "forget_quality", "forget_train"),

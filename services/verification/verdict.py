@@ -265,7 +265,8 @@ def _retained_gate(gate: _Gate, reading: Measured, direction: str) -> _Gate:
     """Hold a reading on retained records against the original's, and a floor against the retrained model's as well."""
     high = gate.epsilon if direction in {"band", "max"} else INFINITE
     low = -gate.epsilon if direction in {"band", "min"} else -INFINITE
-    above, below = ("retain_leak", "retain_leak") if reading.kind == "attack" else ("utility", "utility")
+    known_better = "retain_leak" if reading.kind == "attack" or (reading.split == "retain_train" and reading.leak_side == "above") else "utility"
+    above, below = known_better, "retain_leak" if reading.kind == "attack" else "utility"
     numbers: list[Number | None] = [reading.change]
     if direction != "max" and reading.kind == "metric":
         numbers.append(reading.paired)

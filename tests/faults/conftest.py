@@ -44,10 +44,10 @@ def client(stack: Stack) -> Iterator[Client]:
 
 @pytest.fixture
 def digits(client: Client, tmp_path: Path) -> str:
-    """The name of a ready dataset of its own: one whose records were forgotten may not be trained on again."""
+    """The name of a ready dataset with people of its own: bytes that held forgotten records may not come back under another name."""
     from cli.importers import import_sklearn
 
     name = f"digits-{uuid.uuid4().hex[:8]}"
-    import_sklearn("digits", tmp_path / "digits.parquet", records_per_subject=10)
+    import_sklearn("digits", tmp_path / "digits.parquet", records_per_subject=10, subject_prefix=f"{name}-")
     register_dataset(client, name, tmp_path / "digits.parquet", adapter="image", adapter_params={"height": 8, "width": 8, "channels": 1})
     return name

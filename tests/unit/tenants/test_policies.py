@@ -206,7 +206,7 @@ def test_a_request_for_an_entity_is_gated_by_its_name_and_one_for_records_by_the
     held = {kind: readings_for(document, "language_model", kind)[0] for kind in ("records", "concept")}
     gated = {kind: {(one["name"], one["split"]) for one in readings if one["gate"]} for kind, readings in held.items()}
 
-    shared = {("exact_match", "forget_train"), ("model_utility", "retain_train")}
+    shared = {("exact_match", "forget_train"), ("model_utility", "retain_train"), ("answer_probability", "retain_train")}
     assert gated["concept"] == shared | {("appearance_rate", "forget_train")}
     assert gated["records"] == shared | {(name, "forget_train") for name in ("answer_probability", "rouge_l", "min_k")}
     assert {one["name"] for one in held["concept"]} >= {"answer_probability", "rouge_l", "min_k"}

@@ -330,6 +330,15 @@ def test_a_rise_of_the_attack_on_retained_records_fails_as_a_retain_leak():
     assert judge(plan_of(ACCURACY, RETAINED), [measured(ACCURACY), falling], SOUND).verdict == "passed"
 
 
+def test_retained_answers_that_became_likelier_fail_as_a_retain_leak_and_less_likely_ones_do_not():
+    entry = {**RETAINED, "kind": "metric", "name": "answer_probability", "epsilon": 0.05}
+    rising = Measured("metric", "answer_probability", "retain_train", number(0.87), number(0.99), number(0.83), change=number(0.12))
+    falling = dataclasses.replace(rising, change=number(-0.12))
+
+    assert judge(plan_of(ACCURACY, entry), [measured(ACCURACY), rising], SOUND).codes == ("retain_leak",)
+    assert judge(plan_of(ACCURACY, entry), [measured(ACCURACY), falling], SOUND).verdict == "passed"
+
+
 @pytest.mark.parametrize("fact", [{"finite": False}, {"differs_from_parent": False}, {"plan_precedes_run": False}])
 def test_a_run_that_cannot_be_confirmed_fails_whatever_the_readings_say(fact):
     found = judge(plan_of(ACCURACY), [measured(ACCURACY)], dataclasses.replace(SOUND, **fact))

@@ -59,6 +59,8 @@ class Pipeline:
         if self.work.job.kind == "unlearn" and not roles.get("forget") and not self.work.zero_shot:
             return self._confirm()
         if self.work.job.kind == "unlearn":
+            if "plan" not in self.done:
+                self._start("plan")
             self.plan = freeze(self.shop, self.work, roles=roles)
         for name in order:
             if name in {"materialize", "plan", "publish"} or name in self.done:

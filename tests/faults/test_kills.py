@@ -34,7 +34,7 @@ WHEN (NEW.step IS NOT NULL AND NEW.step IS DISTINCT FROM OLD.step) EXECUTE FUNCT
 
 
 class Killer(threading.Thread):
-    """Waits until an unlearning job enters `step`, kills `victim`."""
+    """Waits until an unlearning job enters `step`, then kills `victim`; a step that is never entered is no kill."""
 
     def __init__(self, stack: Stack, victim: str, step: str) -> None:
         super().__init__(daemon=True)
@@ -53,6 +53,8 @@ class Killer(threading.Thread):
                 _, kind, step = note.payload.split(" ")
                 if kind == "unlearn" and step == self.step:
                     break
+            else:
+                return
         self.kill()
         self.killed.set()
 

@@ -19,7 +19,7 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, NoReturn
@@ -702,10 +702,20 @@ class Span:
     band_low: float
     band_high: float
     binding: bool
+    besides: "Span | None" = None  # a number that must lie beyond the band as well
+    decides: bool = True
 
     @property
     def beyond(self) -> tuple[float, float]:
         """The least and the greatest p-value, over what rounding may have hidden, of the test that the truth lies within the band."""
+        if not self.decides:
+            return 1.0, 1.0
+        least, most = self._alone
+        other = self.besides.beyond if self.besides is not None else (0.0, 0.0)
+        return max(least, other[0]), max(most, other[1])
+
+    @property
+    def _alone(self) -> tuple[float, float]:
         above = self.value > self.band_high
         distance, half = (self.value - self.band_high, self.value - self.low) if above else (self.band_low - self.value, self.high - self.value)
         if distance <= -ROUNDING:
@@ -775,6 +785,9 @@ def gates_of(run: Mapping[str, Any]) -> list[Gate]:
     rows = {(kind, row["name"], row["split"]): row for kind, part in (("metric", "metrics"), ("attack", "attacks")) for row in run[part]}
     plan = run["plan"]["body"]
     gates = [gate_of(entry, rows) for entry in plan["readings"] if entry.get("gate")]
+    if plan.get("least_records"):  # plans of before let few records decide
+        for gate in gates:
+            gate.spans = [replace(span, decides=not (span.binding and gate.few)) for span in gate.spans]
     limits = plan.get("utility")
     if limits is not None:
         gates.append(utility_of(limits, rows.get(("metric", "accuracy", "retain_test"))))
@@ -854,9 +867,16 @@ def utility_of(limits: Mapping[str, Any], row: Mapping[str, Any] | None) -> Gate
     if row is None or change is None or change.get("value") is None:
         gate.missing = True
         return gate
-    gate.spans.append(span_of(change, row, -float(limits["total"]), INFINITE, binding=False))
-    for part in (change.get("per_class") or {}).values():
-        gate.spans.append(span_of(part, row, -float(limits["worst_class"]), INFINITE, binding=False))
+    paired = row["detail"].get("paired") if limits.get("besides") == "retrained" else None
+
+    def lost(part: Mapping[str, Any], other: Mapping[str, Any] | None, floor: object) -> Span:
+        low = -float(str(floor))
+        beside = span_of(other, row, low, INFINITE, binding=False) if other is not None and other.get("value") is not None else None
+        return replace(span_of(part, row, low, INFINITE, binding=False), besides=beside)
+
+    gate.spans.append(lost(change, paired, limits["total"]))
+    theirs = (paired or {}).get("per_class") or {}
+    gate.spans += [lost(part, theirs.get(label), limits["worst_class"]) for label, part in (change.get("per_class") or {}).items()]
     return gate
 
 

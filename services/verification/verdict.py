@@ -93,9 +93,7 @@ class _Comparison:
 
     @property
     def p(self) -> float:
-        """Return how likely so great a distance is within the band; 1 where too few records stand behind the number for its interval to hold."""
-        if self.must_be_inside and self.number.n < LEAST_RECORDS:
-            return 1.0
+        """Return how likely so great a distance is within the band."""
         numbers = [self.number, *([self.besides] if self.besides is not None else [])]
         return max(beyond_p(one.value, Interval(one.low, one.high), self.band, level=one.level) for one in numbers)
 
@@ -119,6 +117,12 @@ class _Gate:
     significant: list[bool] = field(default_factory=list[bool])
 
 
+def with_rules(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plan that names the rules it is judged by beside its numbers, so that whoever recomputes a verdict takes those of its day."""
+    utility = plan.get("utility")
+    return {**plan, "utility": None if utility is None else {**utility, "besides": "retrained"}, "least_records": LEAST_RECORDS}
+
+
 def judge(plan: Mapping[str, Any], readings: Sequence[Measured], facts: IntegrityFacts) -> Verdict:
     """Return the verdict. Band, direction and gate are the plan's, not the reading's; a planned reading that is missing is null."""
     held = {(reading.kind, reading.name, reading.split): reading for reading in readings}
@@ -126,7 +130,9 @@ def judge(plan: Mapping[str, Any], readings: Sequence[Measured], facts: Integrit
     utility = _utility_gate(plan, held)
     family = [*gates, *([utility] if utility is not None else [])]
     alpha = float(plan.get("alpha", 0.05)) / int(plan.get("looks", 1))
-    flags = holm([comparison.p for gate in family for comparison in gate.comparisons], alpha=alpha)
+    least = int(plan.get("least_records", 0))  # with fewer behind a number its interval does not hold, and decides nothing
+    comparisons = [comparison for gate in family for comparison in gate.comparisons]
+    flags = holm([1.0 if each.must_be_inside and each.number.n < least else each.p for each in comparisons], alpha=alpha)
     tests = len(flags)
     for gate in family:
         gate.significant = [flags.pop(0) for _ in gate.comparisons]
@@ -289,7 +295,8 @@ def _codes(leak_side: str) -> tuple[str, str]:
 def _utility_gate(plan: Mapping[str, Any], held: Mapping[tuple[str, str, str], Measured]) -> _Gate | None:
     """Return the paired drop on the retained classes, in total and for each class, held against the plan's floors.
 
-    A drop counts where it is one from the original and from the retrained model: what retraining itself costs is no fault of a method.
+    Where the plan says `besides` retrained, a drop counts that is one from the original and from the retrained model: what retraining itself costs is
+    no fault of a method.
     """
     limits = plan.get("utility")
     if limits is None:
@@ -300,7 +307,8 @@ def _utility_gate(plan: Mapping[str, Any], held: Mapping[tuple[str, str, str], M
     if not isinstance(change, Reading):
         gate.missing = change.reason if isinstance(change, Unmeasured) else "not_measured"
         return gate
-    paired = reading.paired if reading is not None and isinstance(reading.paired, Reading) else None
+    besides = limits.get("besides") == "retrained"
+    paired = reading.paired if besides and reading is not None and isinstance(reading.paired, Reading) else None
     floor, worst = Interval(-gate.epsilon, INFINITE), Interval(-float(limits["worst_class"]), INFINITE)
     gate.comparisons.append(_Comparison(change, floor, "utility", "utility", must_be_inside=False, besides=paired))
     theirs = _per_class(paired) if paired is not None else {}

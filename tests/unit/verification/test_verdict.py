@@ -12,7 +12,7 @@ from services.verification import wording
 from services.verification.evaluation import evaluate
 from services.verification.metric import Models
 from services.verification.reading import Measured, Reading, Unmeasured
-from services.verification.verdict import IntegrityFacts, judge
+from services.verification.verdict import IntegrityFacts, judge, with_rules
 from tests.unit.verification.worlds import TASK, FixedLogits, logits_for, split_of, splits_of
 
 torch.set_num_threads(1)
@@ -25,14 +25,14 @@ RETAINED = {"kind": "attack", "name": "mia_v2", "split": "retain_train", "direct
 
 
 def plan_of(*entries, **more):
-    return {
+    return with_rules({
         "reference": "retrained",
         "level": 0.9,
         "alpha": 0.05,
         "readings": list(entries),
         "seeds": {"train": 1, "unlearn": 2, "evaluate": 3},
         **more,
-    }
+    })  # fmt: skip
 
 
 def number(value, half=0.01, n=500, detail=None):

@@ -37,7 +37,7 @@ from services.verification import evaluation
 from services.verification.integrity import WeightFacts
 from services.verification.metric import METRICS, Metric, Models
 from services.verification.reading import Measured, Number, Reading
-from services.verification.verdict import IntegrityFacts, Verdict, judge, with_rules
+from services.verification.verdict import IntegrityFacts, Verdict, judge
 
 KINDS = ("class", "subset", "subject")
 SUBSET, SUBJECT, SMALL_SUBSET, SMALL_SUBJECT, SMALL = 500, 100, 60, 20, 5000
@@ -301,7 +301,7 @@ def plan_of(world: World, policy: PolicyBody) -> dict[str, Any]:
     seeds = {name: derived_seed(world.seed, name) % 2**31 for name in ("train", "unlearn", "evaluate")}
     judged = {"level": document["level"], "alpha": document["alpha"], "utility": utility}
     foreseen = power.simulated(readings, **judged, known=known_of(world))
-    return with_rules({**judged, **foreseen, "reference": document["reference"], "seeds": seeds, "batch_size": 1024, "request_kind": kind})
+    return power.with_rules({**judged, **foreseen, "reference": document["reference"], "seeds": seeds, "batch_size": 1024, "request_kind": kind})
 
 
 def known_of(world: World) -> power.Known:

@@ -161,6 +161,12 @@ def _bounded(gates: Sequence[_Gate], kept: float) -> dict[str, Any]:
     return {"retrained_passes_at_most": _rounded(most), "cannot_pass": most < ENOUGH}
 
 
+def with_rules(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plan that names the rules it is judged by beside its numbers, so that whoever recomputes a verdict takes those of its day."""
+    utility = plan.get("utility")
+    return {**plan, "utility": None if utility is None else {**utility, "besides": "retrained"}, "least_records": EQUIVALENCE_MINIMUM}
+
+
 def none_simulated(reason: str) -> dict[str, Any]:
     """Return what a plan says of its power where nothing was simulated."""
     unknown = {"retrained_passes": None, "original_fails": None, "reason": reason}

@@ -117,12 +117,6 @@ class _Gate:
     significant: list[bool] = field(default_factory=list[bool])
 
 
-def with_rules(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a plan that names the rules it is judged by beside its numbers, so that whoever recomputes a verdict takes those of its day."""
-    utility = plan.get("utility")
-    return {**plan, "utility": None if utility is None else {**utility, "besides": "retrained"}, "least_records": LEAST_RECORDS}
-
-
 def judge(plan: Mapping[str, Any], readings: Sequence[Measured], facts: IntegrityFacts) -> Verdict:
     """Return the verdict. Band, direction and gate are the plan's, not the reading's; a planned reading that is missing is null."""
     held = {(reading.kind, reading.name, reading.split): reading for reading in readings}

@@ -19,7 +19,6 @@ from services.jobs.steps.reference import reference_seed, shadow_seed, uses_mode
 from services.jobs.workshop import Workshop, canonical_digest, within_53_bits
 from services.model_versions import architecture
 from services.tenants.policies import WithoutData, drift_caps, readings_for
-from services.verification.verdict import with_rules
 
 LEFT: Mapping[str, tuple[frozenset[str], Mapping[str, Any]]] = {
     "linear_probe_auc": (frozenset({"classification"}), {}),
@@ -105,7 +104,7 @@ def compose(session: Session, work: Work, *, roles: dict[str, int]) -> dict[str,
         "base": {"manifest_digest": work.base.manifest_digest if work.base else None},
         "forget_commitments": sorted(target.records_commitment for target in work.targets),
     }
-    return with_rules(body)
+    return power.with_rules(body)
 
 
 def known(session: Session, work: Work, roles: Mapping[str, int]) -> power.Known:

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from services.jobs.power import with_rules
 from services.learning.run import Run
 from services.verification import wording
 from services.verification.evaluation import evaluate
 from services.verification.metric import Models
 from services.verification.reading import Measured, Reading, Unmeasured
-from services.verification.verdict import IntegrityFacts, judge, with_rules
+from services.verification.verdict import IntegrityFacts, judge
 from tests.unit.verification.worlds import TASK, FixedLogits, logits_for, split_of, splits_of
 
 torch.set_num_threads(1)

@@ -25,7 +25,7 @@ SELECT j.kind, extract(epoch FROM o.available_at), extract(epoch FROM j.created_
 
 
 def measure() -> Row:
-    """Return the median latency over 100 ms; it counts from the last insert of the request's transaction, a little before its commit."""
+    """Return the median latency over 100 ms; it counts from the request's outbox row, a little before its commit."""
     with service() as (stack, client), superuser(stack) as connection:
         records = with_model(client, stack.home)
         parts: list[dict[str, float]] = []

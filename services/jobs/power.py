@@ -7,7 +7,7 @@ the greatest that the others leave, and a plan that even this cannot pass is sai
 
 Two retrained models are right on different records: on a share a(1 - a) of them where the original is right on a share a of held-out records, and on
 none of a class that neither knows. Of areas under the curve, .45 of the standard error is left when two models are compared on the same rows (.006
-at 500 records, .014 at 100), .65 on a class that neither knows, and .8 on a range of targets that neither knows (.42 to .81 on two sets). Distances of outputs of two retrained models scatter by .015, on a class that
+at 500 records, .014 at 100), .65 on a class that neither knows, and .8 on a range of targets that neither knows (.64 to .93 on one set, .20 to .28 on another). Distances of outputs of two retrained models scatter by .015, on a class that
 neither knows by .5 over the root of its records (.045 at 124). What was measured for a class is in docs/benchmarks/cheats.md.
 """
 

@@ -11,6 +11,7 @@ from services.verification.answers import token_logs
 from services.verification.metric import Metric
 from services.verification.outputs import by_id, generator_of, rows_of
 from services.verification.reading import Reading, Unmeasured
+from services.verification.statistics import roc
 from services.verification.statistics.intervals import RESAMPLES, percentile_interval
 from services.verification.statistics.language import least_likely
 from services.verification.statistics.scores import Floats
@@ -26,9 +27,7 @@ def auc(members: Floats, others: Floats) -> float:
     """Return the share of pairs in which the member's score is higher, ties counted as half; not a number where a score is none."""
     if np.isnan(members).any() or np.isnan(others).any():
         return float("nan")
-    ranked = np.sort(others)
-    twice = np.searchsorted(ranked, members, side="left") + np.searchsorted(ranked, members, side="right")
-    return float(twice.sum()) / (2 * len(members) * len(others))
+    return roc.auc(members, others)
 
 
 def scores_of(model: nn.Module, data: Splits, split: str, share: float, task: Task) -> tuple[Floats, Floats] | Unmeasured:

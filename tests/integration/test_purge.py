@@ -14,7 +14,6 @@ import pytest
 import rfc8785
 from sqlalchemy import insert, text
 
-from control import purge as worker
 from control.purge import Purge
 from models_store.errors import StoreUnavailable
 from models_store.memory import MemoryStore
@@ -23,7 +22,6 @@ from models_store.s3 import S3Store
 from services.catalogue import service as catalogue
 from services.clock import uuid7
 from services.datasets import service as datasets
-from services.db import session as transactions
 from services.db.session import unit_of_work
 from services.db.tables import LegalHold, ObjectRef
 from services.errors import BuriedBytes, CertificateNotReady, CheckpointDestroyed, Conflict, ForgottenBytes, FourEyesRequired, VersionInUse
@@ -34,6 +32,7 @@ from services.model_versions import service as models
 from services.model_versions.forms import FileForm, NewVersion
 from services.requests import holds, jobs
 from tests.integration.conftest import Ledger
+from tests.integration.crash_walk import killed_at
 from tests.integration.test_ledger_requests import CLOCK, KEYS, World, digest, person
 from worker import tombstones
 
@@ -368,10 +367,6 @@ def test_a_store_that_does_not_answer_is_asked_again_and_loses_nothing(yard: Yar
     assert yard.version(old).status == "destroyed"
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing of the service catches it."""
-
-
 def outcome(yard: Yard, number: int) -> dict[str, Any]:
     """What is left of a version when its purge has ended, without the names of this run."""
     version = yard.version(number)
@@ -403,25 +398,12 @@ def test_a_purge_that_is_interrupted_at_any_point_ends_as_one_that_was_not(yard:
     assert (undisturbed["status"], undisturbed["stored"], undisturbed["object"], undisturbed["tombstones"]) == ("destroyed", [], ["deleted"], 1)
     places: list[str] = []
     while len(places) < 60:
-        number, passed = yard.train(), 0
+        number = yard.train()
         yard.destroy(number)
-
-        def point(name: str) -> None:
-            nonlocal passed
-            passed += 1
-            if passed == len(places) * stride + 1:
-                places.append(name)
-                raise Killed
-
-        with monkeypatch.context() as patch:
-            patch.setattr(transactions, "crash_point", point)
-            patch.setattr(worker, "crash_point", point)
-            try:
-                yard.purge.turn()
-            except Killed:
-                pass
-            else:
-                break
+        place = killed_at(monkeypatch, len(places) * stride + 1, yard.purge.turn)
+        if place is None:
+            break
+        places.append(place)
         yard.world.sql(text(LOST), "superuser")
         assert yard.purge.turn() in {0, 1}  # nothing is left to do where the last commit was the one it died after
         assert outcome(yard, number) == undisturbed, places[-1]

@@ -7,9 +7,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import insert, text
 
-from control import purge as worker
 from models_store.objects import blob_key
-from services.db import session as transactions
 from services.db.session import unit_of_work
 from services.db.tables import ObjectRef, VerdictRow
 from services.errors import BuriedBytes, CertificateNotReady
@@ -19,8 +17,9 @@ from services.requests import candidates, holds, repository
 from services.requests import service as requests
 from services.requests.forms import Cancellation
 from tests.integration.conftest import Ledger
+from tests.integration.crash_walk import killed_at
 from tests.integration.test_ledger_requests import CLOCK, digest, person
-from tests.integration.test_purge import CLEAN, LOST, Killed
+from tests.integration.test_purge import CLEAN, LOST
 from tests.integration.test_purge_data import DataYard
 
 FAILED = {"verdict": "failed", "codes": ["forgetting"], "sentence": "the records are still known."}
@@ -226,24 +225,11 @@ def test_a_purge_of_a_candidate_that_is_interrupted_at_any_point_ends_as_one_tha
     assert yard.left(weights) == 0
     places: list[str] = []
     while len(places) < 60:
-        (job, other), passed = yard.again(request, first, len(places) + 1), 0
-
-        def point(name: str) -> None:
-            nonlocal passed
-            passed += 1
-            if passed == len(places) * stride + 1:
-                places.append(name)
-                raise Killed
-
-        with monkeypatch.context() as patch:
-            patch.setattr(transactions, "crash_point", point)
-            patch.setattr(worker, "crash_point", point)
-            try:
-                yard.turns()
-            except Killed:
-                pass
-            else:
-                break
+        job, other = yard.again(request, first, len(places) + 1)
+        place = killed_at(monkeypatch, len(places) * stride + 1, yard.turns)
+        if place is None:
+            break
+        places.append(place)
         yard.world.sql(text(LOST), "superuser")
         yard.turns()
         assert yard.outcome_of(job, other) == undisturbed, places[-1]

@@ -10,7 +10,6 @@ import rfc8785
 from sqlalchemy import text
 
 from api import problems
-from control import purge as worker
 from control.purge import Purge
 from models_store.objects import blob_key
 from models_store.s3 import S3Store
@@ -19,7 +18,6 @@ from services.clock import uuid7
 from services.datasets import purge
 from services.datasets import service as datasets
 from services.datasets.forms import FileForm, NewDataset
-from services.db import session as transactions
 from services.errors import CertificateNotReady, DatasetSuperseded, ForgottenFile, InvalidInput, VersionNotReady
 from services.jobs import repository as job_rows
 from services.jobs.steps.report import build_report
@@ -27,8 +25,9 @@ from services.model_versions import service as models
 from services.model_versions.forms import NewModel, NewTrainingRun
 from services.requests import holds, record
 from tests.integration.conftest import Ledger
+from tests.integration.crash_walk import killed_at
 from tests.integration.test_ledger_requests import CLOCK, KEYS, digest, person
-from tests.integration.test_purge import CLEAN, LOST, Killed, Yard
+from tests.integration.test_purge import CLEAN, LOST, Yard
 
 
 class DataYard(Yard):
@@ -321,24 +320,11 @@ def test_a_purge_of_data_that_is_interrupted_at_any_point_ends_as_one_that_was_n
     assert undisturbed["events"][-2:] == ["dataset_version.destroyed", "dataset_version.destruction_certified"]
     places: list[str] = []
     while len(places) < 60:
-        number, passed = superseded(yard, len(places) + 1), 0
-
-        def point(name: str) -> None:
-            nonlocal passed
-            passed += 1
-            if passed == len(places) * stride + 1:
-                places.append(name)
-                raise Killed
-
-        with monkeypatch.context() as patch:
-            patch.setattr(transactions, "crash_point", point)
-            patch.setattr(worker, "crash_point", point)
-            try:
-                yard.turns()
-            except Killed:
-                pass
-            else:
-                break
+        number = superseded(yard, len(places) + 1)
+        place = killed_at(monkeypatch, len(places) * stride + 1, yard.turns)
+        if place is None:
+            break
+        places.append(place)
         yard.world.sql(text(LOST), "superuser")
         yard.turns()
         assert outcome_of_data(yard, number) == undisturbed, places[-1]

@@ -173,12 +173,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def arms(options: argparse.Namespace) -> list[Arm]:
-    """Return what is measured: the cascade, shorter and longer, its two ablations, and fine-tuning on the retained records."""
+    """Return what is measured: the cascade as it is, by numbers of rounds, its ablations at 150 rounds, and fine-tuning on the retained records."""
+    lengths = [150] if options.quick else [50, 150, 400]
+    ablations: dict[str, dict[str, Any]] = {"no learning": {"learn_ratio": 0}, "no substitution": {"lambda_s": 0.0, "lambda_a": 0.0}}
+    if options.kind == "item":
+        ablations["no keeping"] = {"lambda_k": 0.0}
     whole = [
         Arm("cascaded_gan"),
-        *(Arm("cascaded_gan", f"{rounds} rounds", {"rounds_planned": rounds}, free=True) for rounds in ([50] if options.quick else [50, 400])),
-        Arm("cascaded_gan", "no learning", {"learn_ratio": 0}, free=True),
-        Arm("cascaded_gan", "no substitution", {"lambda_s": 0.0, "lambda_a": 0.0}, free=True),
+        *(Arm("cascaded_gan", f"{rounds} rounds", {"rounds_planned": rounds}, free=True) for rounds in lengths),
+        *(Arm("cascaded_gan", name, {"rounds_planned": 150, **changed}, free=True) for name, changed in ablations.items()),
         Arm("fine_tune"),
     ]
     if options.methods == "all":

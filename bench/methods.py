@@ -43,6 +43,12 @@ KINDS = ("class", "subset", "subject")
 SUBSET, SUBJECT, SMALL_SUBSET, SMALL_SUBJECT, SMALL = 500, 100, 60, 20, 5000
 MEASURED_ROWS = 2000  # of the original's accuracy, which a plan wants to know
 PRINTED = ("ain", "linear_probe_auc")  # in the table beside the policy's readings; no verdict asks for them
+ACCURACIES = {
+    "forget_accuracy": ("accuracy", "forget_train"),
+    "forget_test_accuracy": ("accuracy", "forget_test"),
+    "retain_train_accuracy": ("accuracy", "retain_train"),
+    "retain_accuracy": ("accuracy", "retain_test"),
+}
 COLUMNS = (
     "method", "forget", "forget test", "retain", "retain test", "ZRF", "AIN", "MIA v2", "JS", "probe", "seconds", "retrain s", "speed-up", "verdict",
 )  # fmt: skip
@@ -238,13 +244,14 @@ def measured(world: World, name: str, setting: sets.Setting) -> dict[str, Any]:
         model = unlearned(world, method, run)
     except LetheError as refusal:
         row["parameters"] |= {"effective": None}
-        return row | numbers({}) | {"verdict": f"failed: {refusal}", **spent(watch.took())}
+        return row | numbers({}) | originals({}) | {"verdict": f"failed: {refusal}", **spent(watch.took())}
     took = watch.took()
     row["parameters"] |= {"effective": run.notes.get("effective")}
     readings, verdict = verified(world, method, model, policy_of(world))
     return (
         row
         | numbers({(one.name, one.split): (one.after, one.reference) for one in readings} | printed(world, model))
+        | originals({(one.name, one.split): one.before for one in readings})
         | {"verdict": shown(verdict), **spent(took)}
     )
 
@@ -358,10 +365,7 @@ def printed(world: World, model: nn.Module) -> dict[tuple[str, str], tuple[Numbe
 def numbers(held: Mapping[tuple[str, str], tuple[Number | None, Number | None]]) -> dict[str, Any]:
     """Return the columns of the row: after, and the retrained model's beside it; null where there is no number."""
     wanted = {
-        "forget_accuracy": ("accuracy", "forget_train"),
-        "forget_test_accuracy": ("accuracy", "forget_test"),
-        "retain_train_accuracy": ("accuracy", "retain_train"),
-        "retain_accuracy": ("accuracy", "retain_test"),
+        **ACCURACIES,
         "zrf": ("zrf", "forget_train"),
         "ain": ("ain", "forget_train"),
         "mia_auc": ("mia_v2", "forget_train"),
@@ -375,6 +379,11 @@ def numbers(held: Mapping[tuple[str, str], tuple[Number | None, Number | None]])
         if column == "mia_auc":
             row["mia_interval"] = [round(after.low, 4), round(after.high, 4)] if isinstance(after, Reading) else None
     return row
+
+
+def originals(held: Mapping[tuple[str, str], Number | None]) -> dict[str, float | None]:
+    """Return the accuracies of the original, which a method's losses are also counted from."""
+    return {f"original_{column}": value(held.get(key)) for column, key in ACCURACIES.items()}
 
 
 def value(number: object) -> float | None:

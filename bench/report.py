@@ -45,7 +45,7 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     head = f"{first['data']}, {first['kind']} request, {first['architecture']}, {first['records']} records to train on, {first['held_out']} held out"
     lines = [f"**{head}, seeds {', '.join(map(str, seeds))}, {first['threads']} thread{'' if first['threads'] == 1 else 's'}** {BRACKETS}", ""]
     columns = ("method", *COLUMNS, *TIMES, "verdict")
-    lines += ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|", retrained(rows)]
+    lines += ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|", *original(rows), retrained(rows)]
     for name in dict.fromkeys(labelled(row) for row in rows):
         lines.append(line(name, [row for row in rows if labelled(row) == name]))
     refused = {labelled(row): row["verdict"].split("\n")[0] for row in rows if row["verdict"].startswith("failed: ")}
@@ -57,6 +57,15 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
             *(f"- `{name}`: {reason.removeprefix('failed: ')}" for name, reason in refused.items()),
         ]
     return "\n".join([*lines, ""])
+
+
+def original(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the line of the original, a mean over seeds; none where the lines do not say what it was."""
+    by_seed = {row["seed"]: row for row in rows if row.get("original_retain_accuracy") is not None}
+    if not by_seed:
+        return []
+    cells = [number([row.get(f"original_{column}") for row in by_seed.values()], spread=column in SPREAD) for column in COLUMNS.values()]
+    return ["| *original* | " + " | ".join([*cells, "", "", "", ""]) + " |"]
 
 
 def retrained(rows: Sequence[Mapping[str, Any]]) -> str:

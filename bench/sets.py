@@ -264,6 +264,14 @@ SETTINGS: dict[tuple[str, str, str], tuple[Setting, ...]] = {
         Setting(),
         Setting({"scope": "path", "every_layer": True}, "paths through every layer; no one linear layer makes the head's features here", "path"),
     ),
+    ("cifar10", "class", "unsir"): (
+        Setting(),
+        Setting(
+            {"retain_per_class": 500, "epochs_repair": 10, "lr_repair": 5e-4},
+            "ten gentler passes of repair; tried on the analysis split of seed 11",
+            "long",
+        ),
+    ),
     ("mnist", "class", "gkt"): (
         Setting(
             {"beta_attention": 0.0, "gate_eps": 0.001, "stop_rule": "operator_eval"}, "a network of under 100,000 weights needs no attention term"

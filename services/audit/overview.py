@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from services.audit import figure_forms
+from services.audit.words import TESTS
 
 NAME = "retain_forget"
 TITLE = "What was kept, and what is still shown of the forgotten records"
-CAPTION = (
-    "Each mark is one model. The aim is the retrained model's mark: a model that never saw the forgotten records. The shaded area is what the "
-    "plan, fixed before the run, allows."
-)
+CAPTION = "Each mark is one model. The aim is the retrained model's mark: a model that never saw the forgotten records."
+SHADED = " The shaded area is what the plan, fixed before the run, allows."
+UNSHADED = " The plan sets no limit for these two numbers, so nothing is shaded."
 NOTHING = "no_reading_on_both_sides"
 PREFERRED = ("accuracy", "mean_absolute_error", "quantile_loss", "mean_squared_error", "rouge_l", "answer_probability")
 KEPT_SPLITS = ("retain_test", "test", "retain_train")
@@ -45,15 +45,16 @@ def retain_forget(blocks: Sequence[Mapping[str, Any]], methods: Mapping[str, str
     shown = [point for point in points if point is not None]
     if not shown:
         return None
+    bands = [*_band("x", forgotten), *_band("y", kept)]
     form = figure_forms.form_of(
         {
             "kind": "scatter",
             "title": TITLE,
-            "caption": CAPTION,
-            "x": {"label": f"{words(forgotten['name'])}, forgotten records", **_ends(forgotten["name"], [point["x"] for point in shown])},
-            "y": {"label": f"{words(kept['name'])}, {SPLIT_WORDS[kept['split']]}", **_ends(kept["name"], [point["y"] for point in shown])},
+            "caption": CAPTION + (SHADED if bands else UNSHADED),
+            "x": {"label": f"{called(forgotten['name'])}, forgotten records", **_ends(forgotten["name"], [point["x"] for point in shown])},
+            "y": {"label": f"{called(kept['name'])}, {SPLIT_WORDS[kept['split']]}", **_ends(kept["name"], [point["y"] for point in shown])},
             "points": shown,
-            "bands": [*_band("x", forgotten), *_band("y", kept)],
+            "bands": bands,
         }
     )
     return figure_forms.plain(form)
@@ -74,6 +75,11 @@ def _ends(name: str, values: Sequence[str]) -> dict[str, str]:
 def words(name: str) -> str:
     """Return a component's name for a reader."""
     return name.replace("_", " ")
+
+
+def called(name: str) -> str:
+    """Return what a test is called in a report, or its own name as words."""
+    return TESTS[name][0] if name in TESTS else words(name)
 
 
 def _pair(readings: Sequence[Reading]) -> tuple[Reading, Reading] | None:

@@ -18,27 +18,28 @@ from services.learning.recipe import Recipe
 from services.learning.run import Run
 from services.unlearning.mechanisms.fake_label import FakeLabel
 from services.unlearning.mechanisms.guard import Guard
-from services.unlearning.mechanisms.substitution import Substitution
+from services.unlearning.mechanisms.substitution import Lessons, Substitution
 
 FINITE_EVERY = 25
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Weight of the substitution, weight of looking real, and learning steps for each unlearning step."""
+    """Weight of the substitution, of looking real meanwhile, of other images staying, and learning steps for each unlearning step."""
 
     substitution: float
     realism: float
+    keeping: float
     learning: int
 
 
 @dataclass(frozen=True, slots=True)
 class Cascade:
-    """What the rounds work on: `forget` and `retain` for the discriminator, `substitution` for the generator where there is one."""
+    """What the rounds work on: `forget` and `retain` for the discriminator, `lessons` for the generator."""
 
     forget: Split
     retain: Split
-    substitution: Substitution | None
+    lessons: Lessons
     label: FakeLabel
     weights: Weights
     recipe: Recipe
@@ -59,8 +60,9 @@ class Cascade:
                 batch = next(forgotten)
                 loss = towards(sides.judged(batch.x, batch.y if gan.conditional else None), self.label.at(turn))
                 sides.move_discriminator(loss)
-                if self.substitution is not None and self.weights.substitution + self.weights.realism > 0:
-                    sides.move_generator(self._substituted(gan, sides, self.substitution, generator))
+                asked = self._asked(gan, sides, generator)
+                if asked is not None:
+                    sides.move_generator(asked)
                 for _ in range(self.weights.learning):
                     sides.step(next(kept), self.recipe.learning_rate)
                 if turn % FINITE_EVERY == 0 or turn == cap:
@@ -71,10 +73,21 @@ class Cascade:
                     return turn
         return cap
 
-    def _substituted(self, gan: GAN, sides: Adversaries, substitution: Substitution, generator: torch.Generator) -> Tensor:
-        """Return the generator's loss of the unlearning stage on a random batch of latents to forget."""
-        rows = torch.randint(len(substitution), (self.recipe.batch_size,), generator=generator).to(substitution.images.device)
-        draws = substitution.draws.take(rows)
-        made = gan.make(draws.z, draws.y)
-        loss = self.weights.substitution * mse_loss(made, substitution.images[rows])
-        return loss if self.weights.realism == 0 else loss + self.weights.realism * towards(sides.judged(made, draws.y), 1.0)
+    def _asked(self, gan: GAN, sides: Adversaries, generator: torch.Generator) -> Tensor | None:
+        """Return the generator's loss of the unlearning stage on random batches of latents, or None where nothing is asked of it."""
+        w, parts = self.weights, list[Tensor]()
+        forgotten, kept = self.lessons.forgotten, self.lessons.kept
+        if forgotten is not None and w.substitution + w.realism > 0:
+            lesson, made = self._made(gan, forgotten, generator)
+            parts.append(w.substitution * mse_loss(made, lesson.images))
+            if w.realism > 0:
+                parts.append(w.realism * towards(sides.judged(made, lesson.draws.y), 1.0))
+        if kept is not None and w.keeping > 0:
+            lesson, made = self._made(gan, kept, generator)
+            parts.append(w.keeping * mse_loss(made, lesson.images))
+        return torch.stack(parts).sum() if parts else None
+
+    def _made(self, gan: GAN, lessons: Substitution, generator: torch.Generator) -> tuple[Substitution, Tensor]:
+        rows = torch.randint(len(lessons), (self.recipe.batch_size,), generator=generator).to(lessons.images.device)
+        lesson = lessons.take(rows)
+        return lesson, gan.make(lesson.draws.z, lesson.draws.y)

@@ -5,7 +5,7 @@ Differs: no alpha fits all models, so that it is found on the analysis split unl
 forgetting enough turns into keeping enough); a given one is doubled while it costs too much, and an alpha that changes nothing is a failure.
 Where no alpha will do, it is sought in other forms: a weight cannot matter to single records of a tenth of the data more than ten times as much as
 to single records of all of it, so the paper's importances of batches come next, in which what a class has in common stands out; then both at a
-strength below the paper's 1.
+strength below the paper's 1. Importance for a forget set is a mean, so that of a large one 2,048 records are drawn.
 """
 
 import math
@@ -135,6 +135,7 @@ class SynapticDampening(UnlearningMethod):
             "where no alpha will do.",
         )
         batch_size: int = Field(64, ge=1, le=4096, description="Records per pass; it changes the result of batches alone.")
+        forget_rows: int = Field(2048, ge=16, le=10_000_000, description="Most records of the forget set that importance is measured on.")
         backoff_max: int = Field(6, ge=0, le=20, description="How often a given alpha is doubled while too little is kept.")
         forget_target: float = Field(0.05, ge=0, le=1, description="Accuracy on a class, or fit of a range, that counts as forgotten.")
         retain_drop: float = Field(0.05, ge=0, le=1, description="How much accuracy on the other records, or fit, may be lost.")
@@ -152,7 +153,7 @@ class SynapticDampening(UnlearningMethod):
         edit = GuardedEdit.of(self, model, data.retain, task, run, stage="dampen")
         family = Judge if task.targets is None else RealJudge
         judge = family.of(model, data, task, edit.guard.probe, run, forget_target=p.forget_target, retain_drop=p.retain_drop)
-        importances = Importances(model, data, task, run, self.scalar, p.batch_size, self.cache)
+        importances = Importances(model, data, task, run, self.scalar, p.batch_size, p.forget_rows, self.cache)
         forms = self._forms()
         most = len(forms) * (len(GRID) + HALVINGS) if p.alpha is None else p.backoff_max + 1
         dampening = Dampening(model, importances, judge, run, most)

@@ -170,7 +170,10 @@ class Pair:
 
 @dataclass(slots=True)
 class Importances:
-    """The importances of one run by `scalar`, each kind measured when it is first asked for; the note `rows` counts what that took."""
+    """The importances of one run by `scalar`, each kind measured when it is first asked for; the note `rows` counts what that took.
+
+    That of the forget set is a mean over its records; of more than `forget_rows` of them as many are drawn, the same for each kind.
+    """
 
     model: nn.Module
     data: Splits
@@ -178,18 +181,24 @@ class Importances:
     run: Run
     scalar: Scalar
     batch_size: int
+    forget_rows: int
     cache: ImportanceCache | None
     measured: dict[Granule, Pair] = field(default_factory=dict)
+    drawn: Split = field(init=False)
+
+    def __post_init__(self) -> None:
+        forget = self.data.forget
+        self.drawn = forget if len(forget) <= self.forget_rows else forget.sample(self.forget_rows, self.run.stream("importance_forget"))
 
     def of(self, granule: Granule) -> Pair:
         """Return the importances of `granule`; the model must hold its original weights when it is first asked for."""
         if granule not in self.measured:
             measure, data = Measure(self.scalar, granule, self.batch_size), self.data
-            forget = importance(self.model, data.forget, self.task, self.run, measure, stage="importance_forget")
+            forget = importance(self.model, self.drawn, self.task, self.run, measure, stage="importance_forget")
             self.measured[granule] = Pair(
                 forget, *Whole.of(data.forget, data.retain).importance(self.model, self.task, self.run, measure, self.cache)
             )
-            self.run.note("rows", {"importance_forget": len(self.measured) * len(data.forget), "importance_all": self._rows_of_all()})
+            self.run.note("rows", {"importance_forget": len(self.measured) * len(self.drawn), "importance_all": self._rows_of_all()})
         return self.measured[granule]
 
     def _rows_of_all(self) -> int:

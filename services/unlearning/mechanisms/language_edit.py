@@ -34,7 +34,7 @@ from services.unlearning.method import Cost, Memory, Needs, UnlearningMethod
 LossOf = Callable[[Tensor], Tensor]
 WATCHED_ROWS = 100
 PROBE_ROWS = 4
-FLOOR_BELOW = 0.05
+FLOOR_BELOW = 0.02
 FULL_LR, LORA_LR = 1e-5, 1e-4
 
 
@@ -51,7 +51,7 @@ class LanguageParameters(UnlearningMethod.Parameters):
         None, ge=0, le=1, description="End when the forgotten answers' mean probability is at most this; null: that of held-out records' answers."
     )
     retain_floor: float | None = Field(
-        None, ge=0, le=1, description="Never end early while retained answers' mean probability is below; null: 0.05 below the original's."
+        None, ge=0, le=1, description="Never end early while retained answers' mean probability is below; null: 0.02 below the original's."
     )
     check_every: int = Field(10, ge=1, le=10_000, description="Steps between two looks at target and floor.")
     guard_factor: GuardFactor = 10.0

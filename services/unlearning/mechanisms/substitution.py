@@ -1,7 +1,7 @@
-"""Latents that a generator makes forgotten images from, and the images that it shall make of them instead.
+"""Latents that a generator makes forgotten images from, the images that it shall make of them instead, and latents whose images shall stay.
 
-Source: Sun et al. (arXiv 2308.09881) names the substitution mechanism; which latents and which substitutes is a reconstruction.
-A substitute lies near its latent, so that the latent space is not torn, and shows nothing of what is forgotten.
+Source: Sun et al. (arXiv 2308.09881) names the substitution mechanism and the danger that the latent space is torn; which latents and which
+substitutes is a reconstruction. A substitute lies near its latent and shows nothing of what is forgotten; it is another drawn latent's own image.
 """
 
 from dataclasses import dataclass
@@ -24,13 +24,30 @@ CHUNK = 1024
 
 @dataclass(frozen=True, slots=True)
 class Substitution:
-    """k latents to be forgotten and the k images, (k, ch, H, W), that stand in for theirs."""
+    """k latents and the k images, (k, ch, H, W), that shall be made of them."""
 
     draws: Draws
     images: Tensor
 
     def __len__(self) -> int:
         return len(self.draws)
+
+    def take(self, rows: Tensor) -> "Substitution":
+        """Return the rows named, on the device of the images."""
+        return Substitution(self.draws.take(rows), self.images[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """What the generator is asked for: substitutes for latents to be forgotten, and the images that other latents make now; None where there are none."""
+
+    forgotten: Substitution | None
+    kept: Substitution | None
+
+    @classmethod
+    def of(cls, forgotten: Substitution, kept: Substitution) -> "Lessons":
+        """Return both, None in the place of an empty one; without anything to substitute by nothing is substituted."""
+        return cls(forgotten if len(forgotten) else None, kept if len(kept) else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +81,12 @@ def nearest(wanted: Draws, offered: Draws) -> Tensor:
     return torch.cat(rows) if rows else torch.zeros(0, dtype=torch.int64)
 
 
-def of_class(gan: GAN, judge: Judge, classes: tuple[int, ...], count: int, run: Run) -> Substitution | None:
-    """Return latents whose images show the forgotten classes, with substitutes that the judge calls none of them.
+def of_class(gan: GAN, judge: Judge, classes: tuple[int, ...], count: int, run: Run) -> Lessons:
+    """Return latents whose images show the forgotten classes, with substitutes that the judge calls none of them, and latents of other images.
 
-    A conditional network: latents under the forgotten labels, and the images of the same latents under retained ones. Another: of `count` latents
-    those whose images the judge calls forgotten, and the image of the nearest of the others. None where there is nothing to substitute or nothing
-    to substitute it by.
+    A conditional network: latents under the forgotten labels, and the images of the same latents under retained ones, which stay. Another: of `count`
+    latents those whose images the judge calls forgotten, and the image of the nearest of the others. Nothing is substituted where there is nothing
+    to substitute or nothing to substitute it by.
     """
     generator, labels = run.stream("latents"), torch.tensor(classes)
     if gan.conditional:
@@ -77,23 +94,24 @@ def of_class(gan: GAN, judge: Judge, classes: tuple[int, ...], count: int, run: 
     draws = draw(gan, count, generator, run.device)
     images = images_of(gan, draws)
     forgotten = torch.isin(judge.look(images).classes, labels).to(run.device)
-    if not bool(forgotten.any()) or bool(forgotten.all()):
-        return None
-    inside, outside = draws.take(forgotten.nonzero().flatten()), draws.take((~forgotten).nonzero().flatten())
-    return Substitution(inside, images[~forgotten][nearest(inside, outside)])
+    outside = Substitution(draws, images).take((~forgotten).nonzero().flatten())
+    if len(outside) == 0:
+        return Lessons(None, None)
+    inside = draws.take(forgotten.nonzero().flatten())
+    return Lessons.of(Substitution(inside, outside.images[nearest(inside, outside.draws)]), outside)
 
 
-def _of_labels(gan: GAN, judge: Judge, classes: tuple[int, ...], count: int, run: Run) -> Substitution | None:
+def _of_labels(gan: GAN, judge: Judge, classes: tuple[int, ...], count: int, run: Run) -> Lessons:
     generator, labels = run.stream("latents"), torch.tensor(classes)
     kept = torch.tensor([label for label in range(gan.classes) if label not in classes])
     if len(kept) == 0:
-        return None
+        return Lessons(None, None)
     draws = draw(gan, count, generator, run.device, classes=classes)
-    images = torch.zeros(count, *gan.record, device=run.device)
+    images, instead = torch.zeros(count, *gan.record, device=run.device), torch.zeros(count, dtype=torch.int64, device=run.device)
     waiting = torch.arange(count)
     for _ in range(LABEL_REDRAWS):  # an image made for a retained label may still show a forgotten class
-        instead = kept[torch.randint(len(kept), (len(waiting),), generator=generator)].to(run.device)
-        made = images_of(gan, Draws(draws.z[waiting], instead))
+        instead[waiting] = kept[torch.randint(len(kept), (len(waiting),), generator=generator)].to(run.device)
+        made = images_of(gan, Draws(draws.z[waiting], instead[waiting]))
         images[waiting] = made
         waiting = waiting[torch.isin(judge.look(made).classes, labels)]
         if len(waiting) == 0:
@@ -101,7 +119,7 @@ def _of_labels(gan: GAN, judge: Judge, classes: tuple[int, ...], count: int, run
     done = torch.ones(count, dtype=torch.bool)
     done[waiting] = False
     rows = done.nonzero().flatten().to(run.device)
-    return Substitution(draws.take(rows), images[rows]) if len(rows) else None
+    return Lessons.of(Substitution(draws, images).take(rows), Substitution(Draws(draws.z, instead), images).take(rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,31 +154,28 @@ def _inverted(gan: GAN, rows: Split, search: Search, run: Run, stage: str) -> In
     return invert(gan, batch.x, y, run, steps=search.steps, restarts=search.restarts, lr=search.lr, generator=run.stream(stage), stage=stage)
 
 
-def of_items(gan: GAN, items: Split, retain: Split, reached: Reached, search: Search, count: int, run: Run) -> Substitution | None:
-    """Return the latents of the reproducible items and jittered copies of them, with the images of the nearest drawn latents that show no item.
+def of_items(gan: GAN, items: Split, retain: Split, reached: Reached, search: Search, count: int, run: Run) -> Lessons:
+    """Return the latents of the reproducible items and jittered copies of them, with the images of the nearest drawn latents that show no item; and those.
 
     A drawn latent shows no item where its image is at least as far from each of them as all but 5 % of the retained images are from each other.
-    None where no item is reproducible, or every image drawn lies near one.
+    Nothing is substituted where no item is reproducible, or every image drawn lies near one.
     """
-    rows = reached.reproducible.nonzero().flatten().cpu()
-    if len(rows) == 0:
-        return None
-    batch = items.batch(rows)
-    copies = 1 + search.copies
-    z = reached.found.z[rows.to(run.device)].repeat(copies, 1)
-    noise = torch.randn(z.shape, generator=run.stream("jitter")).to(run.device) * search.spread
-    noise[: len(rows)] = 0.0
-    wanted = Draws(z + noise, batch.y.repeat(copies) if gan.conditional else None)
     offered = draw(gan, count, run.stream("latents"), run.device)
     images = images_of(gan, offered)
     everyone = items.batch(torch.arange(len(items))).x
     far = torch.cdist(images.flatten(1), everyone.flatten(1)).min(dim=1).values >= apart(retain)
-    offered = offered.take(far.nonzero().flatten())
-    if len(offered) == 0:
-        return None
-    index = nearest(wanted, offered)
+    free = Substitution(offered, images).take(far.nonzero().flatten())
+    rows = reached.reproducible.nonzero().flatten().cpu()
+    if len(free) == 0 or len(rows) == 0:
+        return Lessons(None, free if len(free) else None)
+    copies = 1 + search.copies
+    z = reached.found.z[rows.to(run.device)].repeat(copies, 1)
+    noise = torch.randn(z.shape, generator=run.stream("jitter")).to(run.device) * search.spread
+    noise[: len(rows)] = 0.0
+    wanted = Draws(z + noise, items.batch(rows).y.repeat(copies) if gan.conditional else None)
+    index = nearest(wanted, free.draws)
     found = (index >= 0).nonzero().flatten()
-    return Substitution(wanted.take(found), images[far][index[found]]) if len(found) else None
+    return Lessons.of(Substitution(wanted.take(found), free.images[index[found]]), free)
 
 
 def apart(retain: Split) -> float:

@@ -5,7 +5,7 @@ from uuid import UUID
 import rfc8785
 
 from services import drift
-from services.audit import report
+from services.audit import overview, report
 from services.audit.evidence import pae
 from services.audit.figure_forms import data_digest
 from services.audit.runs import Conduct
@@ -181,6 +181,20 @@ def test_the_overview_has_a_mark_for_the_original_the_retrained_and_the_method_a
         ("original", "0.9900", "0.9800"), ("retrained", "0.0900", "0.9750"), ("unsir", "0.1000", "0.9700"),
     ]  # fmt: skip
     assert drawn["bands"] == [{"axis": "x", "low": "0.0400", "high": "0.1400", "label": "allowed by the plan"}]
+    assert "shaded area is what the plan" in drawn["caption"]
+    assert drawn["x"]["label"] == "Accuracy, forgotten records"
+
+
+def test_the_overview_names_a_test_as_the_page_does_and_says_where_no_limit_is_shaded() -> None:
+    reading = {"name": "rouge_l", "before": "0.9", "reference": "0.1", "after": "0.2", "band": None, "direction": "info"}
+    block = {"job": "job_1", "metrics": [{**reading, "split": split} for split in ("forget_train", "retain_train")]}
+
+    drawn = overview.retain_forget([block], {"job_1": "npo"})
+
+    assert drawn is not None
+    assert drawn["x"]["label"] == "Overlap of answers, forgotten records"
+    assert drawn["bands"] == []
+    assert "nothing is shaded" in drawn["caption"]
 
 
 def test_an_attack_says_who_stood_on_either_side_and_what_few_false_alarms_give() -> None:

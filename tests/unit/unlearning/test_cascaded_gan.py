@@ -24,9 +24,11 @@ from services.learning.recipe import Recipe
 from services.learning.run import Run
 from services.learning.tasks.image_generation import ImageGeneration
 from services.learning.training import fit
+from services.unlearning.mechanisms.cascade import Cascade, Weights
 from services.unlearning.mechanisms.fake_label import FakeLabel, calibrated
+from services.unlearning.mechanisms.guard import Guard
 from services.unlearning.mechanisms.sample_quality import Kept, Look, area_above, frechet
-from services.unlearning.mechanisms.substitution import Reached, Search, of_class, of_items, reach
+from services.unlearning.mechanisms.substitution import Lessons, Reached, Search, Substitution, apart, of_class, of_items, reach
 from services.unlearning.methods.cascaded_gan import CascadedGAN, retained
 from services.unlearning.methods.fine_tune import FineTune
 from services.unlearning.methods.retrain import Retrain
@@ -157,11 +159,11 @@ def test_1_targets_on_fashion_mnist(clothes, clothes_cascaded):
 
 
 @pytest.mark.soak
-def test_2_without_the_learning_stage_the_distance_is_at_least_twice_as_great(clothes, clothes_cascaded):
-    broken, _ = clothes.unlearn(WithoutTargets(CascadedGAN.Parameters(learn_ratio=0)))
-    found = clothes.scores(broken), clothes.scores(clothes_cascaded[0])
+def test_2_without_the_learning_stage_the_distance_is_at_least_twice_as_great(clothes):
+    """150 rounds each, at which the ablation was specified."""
+    found = [clothes.scores(clothes.unlearn(WithoutTargets(CascadedGAN.Parameters(learn_ratio=ratio, rounds_planned=150)))[0]) for ratio in (0, 2)]
 
-    assert found[0][1] >= 2 * found[1][1]
+    assert found[0][1] >= 2 * found[1][1], found
 
 
 @pytest.mark.soak
@@ -217,11 +219,15 @@ def test_6_substitutes_of_a_class_are_never_of_it(brief, digits, conditional):
         gan = ConditionalGAN(ConditionalGAN.Parameters(outputs=10, side=8, width=8, latent=8)).fresh(1)
         fit(gan, digits[0].take(torch.arange(400)), brief.task, Recipe(epochs=2), Run(seed=1))
 
-    found = of_class(gan, brief.judge, (3,), 1000, brief.run())
+    lessons = of_class(gan, brief.judge, (3,), 1000, brief.run())
 
+    found, kept = lessons.forgotten, lessons.kept
     assert found is not None
+    assert kept is not None
     assert len(found) > 0
     assert not bool((brief.judge.look(found.images).classes == 3).any())
+    assert not bool((brief.judge.look(kept.images).classes == 3).any())
+    torch.testing.assert_close(images_of(gan, kept.draws), kept.images)
     if conditional:
         assert bool((found.draws.y == 3).all())
     else:
@@ -329,22 +335,55 @@ def test_an_image_the_generator_makes_is_reproducible_and_noise_is_not(brief):
     search = Search(steps=200, restarts=4, lr=0.05, copies=3, spread=0.1)
 
     reached = reach(gan, items, brief.splits.analysis, search, run)
-    found = of_items(gan, items, brief.splits.retain, reached, search, 1000, run)
+    lessons = of_items(gan, items, brief.splits.retain, reached, search, 1000, run)
+    found, kept = lessons.forgotten, lessons.kept
 
     assert reached.reproducible[:6].float().mean() > 0.5
     assert not bool(reached.reproducible[6:].any())
     assert {"6", "7", "8", "9"} <= set(reached.described(items.ids)["not_reproducible_by_generator"])
     assert found is not None
     assert len(found) == 4 * int(reached.reproducible.sum())
+    assert kept is not None
+    assert float(torch.cdist(kept.images.flatten(1), items.x.flatten(1)).min()) >= apart(brief.splits.retain)
+    torch.testing.assert_close(images_of(gan, kept.draws), kept.images)
 
 
 def test_items_that_cannot_be_reproduced_are_unlearned_in_the_discriminator_alone(brief):
     never = Reached(None, torch.zeros(4, dtype=torch.bool), 0.0)
+    items = brief.splits.forget.take(torch.arange(4))
 
-    assert (
-        of_items(brief.original, brief.splits.forget.take(torch.arange(4)), brief.splits.retain, never, Search(10, 1, 0.05, 1, 0.1), 500, brief.run())
-        is None
+    lessons = of_items(brief.original, items, brief.splits.retain, never, Search(10, 1, 0.05, 1, 0.1), 500, brief.run())
+
+    assert lessons.forgotten is None
+    assert lessons.kept is not None
+
+
+@pytest.mark.parametrize("weight", [0.0, 10.0])
+def test_other_latents_keep_their_images_where_that_is_asked(brief, weight):
+    """Items that the generator cannot make: all that the unlearning stage asks of it is to stay."""
+    gan = copy.deepcopy(brief.original)
+    free = draw(gan, 300, torch.Generator().manual_seed(5), CPU)
+    kept = Substitution(free, images_of(gan, free))
+    with torch.no_grad():
+        for value in gan.generator.parameters():
+            value.add_(0.02 * torch.randn(value.shape, generator=torch.Generator().manual_seed(6)))
+    moved = float((images_of(gan, free) - kept.images).square().mean())
+    cascade = Cascade(
+        brief.splits.forget,
+        brief.splits.retain,
+        Lessons(None, kept),
+        FakeLabel("zero", 0.5, 60),
+        Weights(10.0, 0.1, weight, 0),
+        Recipe(learning_rate=1e-3),
+        0.9,
     )
+
+    guard = Guard.around("cascaded_gan", gan, brief.splits.retain, brief.task, brief.run(), factor=10.0)
+
+    cascade.carry_out(gan, brief.run(), guard, cap=60, done=lambda _: False)
+
+    after = float((images_of(gan, free) - kept.images).square().mean())
+    assert (after < 0.5 * moved) is (weight > 0)
 
 
 def test_the_cap_is_not_below_the_plan(brief):

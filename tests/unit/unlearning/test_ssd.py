@@ -11,7 +11,7 @@ from services.errors import Diverged
 from services.learning.data import Splits
 from services.learning.run import Run
 from services.unlearning.mechanisms.dampening import GRID, damped
-from services.unlearning.mechanisms.importance import Importance, ImportanceCache, Measure, Whole, importance
+from services.unlearning.mechanisms.importance import Importance, ImportanceCache, Importances, Measure, Whole, importance
 from services.unlearning.methods.ssd import Ssd
 from tests.unit.unlearning import real_labs
 
@@ -129,6 +129,25 @@ def test_4_importance_is_the_mean_of_squares_row_by_row_or_batch_by_batch(mlp_la
 
     assert torch.allclose(found[4]["head.weight"], total / 3, rtol=1e-5)
     assert all(torch.allclose(by_row[name], found[1][name], rtol=1e-4, atol=1e-12) for name in by_row)
+
+
+@pytest.mark.parametrize("most", [40, 5000])
+def test_of_a_large_forget_set_some_records_are_drawn_and_of_a_small_one_all_are_taken(most, mlp_lab):
+    splits, run, model = mlp_lab.splits(), mlp_lab.run(), mlp_lab.copy()
+    seen = min(most, len(splits.forget))
+    held = Importances(model, splits, mlp_lab.task, run, "loss", 64, most, {})
+
+    pair = held.of("per_sample")
+
+    assert len(held.drawn) == run.notes["rows"]["importance_forget"] == seen
+    assert set(held.drawn.ids) <= set(splits.forget.ids)
+    again = importance(model, held.drawn, mlp_lab.task, Run(seed=0), Measure("loss", "per_sample", 64), stage="x")
+    assert all(torch.equal(pair.forget[name], again[name]) for name in again)
+    if seen == most:
+        every = importance(model, splits.forget, mlp_lab.task, Run(seed=0), Measure("loss", "per_sample", 64), stage="x")
+        assert 0.5 < float(pair.forget["head.weight"].sum() / every["head.weight"].sum()) < 2
+    else:
+        assert held.drawn.ids == splits.forget.ids
 
 
 def test_5_the_guard_fires_at_the_lowest_alpha_and_doubles_it_until_enough_is_kept(mlp_lab):

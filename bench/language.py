@@ -56,20 +56,21 @@ READINGS: tuple[tuple[str, str, str, Mapping[str, Any]], ...] = (
     ("privleak", "privleak", "forget_train", {}),
     ("quantised_forget_probability", "quantised_forgetting", "forget_train", {}),
 )
-EDIT = {"lr": 1e-3, "batch_size": 16, "epochs": 20, "min_steps": 0, "check_every": 5}
+EDIT = {"lr": 1e-3, "batch_size": 16, "min_steps": 0, "check_every": 10}
+# Tried on seed 11 (20 authors, two of them forgotten) alone. The default beta of `npo` fades before answers of thirty tokens are forgotten.
 SETTINGS: dict[str, dict[str, Any]] = {
     "retrain": {},
     "fine_tune": {"lr": 1e-3, "epochs": 2, "weight_decay": 0.0},
-    "grad_ascent": EDIT,
-    "grad_diff": EDIT,
-    "npo": EDIT,
-    "simnpo": EDIT,
-    "dpo": EDIT,
-    "idk": EDIT,
-    "rmu": {**EDIT, "rmu_c": 10.0, "defaults_confirmed": True},
-    "undial": EDIT,
+    "grad_ascent": {**EDIT, "epochs": 20},
+    "grad_diff": {**EDIT, "epochs": 60, "alpha": 10.0, "gamma": 0.3, "check_every": 5},
+    "npo": {**EDIT, "epochs": 60, "alpha": 5.0, "beta": 0.02},
+    "simnpo": {**EDIT, "epochs": 60, "alpha": 5.0},
+    "dpo": {**EDIT, "epochs": 40, "alpha": 5.0},
+    "idk": {**EDIT, "epochs": 40, "alpha": 5.0},
+    "rmu": {**EDIT, "epochs": 40, "alpha": 10.0, "rmu_c": 10.0, "defaults_confirmed": True},
+    "undial": {**EDIT, "epochs": 60},
     "task_vector": {"lr": 1e-3, "batch_size": 16, "task_lambda": None, "min_steps": 0},
-    "concept_poisoning_text": {"lr": 3e-3, "epochs": 10, "batch_size": 8, "anchor_ratio": 4.0, "answer_tokens": 32, "checkpoint_every": 20},
+    "concept_poisoning_text": {"lr": 3e-3, "epochs": 20, "batch_size": 8, "anchor_ratio": 8.0, "answer_tokens": 32, "checkpoint_every": 40},
 }
 
 

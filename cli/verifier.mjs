@@ -181,6 +181,7 @@ function verdicts({ predicate }) {
   for (const run of predicate.verification) {
     const how = predicate.processing.find((one) => one.job === run.job);
     if (!last.has(how.model) || how.rung >= last.get(how.model).rung) last.set(how.model, { rung: how.rung, run });
+    if (run.verdict === null) continue;
     const outside = how.guarantee !== "exact" && run.plan.body.readings.some((entry) => entry.gate && rowOf(run, entry)?.state === "outside");
     const told = ["utility", "integrity", ...(how.guarantee === "approximate" ? ["representation"] : [])]; // what no printed state decides
     must(run.verdict !== "failed" || outside || run.failure_codes.some((code) => told.includes(code)), "no gate is outside, and the verdict is failed");

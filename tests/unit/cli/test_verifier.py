@@ -95,6 +95,12 @@ def predicate(**members: Any) -> Any:
     return lambda statement: statement["predicate"].update(members)
 
 
+def unjudged(statement: dict[str, Any]) -> None:
+    """Take the verdict away from the report and its run."""
+    for part in (statement["predicate"], statement["predicate"]["verification"][0]):
+        part.update(verdict=None, failure_codes=[])
+
+
 def signatures(change: Any) -> Any:
     return lambda document: change(document["envelope"]["signatures"])
 
@@ -197,6 +203,7 @@ GOOD: dict[str, bytes] = {
     "three leaves": SHORT.raw(),
     "witnessed": Made(witnessed=True).raw(),
     "with a newline at the end": RAW + b"\n",
+    "with a run that was not judged": Made(rows=readings(paired=("0.3000", "0.2600", "0.3400"), state="outside"), bend_statement=unjudged).raw(),
     "with figures": Made(bend_statement=predicate(figures=[{"name": "roc", "data_digest": "ab" * 32}, {"name": "x", "data_digest": None, "reason": "n < 16"}])).raw(),
 }  # fmt: skip
 UNKNOWN: dict[str, bytes] = {

@@ -2,16 +2,16 @@
 
 `u_lira`: a model is trained many times, each time with half of the target records, which the method then forgets; what the unlearned models say of a
 record that was forgotten is held against what they say of it where it was never there (arXiv 2403.01218). `one_run`: mislabelled records are planted
-as canaries, each by a coin, the method forgets those that were, and half of them are guessed from what is left (arXiv 2305.08846). Both are also
-asked of the models before the method ran: where those show nothing either, the audit could not have seen anything.
+as canaries, each by a coin, the method forgets those that were, and half of them are guessed from what is left (arXiv 2305.08846). `klom` and
+`neurips_f`: many models that forgot the same records are held against many that were trained without them (arXiv 2410.23232, 2406.09073). All are
+also asked of the models before the method ran: where those show nothing either, the audit could not have seen anything.
 """
 
 import argparse
-import copy
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,60 +21,22 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from bench import cheats, sets
-from bench.methods import Watch, chosen, given
+from bench import audit_distributions, cheat_worlds, sets
+from bench.audit_scene import BEFORE, Scene, described
+from bench.methods import Watch, chosen
 from services.errors import LetheError
-from services.learning.data import Split, Splits
-from services.learning.run import Run, derived_seed
+from services.learning.data import Split
+from services.learning.run import derived_seed
 from services.learning.tasks.classification import Classification
-from services.learning.training import fit
 from services.unlearning.method import METHODS
-from services.verification.outputs import by_id, joined
+from services.verification.outputs import by_id
 from services.verification.shadows import margins_on
 from services.verification.statistics.likelihood_ratio import halves
 from services.verification.statistics.method_audit import Separation, guessed, left_out_ratios, separation
 
 LEVEL = 0.95
-BEFORE = "(before erasure)"
-ATTACKS = ("u_lira", "one_run")
+ATTACKS = ("u_lira", "one_run", *audit_distributions.ATTACKS)
 LEAST_SHADOWS, LEAST_CANARIES = 8, 12
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One training with records that are then to be forgotten."""
-
-    splits: Splits
-    original: nn.Module
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """A data set with what all trainings on it share."""
-
-    held: sets.Bench
-    task: Classification
-    options: argparse.Namespace
-
-    def run(self, purpose: str) -> Run:
-        """Return a run on a seed of its own."""
-        return Run(seed=derived_seed(self.options.seed, purpose), architecture=self.held.architecture, recipe=self.held.recipe)
-
-    def case(self, forget: Split, retain: Split, purpose: str) -> Case:
-        """Train on both and return what is to be forgotten of it."""
-        run = self.run(purpose)
-        original = run.fresh_model("original")
-        fit(original, joined(retain, forget), self.task, self.held.recipe, run)
-        order = torch.randperm(len(self.held.test), generator=torch.Generator().manual_seed(self.options.seed))
-        thirds = [self.held.test.take(part) for part in order.chunk(3)]
-        return Case(Splits(forget, retain, *thirds, "records", ()), original.eval())
-
-    def forgot(self, name: str, case: Case, purpose: str) -> nn.Module:
-        """Return what a method makes of a case. Raises LetheError where it refuses or diverges."""
-        family = METHODS[name]
-        setting = sets.settings_of(self.options.data, "subset", name)[0]
-        method = family(family.Parameters(**setting.parameters))
-        return method.unlearn(copy.deepcopy(case.original), given(case.splits, family), self.task, self.run(f"{name}/{purpose}")).eval()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -84,11 +46,11 @@ def main(arguments: Sequence[str]) -> int:
     METHODS.discover("services.unlearning.methods")
     console = Console(stderr=True, width=150)
     try:
-        held = cheats.load(options.data) if options.data == "noisy_digits" else sets.load(options.data)
+        held = cheat_worlds.noisy() if options.data == "noisy_digits" else sets.load(options.data)
     except sets.DataMissing as missing:
         console.print(f"[red]{missing}[/red]", highlight=False)
         return 1
-    wanted = options.targets if "u_lira" in options.attacks else options.canaries
+    wanted = options.canaries if options.attacks == ("one_run",) else options.targets
     if options.shadows < LEAST_SHADOWS or options.canaries < LEAST_CANARIES or wanted > len(held.train) // 2:
         sys.stderr.write(
             f"at least {LEAST_SHADOWS} shadows and {LEAST_CANARIES} canaries, and at most half of {len(held.train)} records as targets\n"
@@ -97,11 +59,14 @@ def main(arguments: Sequence[str]) -> int:
     rows: list[dict[str, Any]] = []
     for row in audited(held, chosen(options.method, "subset"), options):
         rows.append(row)
-        console.print(f"{row['attack']:8s} {row['method']:18s} {told(row)}", highlight=False)
+        console.print(f"{row['attack']:9s} {row['method']:18s} {told(row)}", highlight=False)
         if options.json is not None:
             with options.json.open("a") as lines:
                 lines.write(json.dumps(row) + "\n")
-    console.print(table_of(rows, f"{options.data}, {held.architecture.name}, seed {options.seed}"))
+    title = f"{options.data}, {held.architecture.name}, seed {options.seed}"
+    for of_attacks, attacks in ((table_of, ATTACKS[:2]), (audit_distributions.table_of, audit_distributions.ATTACKS)):
+        if mine := [row for row in rows if row["attack"] in attacks]:
+            console.print(of_attacks(mine, title))
     return 0
 
 
@@ -110,17 +75,20 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench audit", description="Ask what methods leave behind of what they forgot.")
     parser.add_argument("--method", default="fine_tune", help="names with commas between them, or all that forget records")
     parser.add_argument("--data", choices=sorted({*sets.SETS, "noisy_digits"}), default="digits")
-    parser.add_argument("--attack", dest="attacks", choices=("both", *ATTACKS), default="both")
+    parser.add_argument("--attack", dest="attacks", default="all", help=f"names with commas between them, or all: {', '.join(ATTACKS)}")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--shadows", type=int, default=32, help="trainings of u_lira; each record is in half of them")
-    parser.add_argument("--targets", type=int, default=300, help="records that u_lira asks about")
+    parser.add_argument("--targets", type=int, default=300, help="records that u_lira asks about; klom and neurips_f have half of them forgotten")
+    parser.add_argument("--models", type=int, default=32, help="unlearned models of klom and neurips_f; twice as many are retrained")
     parser.add_argument("--canaries", type=int, default=200, help="canaries of one_run; half of them are guessed")
     parser.add_argument("--epochs", type=int, default=60, help="epochs of the training with canaries: enough to learn them by heart")
     parser.add_argument("--delta", type=float, default=0.0, help="delta of the bound of one_run")
     parser.add_argument("--json", type=Path, help="append one line a method and attack to this file")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
-    options.attacks = ATTACKS if options.attacks == "both" else (options.attacks,)
+    options.attacks = ATTACKS if options.attacks == "all" else tuple(options.attacks.split(","))
+    if unknown := set(options.attacks).difference(ATTACKS):
+        parser.error(f"no such attack: {', '.join(sorted(unknown))}; there are {', '.join(ATTACKS)}")
     return options
 
 
@@ -132,6 +100,7 @@ def audited(held: sets.Bench, names: Sequence[str], options: argparse.Namespace)
     if "one_run" in options.attacks:
         recipe = held.recipe.model_copy(update={"epochs": options.epochs})
         yield from by_one_run(replace(scene, held=replace(held, recipe=recipe)), names)
+    yield from audit_distributions.by_many_models(scene, names, [attack for attack in audit_distributions.ATTACKS if attack in options.attacks])
 
 
 def by_many_runs(scene: Scene, names: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -199,23 +168,12 @@ def planted(scene: Scene, rows: Split) -> Split:
     return replace(rows, y=(rows.y + shift) % scene.held.classes)
 
 
-def described(scene: Scene, attack: str, name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a row says beside its numbers."""
-    held = scene.held
-    row: dict[str, Any] = {
-        "bench": "audit", "attack": attack, "method": name, "data": scene.options.data, "architecture": held.architecture.name,
-        "records": len(held.train), "seed": scene.options.seed, "device": "cpu", "threads": torch.get_num_threads(), **facts,
-    }  # fmt: skip
-    if name in METHODS:
-        setting = sets.settings_of(scene.options.data, "subset", name)[0]
-        row |= {"version": METHODS[name].version, "parameters": dict(setting.parameters)}
-    return row
-
-
 def told(row: Mapping[str, Any]) -> str:
     """Return the numbers of a row in one line."""
     if row.get("reason"):
         return str(row["reason"])
+    if row["attack"] in audit_distributions.ATTACKS:
+        return audit_distributions.told(row)
     if row["attack"] == "one_run":
         return f"{row['right']} of {row['guesses']} right, " + (f"epsilon at least {row['eps_lo']:.2f}" if row["eps_lo"] else "nothing shown")
     largest = f"largest of a record {row['largest_of_a_record']:.3f} (by chance {row['largest_by_chance']:.3f})"
@@ -223,7 +181,7 @@ def told(row: Mapping[str, Any]) -> str:
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
-    """Return one table of both attacks; a dash is a number that was refused."""
+    """Return one table of `u_lira` and `one_run`; a dash is a number that was refused."""
     heads = ("method", "AUC (95 %)", "TPR at 1 %", "TPR at .1 %", "largest of a record (by chance)", "guesses right", "epsilon at least", "CPU s")
     table = Table(*heads, title=title)
     for name in dict.fromkeys(row["method"] for row in rows):

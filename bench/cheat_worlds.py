@@ -30,15 +30,19 @@ def digits_class(seed: int, cache: Path) -> World:
     return prepare(sets.load("digits"), "class", seed, cache=cache)
 
 
-def noisy_digits(seed: int, cache: Path) -> World:
-    """Return 500 of the digits, of which a fifth is labelled wrong in training, so that whoever trains on them learns them by heart."""
+def noisy() -> sets.Bench:
+    """Return the digits with a fifth of the training labels wrong, so that whoever trains on them learns them by heart."""
     held = sets.load("digits")
     generator = torch.Generator().manual_seed(17)
     wrong = torch.rand(len(held.train), generator=generator) < NOISE
     shift = torch.randint(1, held.classes, (len(held.train),), generator=generator)
     labels = torch.where(wrong, (held.train.y + shift) % held.classes, held.train.y)
-    noisy = replace(held, name="noisy_digits", train=replace(held.train, y=labels), recipe=held.recipe.model_copy(update={"epochs": 60}))
-    return prepare(noisy, "subset", seed, cache=cache, count=500)
+    return replace(held, name="noisy_digits", train=replace(held.train, y=labels), recipe=held.recipe.model_copy(update={"epochs": 60}))
+
+
+def noisy_digits(seed: int, cache: Path) -> World:
+    """Return 500 of the digits with wrong labels."""
+    return prepare(noisy(), "subset", seed, cache=cache, count=500)
 
 
 def small_images(name: str, kind: str, count: int | None = None) -> Callable[[int, Path], World]:

@@ -133,7 +133,7 @@ def test_nothing_failed_to_register():
     assert not ATTACKS.broken
     spine = {"accuracy", "near_duplicate_accuracy", "zrf", "zrf_legacy", "activation_distance", "js_divergence", "prediction_distribution"}
     relearned = {"relearn_time", "ain", "ain_fresh"}
-    seen_from_inside = {"linear_probe_auc", "streisand", "forgetting_rate", "forgetting_score", "weight_distance", "tow"}
+    seen_from_inside = {"linear_probe_auc", "streisand", "forgetting_rate", "forgetting_score", "weight_distance", "tow", "indiscernibility", "nomus"}
     of_real_targets = {"mean_absolute_error", "mean_squared_error", "quantile_loss", "wasserstein", "relative_prediction_difference"}
     assert {name for kind, name in COMPONENTS if kind == "metric"} == spine | relearned | seen_from_inside | of_real_targets
     assert {name for kind, name in COMPONENTS if kind == "attack"} == {"mia_legacy", "mia_v2", "regression_mia", "lira", "rmia"}

@@ -88,6 +88,8 @@ class Made:
     manifest_digest: str = "ab" * 32
     witnessed: bool = False
     key: SigningKeyPair = KEY
+    plan: dict[str, Any] = field(default_factory=lambda: PLAN)
+    sentence: str = "In 2 tests the new model behaved like a retrained one, é."
     bend_statement: Callable[[dict[str, Any]], Any] | None = None
     bend_payload: Callable[[bytes], bytes] | None = None
 
@@ -106,8 +108,8 @@ class Made:
         job = Job(
             id=one, model_id=one, state="succeeded", method="unsir", rung=1, round=1, created_at=AT, seeds={"evaluate": 5}, params={}, step_state={"steps": steps}
         )  # fmt: skip
-        plan = VerificationPlan(body=copy.deepcopy(PLAN), digest=hashlib.sha256(rfc8785.dumps(PLAN)).hexdigest(), created_at=AT)
-        verdict = VerdictRow(verdict=self.verdict, codes=list(self.codes), sentence="In 2 tests the new model behaved like a retrained one, é.")
+        plan = VerificationPlan(body=copy.deepcopy(self.plan), digest=hashlib.sha256(rfc8785.dumps(self.plan)).hexdigest(), created_at=AT)
+        verdict = VerdictRow(verdict=self.verdict, codes=list(self.codes), sentence=self.sentence)
         run = Run(job, [], plan, self.rows, verdict, 1, (), self.plan_leaf, self.run_leaf)
         subject = Subject(target, Model(id=one, name="faces"), base, new, [base])
         made = report.build(
@@ -126,7 +128,7 @@ class Made:
 
     def leaves(self, payload: bytes) -> dict[int, tuple[str, Mapping[str, Any]]]:
         """Return type and body of the leaves that are opened."""
-        digest = hashlib.sha256(rfc8785.dumps(PLAN)).hexdigest()
+        digest = hashlib.sha256(rfc8785.dumps(self.plan)).hexdigest()
         return {
             self.plan_leaf: ("plan.frozen", {"digest": digest, "round": 1}),
             self.run_leaf: ("run.started", {"plan": digest, "round": 1}),

@@ -108,19 +108,27 @@ def _step(run: Mapping[str, Any], number: int, verdict: str | None) -> JSON:
     timing = [
         f"method {run['method_seconds']} s" if run["method_seconds"] else "",
         f"tests {run['evaluation_seconds']} s" if run["evaluation_seconds"] else "",
+        _references_took(run),
     ]
-    beside = f"training the retrained reference {run['retrain_seconds']} s" if run["retrain_seconds"] else ""
     facts = [
         ["Claim", f"{name}. {meaning}".strip()],
         ["Why this method", str((run["choice"] or {}).get("reason", NONE))],
         ["Ran", f"{moment(run['started'], pattern=TO_THE_SECOND)} to {moment(run['ended'], pattern=TO_THE_SECOND)}"],
-        ["Time", ", ".join(part for part in (*timing, beside) if part) or NONE],
+        ["Time", ", ".join(part for part in timing if part) or NONE],
     ]
     return {
         "heading": f"{number}. {words.METHODS.get(run['method'], words.plainly(str(run['method'])))}",
         "state": words.plainly("inconclusive" if (run["state"], verdict) == ("failed", "inconclusive") else run["state"]),
         "facts": facts,
     }
+
+
+def _references_took(run: Mapping[str, Any]) -> str:
+    """Return what the models that the readings are held against took: trained for this run, or kept from an earlier one; older reports tell less."""
+    one = f", one of them {run['retrain_seconds']} s" if run["retrain_seconds"] else ""
+    if run.get("reference_seconds"):
+        return f"{words.REFERENCES_FROM[run['reference_from']]} {run['reference_seconds']} s{one}"
+    return f"training the retrained reference {run['retrain_seconds']} s" if run["retrain_seconds"] else ""
 
 
 def _versions(told: Statement) -> Rows:

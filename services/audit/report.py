@@ -204,6 +204,8 @@ def _processing(run: Run) -> dict[str, Any]:
         "ended": stamp(run.job.finished_at),
         "method_seconds": seconds(made.get("method_seconds")),
         "evaluation_seconds": seconds(evaluated.get("evaluation_seconds")),
+        "reference_seconds": seconds(evaluated.get("reference_seconds")),
+        "reference_from": evaluated.get("reference_from"),
         "retrain_seconds": seconds(evaluated.get("retrain_seconds")),
         "attempts": len(run.attempts),
         "rung": run.job.rung,

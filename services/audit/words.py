@@ -155,6 +155,9 @@ DRIFT_PARTS: Mapping[str, str] = {
 }
 """What a page says of how far edits have moved a model."""
 
+REFERENCES_FROM: Mapping[str, str] = {"trained": "reference models, trained now,", "cache": "reference models, kept from before,"}
+"""Where the models that the readings are held against came from."""
+
 METHODS: Mapping[str, str] = {"retrain": "retraining without the records"}
 
 DISPOSITIONS: Mapping[str, str] = {

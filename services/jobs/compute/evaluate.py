@@ -6,7 +6,7 @@ For a training job the step is `measure`: loss and accuracy on training and held
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,16 +27,17 @@ from services.verification.reading import Measured, Reading
 from services.verification.statistics.divergence import jensen_shannon_bits
 
 REFERENCES = {"reference": REFERENCE_FILE, "reference_twin": TWIN_FILE}
+KEPT = frozenset({"reference", "shadow"})
+"""Kinds of what the cache keeps that stand for references."""
 
 
 def evaluate(bench: Bench) -> None:
-    """Write `readings.json`, `figures.json`, and the reference models that the plan asks for; note the digest of the weights that were judged."""
-    original, unlearned = bench.model(BASE_FILE), bench.model(CANDIDATE_FILE)
-    references: dict[str, nn.Module] = {}
-    if bench.spec.plan["reference"] == "retrained":
-        references = {purpose: _retrained(bench, purpose, file) for purpose, file in REFERENCES.items()}
-        bench.note_cache()
-    models = Models(original, unlearned, references.get("reference"), references.get("reference_twin"))
+    """Write `readings.json`, `figures.json`, and the reference models that the plan asks for; note the digest of the weights that were judged.
+
+    What references took is noted apart from what the readings took: the first is paid once for a dataset version, the second by every job.
+    """
+    found = references(bench)
+    models = Models(bench.model(BASE_FILE), bench.model(CANDIDATE_FILE), found.get("reference"), found.get("reference_twin"))
     started = time.perf_counter()
     plan = scored_apart(bench.spec.plan, _notes(bench))
     task, run = evaluation.shared(plan, bench.task, bench.run("evaluate", bench.spec.seeds.evaluate))
@@ -46,6 +47,25 @@ def evaluate(bench: Bench) -> None:
     bench.note_cache()  # again: attacks may have trained models of their own, or found them
     moved = drifted(models, bench.splits, task, measured)
     bench.note(evaluation_seconds=time.perf_counter() - started, metrics={}, judged=bench.digest(CANDIDATE_FILE), drift=moved)
+
+
+def references(bench: Bench) -> dict[str, nn.Module]:
+    """Return the models that the plan's readings are held against, trained now or kept from before; note the seconds that took, and which it was."""
+    started = time.perf_counter()
+    found: dict[str, nn.Module] = {}
+    if bench.spec.plan["reference"] == "retrained":
+        found = {purpose: _retrained(bench, purpose, file) for purpose, file in REFERENCES.items()}
+        bench.note_cache()
+    if found:
+        bench.note(reference_seconds=time.perf_counter() - started, reference_from=_whence(bench))
+    return found
+
+
+def _whence(bench: Bench) -> Literal["trained", "cache"]:
+    """Return whether every reference of the job came from the cache, or one was trained now."""
+    known = json.loads((bench.folder / RUN_FILE).read_text()) if (bench.folder / RUN_FILE).exists() else {}
+    hits = [entry["hit"] for entry in known.get("derived", []) if entry["kind"] in KEPT]
+    return "cache" if hits and all(hits) else "trained"
 
 
 def drifted(models: Models, splits: Splits, task: Task, measured: Sequence[Measured]) -> dict[str, float]:

@@ -151,6 +151,17 @@ def test_a_reference_that_was_kept_is_named_as_such_with_its_key() -> None:
     assert fresh == {"mode": "retrained", "models": 2, "seeds": [], "floor": {}}
 
 
+def test_what_the_method_the_references_and_the_tests_took_stand_apart() -> None:
+    run = {"evaluation_seconds": 2.0, "reference_seconds": 8.5, "reference_from": "trained", "retrain_seconds": 4.2}
+
+    told = statement(steps={"evaluate": {"run": run}})["predicate"]["processing"][0]
+    older = statement(steps={"evaluate": {"run": {"evaluation_seconds": 2.0}}})["predicate"]["processing"][0]
+
+    names = ("evaluation_seconds", "reference_seconds", "reference_from", "retrain_seconds")
+    assert [told[name] for name in names] == ["2.000", "8.500", "trained", "4.200"]
+    assert [older[name] for name in names] == ["2.000", None, None, None]
+
+
 def test_a_report_of_a_certified_run_prints_no_seed_from_which_its_random_term_follows() -> None:
     for certified in (
         statement(guarantee="certified"),

@@ -101,6 +101,22 @@ def test_a_kept_reference_is_the_retrained_model_bit_for_bit_and_is_trained_once
     assert len(trained) == 6
 
 
+def test_what_references_took_is_told_apart_with_whether_they_were_trained_or_kept(tmp_path: Path) -> None:
+    folder, splits = Folder(tmp_path / "kept", LIMITS), splits_of(range(5), 5)
+    notes: list[dict[str, Any]] = []
+
+    for name in ("1", "2"):
+        evaluation.references(bench_of(tmp_path / name, splits, cache=cache_over(folder)))
+        notes.append(json.loads((tmp_path / name / RUN_FILE).read_text()))
+    nothing_kept = bench_of(tmp_path / "3", splits)
+    evaluation.references(nothing_kept)
+    notes.append(json.loads((tmp_path / "3" / RUN_FILE).read_text()))
+
+    assert [note["reference_from"] for note in notes] == ["trained", "cache", "trained"]
+    assert notes[0]["reference_seconds"] >= notes[0]["retrain_seconds"] > 0
+    assert notes[1]["reference_seconds"] > 0
+
+
 def test_what_never_saw_the_records_outlives_the_verdict_and_what_did_goes(tmp_path: Path) -> None:
     folder, splits = Folder(tmp_path / "kept", LIMITS), splits_of(range(5), 5)
     folder.open("job", [f"{number:032x}" for number in range(5)])

@@ -244,14 +244,7 @@ def _sure(told: Statement) -> list[str]:
     """Return how far what was found carries, one thought a paragraph."""
     said: list[str] = []
     for block in _deciding(told):
-        reference = block["reference"]
-        count = int(reference.get("models") or 0)
-        beside = {1: "one retrained model", 2: "two retrained models"}.get(count, f"{count} retrained models")
-        said.append(
-            f"The readings are held against {beside}: trained anew by the same recipe without the forgotten records."
-            if count
-            else "No retrained reference was available: the readings are held against limits of the policy alone."
-        )
+        said += _compared(block["reference"])
         said += _power(block["plan"]["body"].get("power") or {})
         looks = int(block["plan"]["body"].get("looks") or 1)
         if looks > 1:
@@ -270,6 +263,20 @@ def _sure(told: Statement) -> list[str]:
         said.append(f"{rungs} attempts were made, one after another; each had to pass the same plan.")
     said += [_drift(one) for one in told.get("ledger", ()) if one["mechanism"]]
     return list(dict.fromkeys(said))
+
+
+def _compared(reference: Mapping[str, Any]) -> list[str]:
+    """Return what the readings of a run are held against, and why where that is not what the policy asks for."""
+    count = int(reference.get("models") or 0)
+    if reference.get("mode") == "shadow-band":
+        return [words.HALVES.format(unseen=reference["sentence"], models=count)]
+    beside = {1: "one retrained model", 2: "two retrained models"}.get(count, f"{count} retrained models")
+    said = (
+        f"The readings are held against {beside}: trained anew by the same recipe without the forgotten records."
+        if count
+        else "No retrained reference was available: the readings are held against limits of the policy alone."
+    )
+    return [said, *([reference["in_stead_of"]["text"]] if reference.get("in_stead_of") else [])]
 
 
 def _drift(one: Mapping[str, Any]) -> str:

@@ -164,7 +164,8 @@ def _bounded(gates: Sequence[_Gate], kept: float) -> dict[str, Any]:
 def with_rules(plan: Mapping[str, Any]) -> dict[str, Any]:
     """Return a plan that names the rules it is judged by beside its numbers, so that whoever recomputes a verdict takes those of its day."""
     utility = plan.get("utility")
-    return {**plan, "utility": None if utility is None else {**utility, "besides": "retrained"}, "least_records": EQUIVALENCE_MINIMUM}
+    beside = {} if plan.get("reference") == "shadow-band" else {"besides": "retrained"}  # models of half the records are worse: no measure of use
+    return {**plan, "utility": None if utility is None else {**utility, **beside}, "least_records": EQUIVALENCE_MINIMUM}
 
 
 def none_simulated(reason: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ For a training job the step is `measure`: loss and accuracy on training and held
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -17,13 +18,14 @@ from services.jobs.messages import BASE_FILE, CANDIDATE_FILE, FIGURES_FILE, READ
 from services.learning.cache import records_digest
 from services.learning.data import Split, Splits
 from services.learning.modes import evaluating
-from services.learning.run import derived_seed
+from services.learning.run import Run, derived_seed
 from services.learning.task import Task
 from services.unlearning.method import METHODS
 from services.verification import evaluation, figure
 from services.verification.metric import Models
 from services.verification.outputs import outputs_on, rows_of
-from services.verification.reading import Measured, Reading
+from services.verification.reading import Measured, Reading, Unmeasured
+from services.verification.shadows import Shadows, shadows
 from services.verification.statistics.divergence import jensen_shannon_bits
 
 REFERENCES = {"reference": REFERENCE_FILE, "reference_twin": TWIN_FILE}
@@ -36,11 +38,12 @@ def evaluate(bench: Bench) -> None:
 
     What references took is noted apart from what the readings took: the first is paid once for a dataset version, the second by every job.
     """
-    found = references(bench)
-    models = Models(bench.model(BASE_FILE), bench.model(CANDIDATE_FILE), found.get("reference"), found.get("reference_twin"))
-    started = time.perf_counter()
     plan = scored_apart(bench.spec.plan, _notes(bench))
     task, run = evaluation.shared(plan, bench.task, bench.run("evaluate", bench.spec.seeds.evaluate))
+    found = references(bench, run)
+    beside = (found.retrained.get("reference"), found.retrained.get("reference_twin"), found.unseen)
+    models = Models(bench.model(BASE_FILE), bench.model(CANDIDATE_FILE), *beside)
+    started = time.perf_counter()
     measured = evaluation.evaluate(plan, models, bench.splits, task, run)
     bench.write(READINGS_FILE, json.dumps([reading.as_dict() for reading in measured]))
     bench.write(FIGURES_FILE, json.dumps(figure.drawn(models, bench.splits, task, run, measured)))
@@ -49,16 +52,27 @@ def evaluate(bench: Bench) -> None:
     bench.note(evaluation_seconds=time.perf_counter() - started, metrics={}, judged=bench.digest(CANDIDATE_FILE), drift=moved)
 
 
-def references(bench: Bench) -> dict[str, nn.Module]:
-    """Return the models that the plan's readings are held against, trained now or kept from before; note the seconds that took, and which it was."""
-    started = time.perf_counter()
-    found: dict[str, nn.Module] = {}
-    if bench.spec.plan["reference"] == "retrained":
-        found = {purpose: _retrained(bench, purpose, file) for purpose, file in REFERENCES.items()}
+@dataclass(frozen=True, slots=True)
+class References:
+    """What readings are held against: retrained models by purpose, or models on random halves of the records."""
+
+    retrained: Mapping[str, nn.Module] = field(default_factory=dict[str, nn.Module])
+    unseen: Shadows | None = None
+
+
+def references(bench: Bench, run: Run) -> References:
+    """Return the models that the plan's readings are held against, trained now or kept from before; note the seconds that took, and which it was.
+
+    Models that attacks of the plan ask for are trained here too, under `run`, which the evaluation goes on with. Raises what training raises.
+    """
+    started, plan = time.perf_counter(), bench.spec.plan
+    retrained = {purpose: _retrained(bench, purpose, file) for purpose, file in REFERENCES.items()} if plan["reference"] == "retrained" else {}
+    halves = {number: shadows(bench.splits, bench.task, run, models=number) for number in sorted(evaluation.shadows_asked(plan))}
+    if retrained or halves:
         bench.note_cache()
-    if found:
         bench.note(reference_seconds=time.perf_counter() - started, reference_from=_whence(bench))
-    return found
+    unseen = halves[int(plan["reference_models"])] if plan["reference"] == "shadow-band" else None
+    return References(retrained, None if isinstance(unseen, Unmeasured) else unseen)
 
 
 def _whence(bench: Bench) -> Literal["trained", "cache"]:

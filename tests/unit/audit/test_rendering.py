@@ -206,6 +206,16 @@ def test_a_page_says_what_the_references_took_and_whether_they_were_trained_for_
     assert facts["Time"] == f"method 1.250 s, tests 2.000 s, {shown_as}"
 
 
+def test_a_page_says_with_what_models_the_readings_are_compared_and_when_others_took_their_place() -> None:
+    halves = page_of(statement(plan={"reference": "shadow-band", "reference_models": 8}), digest="ab", figures={})["sure"]
+    instead = page_of(statement(plan={"reference_in_stead": {"asked": "shadow-band", "why": "class"}}), digest="ab", figures={})["sure"]
+
+    assert "compared with models that had not seen the record, not with a retrain: 8 models" in halves[0]
+    assert not any("trained anew" in said for said in halves)
+    assert "two retrained models" in instead[0]
+    assert instead[1].endswith("of which every random half of the records holds a part.")
+
+
 def test_numbers_and_times_are_written_for_readers() -> None:
     assert shown("accuracy", "0.0895") == "9.0\N{NO-BREAK SPACE}%"
     assert shown("mia_v2", "0.5000") == "0.500"

@@ -76,7 +76,8 @@ def compose(session: Session, work: Work, *, roles: dict[str, int]) -> dict[str,
     guarantees: list[str] = (entry.facts.get("guarantees") if entry is not None else None) or [str(guarantee)]
     planned = [gated(entry, counts) for entry in (*readings, *of_what_is_left(readings, work.model.task, guarantees))]
     if reference != "none":
-        found: dict[str, Any] = power.simulated(planned, utility=utility, level=level, alpha=alpha / looks, known=known(session, work, roles))
+        beside = known(session, work, roles, halves=reference == SHADOW_BAND)
+        found: dict[str, Any] = power.simulated(planned, utility=utility, level=level, alpha=alpha / looks, known=beside)
     else:
         found = {"readings": planned, "power": power.none_simulated("there is no retrained model to compare with")}
     body = {
@@ -121,13 +122,13 @@ def reference_of(work: Work, asked: str, *, guarantee: str) -> tuple[str, dict[s
     return (asked, None) if why is None else ("retrained", {"asked": asked, "why": why})
 
 
-def known(session: Session, work: Work, roles: Mapping[str, int]) -> power.Known:
-    """Return what is known of a job before its run."""
+def known(session: Session, work: Work, roles: Mapping[str, int], *, halves: bool = False) -> power.Known:
+    """Return what is known of a job before its run; `halves`: it is held against models on random halves of the records, of which no verdict is known."""
     shares = repository.measured_shares(session, work.base.id) if work.base is not None and work.model.task == "classification" else (None, None)
     kind = "class" if work.request_kind == "class" else "records"
     classes = int(architecture.parameters_of(work.base, work.model.architecture_params).get("outputs") or 0)
-    earlier = power.earlier_of(repository.earlier_readings(session, work.model.id, request_kind=kind))
-    return power.Known(roles, "range" if work.of_range else kind, classes, *shares, earlier)
+    earlier = {} if halves else power.earlier_of(repository.earlier_readings(session, work.model.id, request_kind=kind))
+    return power.Known(roles, "range" if work.of_range else kind, classes, *shares, earlier, halves)
 
 
 def papers_of(session: Session, readings: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -17,6 +17,7 @@ WITH_OPTIONS = {
     "audit": "what a method leaves behind of what it forgot, by many runs and by canaries",
     "auto": "what becomes of requests that leave the method open",
     "speed": "how fast the methods are",
+    "worth": "what forgetting costs with its evidence, beside one retraining",
     "log": "the audit log at scale",
     "table": "tables of the lines of the methods bench, from FILE…",
     "applicability": "the page of what kinds of data the methods serve",

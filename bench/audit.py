@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     METHODS.discover("services.unlearning.methods")
     console = Console(stderr=True, width=150)
     try:
-        held = cheat_worlds.noisy() if options.data == "noisy_digits" else sets.load(options.data)
+        held = cheat_worlds.mislabelled("noisy_digits") if options.data == "noisy_digits" else sets.load(options.data)
     except sets.DataMissing as missing:
         console.print(f"[red]{missing}[/red]", highlight=False)
         return 1

@@ -7,22 +7,29 @@ from pathlib import Path
 import torch
 
 from bench import gan, language, real_sets, regression, sets
-from bench.methods import World, prepare, printing_run, trained
-from services.learning.data import Splits
+from bench.methods import World, cut, prepare, printing_run, trained
+from services.learning.data import Split, Splits
 from services.learning.task import Task
+from services.learning.tasks.classification import Classification
 from services.learning.tasks.image_generation import ImageGeneration
+from services.verification.outputs import joined
 
 NOISE = 0.2
+PEOPLE, ALIKE, PIXEL_NOISE = 100, 5, 12.0
 BY_HEART = 40  # passes after which a GPT of this size knows such answers word for word (docs/benchmarks/language.md)
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One request. `make` takes a seed and the cache; it raises DataMissing. `shipped`: its data come with scikit-learn. `counts`: of records, see `foreseen`."""
+    """One request. `make` takes a seed and the cache; it raises DataMissing. `shipped`: its data come with scikit-learn. `counts`: of records, see `foreseen`.
+
+    One that is `aside` is judged where it is asked for by name alone.
+    """
 
     make: Callable[[int, Path], World]
     shipped: bool = False
     counts: tuple[int, ...] = ()
+    aside: bool = False
 
 
 def digits_class(seed: int, cache: Path) -> World:
@@ -30,19 +37,38 @@ def digits_class(seed: int, cache: Path) -> World:
     return prepare(sets.load("digits"), "class", seed, cache=cache)
 
 
-def noisy() -> sets.Bench:
-    """Return the digits with a fifth of the training labels wrong, so that whoever trains on them learns them by heart."""
+def noisy_digits(seed: int, cache: Path) -> World:
+    """Return 500 of the digits, of which a fifth is labelled wrong in training, so that whoever trains on them learns them by heart."""
+    return prepare(mislabelled("noisy_digits"), "subset", seed, cache=cache, count=500)
+
+
+def mislabelled(name: str) -> sets.Bench:
+    """Return the digits with a fifth of the training labels wrong, and a recipe that learns them by heart."""
     held = sets.load("digits")
     generator = torch.Generator().manual_seed(17)
     wrong = torch.rand(len(held.train), generator=generator) < NOISE
     shift = torch.randint(1, held.classes, (len(held.train),), generator=generator)
     labels = torch.where(wrong, (held.train.y + shift) % held.classes, held.train.y)
-    return replace(held, name="noisy_digits", train=replace(held.train, y=labels), recipe=held.recipe.model_copy(update={"epochs": 60}))
+    return replace(held, name=name, train=replace(held.train, y=labels), recipe=held.recipe.model_copy(update={"epochs": 60}))
 
 
-def noisy_digits(seed: int, cache: Path) -> World:
-    """Return 500 of the digits with wrong labels."""
-    return prepare(noisy(), "subset", seed, cache=cache, count=500)
+def alike_digits(seed: int, cache: Path) -> World:
+    """Return those of the digits, of whom a hundred people with five like records each are to be forgotten."""
+    held, alike, others = people_alike()
+    splits = replace(cut(held, "subset", seed, count=len(alike)), forget=alike, retain=others)
+    return assembled(held, "subset", seed, Classification(held.classes), splits, cache)
+
+
+def people_alike() -> tuple[sets.Bench, Split, Split]:
+    """Return the digits with the first hundred of them five times, differing by noise alone: who learned one of them knows the others; and both parts."""
+    held, generator = mislabelled("alike_digits"), torch.Generator().manual_seed(5)
+    people, others = (held.train.take(rows) for rows in torch.arange(len(held.train)).split([PEOPLE, len(held.train) - PEOPLE]))
+    alike = people
+    for number in range(1, ALIKE):
+        noise = torch.randn(people.x.shape, generator=generator) * PIXEL_NOISE
+        pixels = (people.x.float() + noise).round().clamp(0, 255).to(torch.uint8)
+        alike = joined(alike, replace(people, x=pixels, ids=tuple(f"{name}-{number}" for name in people.ids)))
+    return replace(held, train=joined(alike, others)), alike, others
 
 
 def small_images(name: str, kind: str, count: int | None = None) -> Callable[[int, Path], World]:
@@ -102,6 +128,7 @@ COUNTS = (16, 50, 100, 200, 500, 1000)
 SCENES = {
     "digits": Scene(digits_class, shipped=True),
     "noisy_digits": Scene(noisy_digits, shipped=True, counts=COUNTS[:-1]),
+    "alike_digits": Scene(alike_digits, shipped=True, aside=True),
     "fashion_class": Scene(small_images("fashion_mnist", "class")),
     "fashion_records": Scene(small_images("fashion_mnist", "subset", 500), counts=COUNTS),
     "mnist_class": Scene(small_images("mnist", "class")),

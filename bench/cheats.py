@@ -9,6 +9,7 @@ import argparse
 import copy
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from bench.cheat_worlds import SCENES, Scene
 from bench.fakes import FAKES, trained_on
 from bench.methods import World, cut, plan_of, policy_of
 from services.errors import LetheError
+from services.jobs.steps.reference import MODELS
 from services.learning.run import Run
 from services.learning.task import Task
 from services.tenants.policies import SEEDS, PolicyBody
@@ -31,7 +33,8 @@ from services.unlearning.method import METHODS
 from services.verification import evaluation
 from services.verification.integrity import WeightFacts
 from services.verification.metric import Models
-from services.verification.reading import Measured, Reading
+from services.verification.reading import Measured, Reading, Unmeasured
+from services.verification.shadows import Shadows, shadows
 from services.verification.verdict import IntegrityFacts, Verdict, judge
 
 QUICK = ("digits", "digit_angle")
@@ -78,6 +81,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench cheats", description="Judge fakes and honest models by the same plans.")
     parser.add_argument("--data", default="all", help=f"all, shipped (with scikit-learn), or names with commas between them: {', '.join(SCENES)}")
     parser.add_argument("--policy", choices=("fitting", *sorted(SEEDS)), default="gdpr-default", help="`fitting` is `demo` for small sets")
+    parser.add_argument("--reference", choices=("retrained", "shadow-band"), default="retrained", help="what the readings are held against")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--honest", type=int, default=4, help="retrained models with fresh seeds for each request")
@@ -88,7 +92,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=Path(".lethe") / "bench")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
-    groups = {"all": list(SCENES), "shipped": [name for name, scene in SCENES.items() if scene.shipped]}
+    usual = {name: scene for name, scene in SCENES.items() if not scene.aside}
+    groups = {"all": list(usual), "shipped": [name for name, scene in usual.items() if scene.shipped]}
     options.data = groups.get(options.data) or options.data.split(",")
     options.fakes = {"all": list(FAKES), "none": []}.get(options.fakes, options.fakes.split(","))
     unknown = [*(name for name in options.data if name not in SCENES), *(name for name in options.fakes if name not in FAKES)]
@@ -110,19 +115,35 @@ class Audit:
     plan: Mapping[str, Any]
     task: Task
     run: Run
+    unseen: Shadows | None = None
 
     @classmethod
     def of(cls, world: World, policy: PolicyBody) -> "Audit":
         """Plan the audit as a policy asks; what is only printed is left out, since no verdict hangs on it."""
         plan = plan_of(world, policy)
         plan["readings"] = [quiet(entry) for entry in plan["readings"] if entry["gate"]]
-        return cls(world, plan, *evaluation.shared(plan, world.task, world.run("evaluate")))
+        unseen = None
+        if plan["reference"] == "shadow-band":
+            found = shadows(world.splits, world.task, world.run("shadows"), models=MODELS)
+            if isinstance(found, Unmeasured):
+                sys.exit(f"no models on random halves can be trained: {found.reason}")
+            unseen = found
+        return cls(world, plan, *evaluation.shared(plan, world.task, world.run("evaluate")), unseen)
 
     def columns(self, model: nn.Module) -> dict[str, Any]:
         """Return what is found of a model that claims to be the work of an approximate method."""
         models = Models(self.world.original, model, self.world.retrained, self.world.twin)
+        if self.unseen is not None:
+            models = Models(self.world.original, model, unseen=self.unseen)
         readings = evaluation.evaluate(self.plan, models, self.world.splits, self.task, self.run)
         return {**shown(judge(self.plan, readings, facts(self.world, model))), "differences": differences(readings)}
+
+
+def referred(policy: PolicyBody, reference: str, world: World) -> PolicyBody:
+    """Return a policy with another mode of reference, where the request knows it: no random half is without a class."""
+    if reference == "shadow-band" and (world.kind == "class" or world.splits.span is not None or world.task.name != "classification"):
+        sys.exit("models on random halves say nothing of a class, of a range or of another task than classification")
+    return policy.model_copy(update={"verification": policy.verification.model_copy(update={"reference": reference})})
 
 
 def quiet(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,9 +154,10 @@ def quiet(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def judged(world: World, scene: Scene, data: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield a row for every plan that is only foreseen, for every fake that makes sense for the request, and for the retrained models."""
-    policy = policy_of(world) if options.policy == "fitting" else SEEDS[options.policy]
+    policy = referred(policy_of(world) if options.policy == "fitting" else SEEDS[options.policy], options.reference, world)
     audit = Audit.of(world, policy)
     common = {"bench": "cheats", "task": world.task.name, "data": data, "kind": world.splits.kind, "seed": world.seed, "policy": options.policy}
+    common |= {"reference": policy.verification.reference}
     yield from foreseen(world, scene, policy, common)
     common |= {"records": len(world.splits.forget), "plan": chances(audit.plan)}
     for name in [name for name in options.fakes if FAKES[name].fits(world)]:

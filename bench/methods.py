@@ -307,7 +307,8 @@ def plan_of(world: World, policy: PolicyBody) -> dict[str, Any]:
     readings = [gated(entry, counts) for entry in listed]
     seeds = {name: derived_seed(world.seed, name) % 2**31 for name in ("train", "unlearn", "evaluate")}
     judged = {"level": document["level"], "alpha": document["alpha"], "utility": utility}
-    foreseen = power.simulated(readings, **judged, known=known_of(world))
+    known = replace(known_of(world), halves=document["reference"] == "shadow-band")
+    foreseen = power.simulated(readings, **judged, known=known)
     return power.with_rules({**judged, **foreseen, "reference": document["reference"], "seeds": seeds, "batch_size": 1024, "request_kind": kind})
 
 

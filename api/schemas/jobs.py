@@ -1,6 +1,6 @@
 """Bodies of jobs."""
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
@@ -9,8 +9,24 @@ from api.schemas.ids import JobId, ModelId, TargetId
 from services.requests import views
 
 
+class TookOut(Out):
+    """Seconds of an unlearning job: its method, the models that the tests compare with, the tests; and of one retraining, where it made one.
+
+    `reference_from`: those models were `trained` now, as for the first request on a dataset version, or come from the `cache`.
+    """
+
+    method_seconds: str | None
+    reference_seconds: str | None
+    evaluation_seconds: str | None
+    retrain_seconds: str | None
+    reference_from: Literal["trained", "cache"] | None
+
+
 class JobOut(Out):
-    """A job. When `done`, exactly one of `result` and `error` is set. A purge may be `candidate_of` a job: of what that put and did not publish."""
+    """A job. When `done`, exactly one of `result` and `error` is set. A purge may be `candidate_of` a job: of what that put and did not publish.
+
+    `took` stands from the end of the method on, whatever becomes of the job.
+    """
 
     id: JobId
     kind: str
@@ -43,6 +59,7 @@ class JobOut(Out):
     cancel_requested_at: Moment | None
     created_at: Moment
     finished_at: Moment | None
+    took: TookOut | None = None
 
     @classmethod
     def of(cls, view: views.JobView) -> Self:

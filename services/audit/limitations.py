@@ -10,9 +10,14 @@ from services.audit.runs import Run, Subject, deciding
 from services.db.tables import DeletionRequest, ReadingRow
 
 SMALL_BATCH = 16
+SHADOW_BAND = "shadow-band"
+"""The mode of reference in which readings are held against models on random halves of the records."""
 
 LIMITATIONS = {
     "no_retrained_reference": "No retrained reference was available; the readings are compared with nothing that never saw the records.",
+    "models_on_halves": "The readings are compared with models that had not seen the record, not with a retrain. Each learned from a random half of the "
+    "records: it knows less than a retrained model would, which is allowed for by what held-out records show of it, and it may have seen like records "
+    "of the same request, so that what the new model still knows by those can be missed.",
     "power_too_low": "With {n} forgotten records the tests cannot notice a small difference.",
     "power_unknown": "What the tests could tell was not simulated before the run, since it is not known how far two retrained models differ in {gates}.",
     "attack_power": "The attack {name} would have called out a difference of {detectable} and no smaller one; its limit is {epsilon}.",
@@ -50,8 +55,12 @@ ON_CONDITION = {
 
 
 def limitations(request: DeletionRequest, subjects: Sequence[Subject], runs: Sequence[Run], *, witnessed: bool) -> list[dict[str, str]]:
-    """Return the limitations that hold, each with its code and text; first that there was no reference, if there was none."""
-    first = [_entry("no_retrained_reference")] if any(run.plan is not None and run.plan_body.get("reference") != "retrained" for run in runs) else []
+    """Return the limitations that hold, each with its code and text; first what the reference was not."""
+    modes = {str(run.plan_body.get("reference")) for run in runs if run.plan is not None}
+    first = [
+        *([_entry("no_retrained_reference")] if modes - {"retrained", SHADOW_BAND} else []),
+        *([_entry("models_on_halves")] if SHADOW_BAND in modes else []),
+    ]
     last = deciding(runs)
     readings = [row for run in last for row in run.readings]
     return [

@@ -108,19 +108,27 @@ def _step(run: Mapping[str, Any], number: int, verdict: str | None) -> JSON:
     timing = [
         f"method {run['method_seconds']} s" if run["method_seconds"] else "",
         f"tests {run['evaluation_seconds']} s" if run["evaluation_seconds"] else "",
+        _references_took(run),
     ]
-    beside = f"training the retrained reference {run['retrain_seconds']} s" if run["retrain_seconds"] else ""
     facts = [
         ["Claim", f"{name}. {meaning}".strip()],
         ["Why this method", str((run["choice"] or {}).get("reason", NONE))],
         ["Ran", f"{moment(run['started'], pattern=TO_THE_SECOND)} to {moment(run['ended'], pattern=TO_THE_SECOND)}"],
-        ["Time", ", ".join(part for part in (*timing, beside) if part) or NONE],
+        ["Time", ", ".join(part for part in timing if part) or NONE],
     ]
     return {
         "heading": f"{number}. {words.METHODS.get(run['method'], words.plainly(str(run['method'])))}",
         "state": words.plainly("inconclusive" if (run["state"], verdict) == ("failed", "inconclusive") else run["state"]),
         "facts": facts,
     }
+
+
+def _references_took(run: Mapping[str, Any]) -> str:
+    """Return what the models that the readings are held against took: trained for this run, or kept from an earlier one; older reports tell less."""
+    one = f", one of them {run['retrain_seconds']} s" if run["retrain_seconds"] else ""
+    if run.get("reference_seconds"):
+        return f"{words.REFERENCES_FROM[run['reference_from']]} {run['reference_seconds']} s{one}"
+    return f"training the retrained reference {run['retrain_seconds']} s" if run["retrain_seconds"] else ""
 
 
 def _versions(told: Statement) -> Rows:
@@ -236,14 +244,7 @@ def _sure(told: Statement) -> list[str]:
     """Return how far what was found carries, one thought a paragraph."""
     said: list[str] = []
     for block in _deciding(told):
-        reference = block["reference"]
-        count = int(reference.get("models") or 0)
-        beside = {1: "one retrained model", 2: "two retrained models"}.get(count, f"{count} retrained models")
-        said.append(
-            f"The readings are held against {beside}: trained anew by the same recipe without the forgotten records."
-            if count
-            else "No retrained reference was available: the readings are held against limits of the policy alone."
-        )
+        said += _compared(block["reference"])
         said += _power(block["plan"]["body"].get("power") or {})
         looks = int(block["plan"]["body"].get("looks") or 1)
         if looks > 1:
@@ -262,6 +263,20 @@ def _sure(told: Statement) -> list[str]:
         said.append(f"{rungs} attempts were made, one after another; each had to pass the same plan.")
     said += [_drift(one) for one in told.get("ledger", ()) if one["mechanism"]]
     return list(dict.fromkeys(said))
+
+
+def _compared(reference: Mapping[str, Any]) -> list[str]:
+    """Return what the readings of a run are held against, and why where that is not what the policy asks for."""
+    count = int(reference.get("models") or 0)
+    if reference.get("mode") == "shadow-band":
+        return [words.HALVES.format(unseen=reference["sentence"], models=count)]
+    beside = {1: "one retrained model", 2: "two retrained models"}.get(count, f"{count} retrained models")
+    said = (
+        f"The readings are held against {beside}: trained anew by the same recipe without the forgotten records."
+        if count
+        else "No retrained reference was available: the readings are held against limits of the policy alone."
+    )
+    return [said, *([reference["in_stead_of"]["text"]] if reference.get("in_stead_of") else [])]
 
 
 def _drift(one: Mapping[str, Any]) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 import rfc8785
 
 from services.audit import figure_forms, overview
-from services.audit.limitations import LIMITATIONS, limitations, not_tested
+from services.audit.limitations import LIMITATIONS, SHADOW_BAND, limitations, not_tested
 from services.audit.runs import Chain, Conduct, Run, Subject, Told, deciding
+from services.audit.words import UNSEEN, in_stead
 from services.db.destruction import Fate
 from services.db.tables import DeletionRequest, ModelVersion, Policy, ReadingRow
 
@@ -204,6 +205,8 @@ def _processing(run: Run) -> dict[str, Any]:
         "ended": stamp(run.job.finished_at),
         "method_seconds": seconds(made.get("method_seconds")),
         "evaluation_seconds": seconds(evaluated.get("evaluation_seconds")),
+        "reference_seconds": seconds(evaluated.get("reference_seconds")),
+        "reference_from": evaluated.get("reference_from"),
         "retrain_seconds": seconds(evaluated.get("retrain_seconds")),
         "attempts": len(run.attempts),
         "rung": run.job.rung,
@@ -232,11 +235,17 @@ def _verification(run: Run, policy: Policy) -> dict[str, Any]:
 
 def _reference(run: Run, body: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the readings are compared with; models that were kept from an earlier evaluation are named by their keys."""
-    seed = (body.get("seeds") or {}).get("reference")
+    mode, seeds = body.get("reference"), body.get("seeds") or {}
+    seed = seeds.get("shadows" if mode == SHADOW_BAND else "reference")
     floors = {f"{row.name}/{row.split}": row.band["floor"] for row in run.readings if row.band and row.band.get("floor") is not None}
-    facts: dict[str, Any] = {"mode": body.get("reference"), "models": 2 if body.get("reference") == "retrained" else 0}
-    facts |= {"seeds": [] if seed is None else [str(seed)], "floor": dict(sorted(floors.items()))}
-    keys = [entry["key"] for entry in run.told("evaluate").get("derived", []) if entry["kind"] == "reference" and entry["hit"]]
+    count = 2 if mode == "retrained" else int(body.get("reference_models") or 0)
+    facts: dict[str, Any] = {"mode": mode, "models": count, "seeds": [] if seed is None else [str(seed)], "floor": dict(sorted(floors.items()))}
+    if body.get("reference_in_stead"):
+        facts["in_stead_of"] = {**body["reference_in_stead"], "text": in_stead(body["reference_in_stead"])}
+    kind = "shadow" if mode == SHADOW_BAND else "reference"
+    keys = [entry["key"] for entry in run.told("evaluate").get("derived", []) if entry["kind"] == kind and entry["hit"]]
+    if mode == SHADOW_BAND:
+        return {**facts, "sentence": UNSEEN, **({"cache_keys": keys} if keys else {})}
     return {**facts, "mode": "retrained-cached", "cache_keys": keys} if keys else facts
 
 

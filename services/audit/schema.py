@@ -113,7 +113,7 @@ class Scope(Part):
 
 
 class Processing(Part):
-    """How one job ran."""
+    """How one job ran. Seconds of the method, of the references and of the readings are apart; references are trained once, or come from the cache."""
 
     model: str | None
     job: str
@@ -134,6 +134,8 @@ class Processing(Part):
     ended: Moment | None
     method_seconds: Decimal | None
     evaluation_seconds: Decimal | None
+    reference_seconds: Decimal | None = None
+    reference_from: Literal["trained", "cache"] | None = None
     retrain_seconds: Decimal | None
     attempts: Count
     rung: Count

@@ -155,6 +155,31 @@ DRIFT_PARTS: Mapping[str, str] = {
 }
 """What a page says of how far edits have moved a model."""
 
+UNSEEN = "compared with models that had not seen the record, not with a retrain"
+"""What a report says of a reference of models on random halves of the records."""
+HALVES = (
+    "The readings are {unseen}: {models} models were trained by the same recipe, each on a random half of the records, and each reading rests on those "
+    "that had not seen the record. They learned from fewer records than the new model did; what it should keep is held against the original alone."
+)
+IN_STEAD = {
+    "class": "the request forgets a class, of which every random half of the records holds a part",
+    "range": "the request forgets a range of targets, of which every random half of the records holds a part",
+    "entity": "the request forgets an entity, of which every random half of the records may speak",
+    "person": "the request forgets a person with several records, of which every random half of the records may hold some",
+    "task": "the model's task has no classes",
+    "exact": "the method is exact, and what it may cost in use is what retraining costs",
+}
+"""Why retrained models stand in the stead of models on random halves."""
+
+
+def in_stead(told: Mapping[str, str]) -> str:
+    """Return why readings are held against retrained models although the policy asks for models on random halves of the records."""
+    return f"The policy asks for models that had not seen the record; retrained models took their place, since {IN_STEAD[told['why']]}."
+
+
+REFERENCES_FROM: Mapping[str, str] = {"trained": "reference models, trained now,", "cache": "reference models, kept from before,"}
+"""Where the models that the readings are held against came from."""
+
 METHODS: Mapping[str, str] = {"retrain": "retraining without the records"}
 
 DISPOSITIONS: Mapping[str, str] = {

@@ -126,7 +126,7 @@ def yardstick_of(verification: Mapping[str, Any], granularity: Granularity) -> Y
         and reading.get("direction") == "band"
         and reading.get("epsilon")
     ]
-    against = verification.get("reference", "retrained") == "retrained"
+    against = verification.get("reference", "retrained") != "none"
     return Yardstick(min(bands), float(verification.get("level", 0.9))) if bands and against else None
 
 

@@ -102,6 +102,18 @@ class Work:
         return self._kinds == {"target_range"}
 
     @property
+    def beyond_records(self) -> str | None:
+        """What a request of the batch names beside single records: `class`, `range`, `entity`, or a `person` with several; None where none does.
+
+        Records of one person may be alike, so that a model knows one by the others.
+        """
+        named = {"class_labels": "class", "target_range": "range", "entity": "entity"}
+        other = next((named.get(kind, kind) for kind in sorted(self._kinds - {"records", "subject"})), None)
+        people = {request.id for request in self.requests if request.scope.get("kind") == "subject"}
+        several = any(target.records > 1 for target in self.targets if target.request_id in people)
+        return other or ("person" if several else None)
+
+    @property
     def _kinds(self) -> set[str]:
         return {str(request.scope.get("kind")) for request in self.requests}
 

@@ -8,7 +8,7 @@ from services.catalogue import service as catalogue
 from services.catalogue.gentler import gentler
 from services.jobs import repository
 from services.jobs.repository import Work
-from services.requests.estimates import REFERENCES, seconds_of
+from services.requests.estimates import seconds_of, trainings
 
 RETRAIN = "retrain"
 
@@ -31,7 +31,7 @@ def too_late(session: Session, work: Work, names: Collection[str]) -> dict[str, 
     tried = [name for name in names if name != RETRAIN]
     if no_retrain(work) is not None or not tried or work.job.due_at is None:
         return {}
-    references = REFERENCES if work.policy is not None and work.policy.verification.get("reference", "retrained") == "retrained" else 0
+    references = 0 if work.policy is None else trainings(str(work.policy.verification.get("reference", "retrained")), work.granularity)
     classes, forget = len(work.labels), sum(target.records for target in work.targets)
 
     def cost_s(method: str) -> float:

@@ -18,7 +18,8 @@ OVERHEAD_S = 10.0
 UNKNOWN_S = 60.0
 TRAINING_STEP = 3.0
 """A training step costs as much as three forward passes."""
-REFERENCES = 2
+REFERENCES: Mapping[str, int] = {"retrained": 2, "shadow-band": 4, "none": 0}
+"""Whole trainings that each mode of reference takes where none of its models is kept: two retrained models, or eight on half of the records."""
 
 Basis = Literal["past runs", "cost model", "default"]
 
@@ -44,9 +45,14 @@ def estimate(session: Session, one: Tainted, plan: MethodPlan | None, located: L
     """
     if plan is None:
         return 0.0, "cost model"
-    references = REFERENCES if policy.verification.reference == "retrained" and not located.zero_shot else 0
+    references = 0 if located.zero_shot else trainings(policy.verification.reference, located.granularity)
     counts = {"classes": len(located.labels), "forget": len(located.hits), "references": references}
     return seconds_of(session, one.model_id, plan.method, **counts, share=plan.share)
+
+
+def trainings(reference: str, granularity: str) -> int:
+    """Return how many whole trainings the references of a request take; models on halves say nothing of a class or an entity: it has retrained ones."""
+    return REFERENCES["retrained" if reference == "shadow-band" and granularity != "records" else reference]
 
 
 def seconds_of(

@@ -27,7 +27,7 @@ def needed(
     if weights == 0 or base is None:
         return None
     fact: Mapping[str, Any] = (entry.facts.get("memory") if entry is not None else None) or {}
-    retrained = policy.verification.reference == "retrained" and not located.zero_shot
+    retrained = policy.verification.reference != "none" and not located.zero_shot
     recipe = base.recipe if retrained or (entry is not None and "recipe" in entry.needs) else None
     architecture = (manifest.get("architecture") or {}).get("parameters") or {}
     return Need(

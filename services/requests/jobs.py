@@ -1,6 +1,7 @@
 """Jobs as a client sees them: read, list, cancel."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -14,7 +15,7 @@ from services.errors import Conflict, NotFound, TooLateToCancel
 from services.requests import repository
 from services.requests.forms import JobFilters, Key
 from services.requests.states import JOB, TARGET, allowed, following, terminal
-from services.requests.views import AttemptView, JobView, StepView
+from services.requests.views import AttemptView, JobView, StepView, TookView
 from services.tenants.caller import Caller
 
 log = structlog.get_logger()
@@ -77,6 +78,20 @@ def cancel(session: Session, job_id: UUID, *, caller: Caller, clock: Clock) -> J
     return read(session, job_id)
 
 
+def took(state: Mapping[str, Any]) -> TookView | None:
+    """Return what the steps of a job took so far, as its stored `state` tells it; None before its method has run."""
+    steps: Mapping[str, Any] = state.get("steps") or {}
+    made, judged = ((steps.get(name) or {}).get("run") or {} for name in ("unlearn", "evaluate"))
+    if made.get("method_seconds") is None:
+        return None
+    names = ("reference_seconds", "evaluation_seconds", "retrain_seconds")
+    return TookView(_decimal(made["method_seconds"]), *(_decimal(judged.get(name)) for name in names), reference_from=judged.get("reference_from"))
+
+
+def _decimal(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3f}"
+
+
 def _job(session: Session, job_id: UUID, *, lock: bool = False) -> Job:
     found = repository.job(session, job_id, lock=lock)
     if found is None:
@@ -121,6 +136,7 @@ def _views(session: Session, rows: Sequence[Job]) -> list[JobView]:
             cancel_requested_at=row.cancel_requested_at,
             created_at=row.created_at,
             finished_at=row.finished_at,
+            took=took(row.step_state or {}),
             lease_until=row.lease_until,
         )
         for row in rows

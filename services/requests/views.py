@@ -205,6 +205,20 @@ class DryRun:
 
 
 @dataclass(frozen=True, slots=True)
+class TookView:
+    """What an unlearning job took, in seconds as decimal strings: its method, the references, the readings; and one retraining, where it made one.
+
+    `reference_from`: the references were `trained` by this job, as the first on a dataset version does, or came from the `cache`.
+    """
+
+    method_seconds: str | None
+    reference_seconds: str | None
+    evaluation_seconds: str | None
+    retrain_seconds: str | None
+    reference_from: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class JobView:
     """A job. `result` and `error` exclude each other; both are None until `done`. `candidate_job_id`: whose unpublished files a purge destroys."""
 
@@ -242,6 +256,7 @@ class JobView:
     created_at: datetime
     finished_at: datetime | None
     lease_until: datetime | None
+    took: TookView | None = None
 
 
 @dataclass(frozen=True, slots=True)

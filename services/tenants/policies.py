@@ -106,7 +106,7 @@ class VerificationBody(Document):
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
     utility: Utility = Utility()
     without_data: WithoutData = WithoutData()
-    reference: Literal["retrained", "none"] = "retrained"
+    reference: Literal["retrained", "shadow-band", "none"] = "retrained"
     by_task: dict[OwnTask, tuple[ReadingSpec, ...]] = Field(default_factory=dict[OwnTask, tuple[ReadingSpec, ...]])
     """Readings for tasks other than classification, in place of those of `BY_TASK`."""
 

@@ -20,6 +20,7 @@ from services.verification.attack import ATTACKS
 from services.verification.metric import METRICS, Metric, Models
 from services.verification.outputs import NO_REFERENCE
 from services.verification.reading import Measured, Number, Reading, Unmeasured
+from services.verification.reference_attack import ReferenceAttack
 
 UTILITY = ("metric", "accuracy", "retain_test")
 
@@ -137,6 +138,17 @@ def shared(plan: Mapping[str, Any], task: Task, run: Run, models: Models | None 
     return cached, own
 
 
+def shadows_asked(plan: Mapping[str, Any]) -> set[int]:
+    """Return how many models on random halves of the records the readings of a plan ask for, and its reference, each number once.
+
+    Raises as `component_of` does.
+    """
+    discover()
+    asked = {int(plan.get("reference_models", 0))} if plan.get("reference") == "shadow-band" else set[int]()
+    components = [component_of(entry, float(plan.get("level", 0.90))) for entry in plan["readings"]]
+    return asked | {int(one.parameters.models) for one in components if isinstance(one, ReferenceAttack)}
+
+
 def evaluate(plan: Mapping[str, Any], models: Models, data: Splits, task: Task, run: Run) -> list[Measured]:
     """Return every reading of the plan, in its order, and retained accuracy last where the plan sets a utility floor without listing it.
 
@@ -186,9 +198,14 @@ def _measured(entry: Mapping[str, Any], component: Metric, models: Models, data:
             return refused
         return component.difference(models, data, task, run, split=split, versus=model)
 
-    reference = taken_on(models.retrained)
     direction = entry.get("direction", component.direction)
+    reference: Number = taken_on(models.retrained)
+    paired = compared_to(models.retrained)
     twin = taken_on(models.retrained_twin) if direction == "band" and models.retrained_twin is not None else None
+    floor = abs(twin.value - reference.value) if isinstance(twin, Reading) and isinstance(reference, Reading) else None
+    if models.unseen is not None and split == "forget_train" and refused is None:
+        found = component.beside_unseen(models, data, task, run, split=split, unseen=models.unseen)
+        reference, paired, floor = (found, found, None) if isinstance(found, Unmeasured) else (found.reference, found.paired, found.floor)
     return Measured(
         kind=entry["kind"],
         name=entry["name"],
@@ -196,12 +213,12 @@ def _measured(entry: Mapping[str, Any], component: Metric, models: Models, data:
         before=taken_on(models.original),
         after=taken_on(models.unlearned),
         reference=reference,
-        paired=compared_to(models.retrained),
+        paired=paired,
         direction=direction,
         epsilon=float(entry.get("epsilon") or 0.0),
         gate=gate,
         change=None if split.startswith("forget") else compared_to(models.original),
-        floor=abs(twin.value - reference.value) if isinstance(twin, Reading) and isinstance(reference, Reading) else None,
+        floor=floor if direction == "band" else None,
         leak_side=component.leak_side,
     )
 

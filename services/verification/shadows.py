@@ -15,29 +15,59 @@ from services.learning.data import Split, Splits
 from services.learning.run import Run
 from services.learning.task import Task
 from services.learning.training import fit
-from services.verification.outputs import NO_ARCHITECTURE, by_id, generator_of, joined, order_by_id, rows_of
+from services.verification.outputs import NO_ARCHITECTURE, by_id, generator_of, joined, order_by_id, outputs_on, rows_of
 from services.verification.reading import Unmeasured
 from services.verification.statistics.likelihood_ratio import Kept, halves
 from services.verification.statistics.scores import Floats, margins
 
 NO_RECIPE = Unmeasured("no_recipe")
 NO_TRAINING_DATA = Unmeasured("no_training_data_held")
+NOT_KEPT = Unmeasured("not_kept_of_these_records")
 FLIPPED = "/flipped"
 
 
 @dataclass(frozen=True, slots=True)
 class Shadows:
-    """R reference models by what they say: `phi` (R, n) margins, and `keep` (R, n), which record each learned from; columns in the order of `ids`."""
+    """R reference models by what they say: `phi` (R, n) margins, and `keep` (R, n), which record each learned from; columns in the order of `ids`.
+
+    `plain` (R, n) are margins of the records as they are, where `phi` is of all their views, and `right` (R, n) says which the model labels right.
+    """
 
     ids: tuple[str, ...]
     phi: Floats
     keep: Kept
+    plain: Floats
+    right: Kept
 
     def on(self, rows: Split) -> tuple[Floats, Kept]:
         """Return the columns of `rows`, sorted by record id as a model's own outputs are."""
-        place = {name: number for number, name in enumerate(self.ids)}
-        columns = [place[name] for name in sorted(rows.ids)]
+        columns = self._columns(rows)
         return self.phi[:, columns], self.keep[:, columns]
+
+    def unseen_on(self, rows: Split) -> "Unseen | Unmeasured":
+        """Return what the models say of `rows`, sorted by record id, and which of them had not seen each; of rows that are not kept nothing is known."""
+        if not set(rows.ids) <= set(self.ids):
+            return NOT_KEPT
+        columns = self._columns(rows)
+        return Unseen(self.plain[:, columns], self.right[:, columns], ~self.keep[:, columns])
+
+    @property
+    def learned(self) -> float:
+        """How many records a model learned from, in the mean."""
+        return float(self.keep.sum(axis=1).mean())
+
+    def _columns(self, rows: Split) -> list[int]:
+        place = {name: number for number, name in enumerate(self.ids)}
+        return [place[name] for name in sorted(rows.ids)]
+
+
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """What R models say of n records: margins (R, n), whether they are right (R, n), and whether they had not seen the record, `out` (R, n)."""
+
+    margins: Floats
+    right: Kept
+    out: Kept
 
 
 def margins_on(model: nn.Module, rows: Split, task: Task) -> Floats:
@@ -81,17 +111,18 @@ def shadows(data: Splits, task: Task, run: Run, *, models: int) -> Shadows | Unm
     recipe = run.recipe.model_dump(mode="json") if run.recipe is not None else {}
 
     def key() -> dict[str, object]:
-        return {"records": records_digest(seen), "recipe": recipe, "task": task.name, "models": models, "seed": run.seed}
+        return {"keeps": "phi plain right", "records": records_digest(seen), "recipe": recipe, "task": task.name, "models": models, "seed": run.seed}
 
     def compute() -> dict[str, Tensor]:
-        return {"phi": torch.from_numpy(np.stack([_trained_on(number, pool, keep, seen, task, run) for number in range(models)]))}
+        said = [_trained_on(number, pool, keep, seen, task, run) for number in range(models)]
+        return {name: torch.from_numpy(np.stack([each[name] for each in said])) for name in ("phi", "plain", "right")}
 
-    phi = run.cache.remember("shadow", key, compute, records=seen.ids)["phi"].cpu().numpy().astype(np.float64)
-    return Shadows(seen.ids, phi, keep)
+    found = {name: tensor.cpu().numpy() for name, tensor in run.cache.remember("shadow", key, compute, records=seen.ids).items()}
+    return Shadows(seen.ids, found["phi"].astype(np.float64), keep, found["plain"].astype(np.float64), found["right"].astype(np.bool_))
 
 
-def _trained_on(number: int, pool: Split, keep: Kept, seen: Split, task: Task, run: Run) -> Floats:
-    """Train one model on its half and return its margins on every row of `seen`, in that order."""
+def _trained_on(number: int, pool: Split, keep: Kept, seen: Split, task: Task, run: Run) -> dict[str, Floats]:
+    """Train one model on its half and return what it says of every row of `seen`, in that order, each (n,): `phi`, `plain` and `right` of Shadows."""
     recipe = run.recipe
     if recipe is None:
         raise ValueError("reference models are trained by the original's recipe, and there is none")
@@ -100,4 +131,8 @@ def _trained_on(number: int, pool: Split, keep: Kept, seen: Split, task: Task, r
     rows = pool.take(torch.from_numpy(np.flatnonzero(keep[number, : len(pool)])))
     fit(model, rows, task, recipe, run, stage=purpose, generator=run.stream(f"{purpose}/order"))
     place = np.argsort(np.array(order_by_id(seen)))
-    return margins_on(model.eval(), seen, task)[place]
+    model.eval()
+    out = outputs_on(model, seen, task)
+    plain = margins(out.z, out.y)
+    phi = plain if len(views(seen)) == 1 else margins_on(model, seen, task)
+    return {name: values[place] for name, values in (("phi", phi), ("plain", plain), ("right", out.right.astype(np.float64)))}

@@ -5,6 +5,7 @@ from typing import Any
 
 REFERENCES = {
     "retrained": "a model retrained without these records",
+    "shadow-band": "models that had not seen the record (not like a retrain)",
     "none": "records that were never trained on",
 }
 

@@ -1,9 +1,14 @@
 """What the suite of fakes tells of its rows, and how many fakes each task has."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from bench import cheat_tables
-from bench.cheats import FAKES, parse
+from bench.cheat_worlds import people_alike
+from bench.cheats import FAKES, parse, referred
+from services.tenants.policies import GDPR_DEFAULT
 from services.verification.statistics.intervals import clopper_pearson
 
 PLAN = {"cannot_pass": False, "retrained_passes": 0.97, "original_fails": 1.0}
@@ -70,3 +75,29 @@ def test_an_unknown_fake_or_set_is_refused():
     for arguments in (["--fakes", "nothing"], ["--data", "nothing"]):
         with pytest.raises(SystemExit):
             parse(arguments)
+
+
+def test_records_may_be_held_against_models_on_halves_and_a_class_may_not():
+    records, of_class = (
+        SimpleNamespace(kind=kind, splits=SimpleNamespace(span=None), task=SimpleNamespace(name="classification")) for kind in ("subset", "class")
+    )
+
+    assert referred(GDPR_DEFAULT, "shadow-band", records).verification.reference == "shadow-band"
+    assert referred(GDPR_DEFAULT, "retrained", of_class).verification.reference == "retrained"
+    with pytest.raises(SystemExit, match="say nothing of a class"):
+        referred(GDPR_DEFAULT, "shadow-band", of_class)
+
+
+def test_a_request_that_stands_aside_is_judged_by_name_alone():
+    assert parse(["--data", "alike_digits"]).data == ["alike_digits"]
+    assert not {"alike_digits"} & {*parse([]).data, *parse(["--data", "shipped"]).data}
+
+
+def test_people_with_like_records_have_five_each_of_one_label_that_differ():
+    held, alike, others = people_alike()
+
+    assert (len(alike), len(others), len(held.train)) == (500, 1100, 1600)
+    assert len(set(held.train.ids)) == 1600
+    assert torch.equal(alike.y.view(5, 100), alike.y[:100].expand(5, 100))
+    apart = (alike.x[100:].float() - alike.x[:100].repeat(4, 1, 1, 1).float()).abs().mean()
+    assert 2 < apart < 20

@@ -36,7 +36,15 @@ def test_a_person_is_forgotten_by_retraining_and_the_request_completes_with_a_re
     assert request.state == "completed", (request.attention, request.error, world.logs())
     statement = world.report(request.id)
     assert statement["predicate"]["verdict"] == "passed"
-    assert statement["predicate"]["processing"][-1]["method"] == "retrain"
+    processing = statement["predicate"]["processing"][-1]
+    assert processing["method"] == "retrain"
+    [job] = world.rows("SELECT id FROM job WHERE kind = 'unlearn' AND state = 'succeeded'")
+    took = world.job(job["id"]).took
+    assert took.reference_from == processing["reference_from"] == "trained"
+    assert [took.method_seconds, took.reference_seconds, took.evaluation_seconds] == [
+        processing[name] for name in ("method_seconds", "reference_seconds", "evaluation_seconds")
+    ]
+    assert float(took.reference_seconds) >= float(took.retrain_seconds) > 0
     assert request.audit_report.digest == report.digest(statement)
     figures = {row["name"]: row["reason"] for row in world.rows("SELECT name, reason FROM figure")}
     assert set(figures) == {"loss_histogram", "relearn_curve", "roc"}

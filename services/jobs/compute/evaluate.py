@@ -6,7 +6,8 @@ For a training job the step is `measure`: loss and accuracy on training and held
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,35 +18,68 @@ from services.jobs.messages import BASE_FILE, CANDIDATE_FILE, FIGURES_FILE, READ
 from services.learning.cache import records_digest
 from services.learning.data import Split, Splits
 from services.learning.modes import evaluating
-from services.learning.run import derived_seed
+from services.learning.run import Run, derived_seed
 from services.learning.task import Task
 from services.unlearning.method import METHODS
 from services.verification import evaluation, figure
 from services.verification.metric import Models
 from services.verification.outputs import outputs_on, rows_of
-from services.verification.reading import Measured, Reading
+from services.verification.reading import Measured, Reading, Unmeasured
+from services.verification.shadows import Shadows, shadows
 from services.verification.statistics.divergence import jensen_shannon_bits
 
 REFERENCES = {"reference": REFERENCE_FILE, "reference_twin": TWIN_FILE}
+KEPT = frozenset({"reference", "shadow"})
+"""Kinds of what the cache keeps that stand for references."""
 
 
 def evaluate(bench: Bench) -> None:
-    """Write `readings.json`, `figures.json`, and the reference models that the plan asks for; note the digest of the weights that were judged."""
-    original, unlearned = bench.model(BASE_FILE), bench.model(CANDIDATE_FILE)
-    references: dict[str, nn.Module] = {}
-    if bench.spec.plan["reference"] == "retrained":
-        references = {purpose: _retrained(bench, purpose, file) for purpose, file in REFERENCES.items()}
-        bench.note_cache()
-    models = Models(original, unlearned, references.get("reference"), references.get("reference_twin"))
-    started = time.perf_counter()
+    """Write `readings.json`, `figures.json`, and the reference models that the plan asks for; note the digest of the weights that were judged.
+
+    What references took is noted apart from what the readings took: the first is paid once for a dataset version, the second by every job.
+    """
     plan = scored_apart(bench.spec.plan, _notes(bench))
     task, run = evaluation.shared(plan, bench.task, bench.run("evaluate", bench.spec.seeds.evaluate))
+    found = references(bench, run)
+    beside = (found.retrained.get("reference"), found.retrained.get("reference_twin"), found.unseen)
+    models = Models(bench.model(BASE_FILE), bench.model(CANDIDATE_FILE), *beside)
+    started = time.perf_counter()
     measured = evaluation.evaluate(plan, models, bench.splits, task, run)
     bench.write(READINGS_FILE, json.dumps([reading.as_dict() for reading in measured]))
     bench.write(FIGURES_FILE, json.dumps(figure.drawn(models, bench.splits, task, run, measured)))
     bench.note_cache()  # again: attacks may have trained models of their own, or found them
     moved = drifted(models, bench.splits, task, measured)
     bench.note(evaluation_seconds=time.perf_counter() - started, metrics={}, judged=bench.digest(CANDIDATE_FILE), drift=moved)
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """What readings are held against: retrained models by purpose, or models on random halves of the records."""
+
+    retrained: Mapping[str, nn.Module] = field(default_factory=dict[str, nn.Module])
+    unseen: Shadows | None = None
+
+
+def references(bench: Bench, run: Run) -> References:
+    """Return the models that the plan's readings are held against, trained now or kept from before; note the seconds that took, and which it was.
+
+    Models that attacks of the plan ask for are trained here too, under `run`, which the evaluation goes on with. Raises what training raises.
+    """
+    started, plan = time.perf_counter(), bench.spec.plan
+    retrained = {purpose: _retrained(bench, purpose, file) for purpose, file in REFERENCES.items()} if plan["reference"] == "retrained" else {}
+    halves = {number: shadows(bench.splits, bench.task, run, models=number) for number in sorted(evaluation.shadows_asked(plan))}
+    if retrained or halves:
+        bench.note_cache()
+        bench.note(reference_seconds=time.perf_counter() - started, reference_from=_whence(bench))
+    unseen = halves[int(plan["reference_models"])] if plan["reference"] == "shadow-band" else None
+    return References(retrained, None if isinstance(unseen, Unmeasured) else unseen)
+
+
+def _whence(bench: Bench) -> Literal["trained", "cache"]:
+    """Return whether every reference of the job came from the cache, or one was trained now."""
+    known = json.loads((bench.folder / RUN_FILE).read_text()) if (bench.folder / RUN_FILE).exists() else {}
+    hits = [entry["hit"] for entry in known.get("derived", []) if entry["kind"] in KEPT]
+    return "cache" if hits and all(hits) else "trained"
 
 
 def drifted(models: Models, splits: Splits, task: Task, measured: Sequence[Measured]) -> dict[str, float]:

@@ -190,7 +190,7 @@ def _memory(shop: Workshop, work: Work, plan: Mapping[str, Any]) -> dict[str, An
         entry = catalogue.entry(session, "method", str(work.job.method))
     facts: Mapping[str, Any] = entry.facts if entry is not None else {}
     held: Mapping[str, Any] = facts.get("memory") or {}
-    copies = memory.job_copies(held, params, recipe, retrained=plan.get("reference") == "retrained")
+    copies = memory.job_copies(held, params, recipe, retrained=plan.get("reference") != "none")
     batch = memory.batch_bytes(work.model.task, work.model.architecture_params, memory.largest_batch(held, params, recipe))
     return {**found, "copies": copies, "batch_bytes": batch, "sharded": memory.shared(facts, params, work.model.task)}
 

@@ -15,7 +15,7 @@ from services.jobs import power, repository, rungs
 from services.jobs.outcomes import next_rung
 from services.jobs.repository import Work
 from services.jobs.steps.materialize import own_manifest, recipe_of
-from services.jobs.steps.reference import reference_seed, shadow_seed, uses_models
+from services.jobs.steps.reference import MODELS, SHADOW_BAND, reference_seed, shadow_seed, uses_models
 from services.jobs.workshop import Workshop, canonical_digest, within_53_bits
 from services.model_versions import architecture
 from services.tenants.policies import WithoutData, drift_caps, readings_for
@@ -44,7 +44,7 @@ def freeze(shop: Workshop, work: Work, *, roles: dict[str, int]) -> dict[str, An
         recipe = recipe_of(work)
         if body["reference"] == "retrained" and recipe is not None:
             body["seeds"] = {**body["seeds"], "reference": reference_seed(session, shop, work, recipe=recipe)}
-        if recipe is not None and uses_models(body["readings"]):
+        if recipe is not None and (body["reference"] == SHADOW_BAND or uses_models(body["readings"])):
             body["seeds"] = {**body["seeds"], "shadows": shadow_seed(session, shop, work, recipe=recipe)}
         body = within_53_bits(body)
         digest = canonical_digest(body)
@@ -71,12 +71,13 @@ def compose(session: Session, work: Work, *, roles: dict[str, int]) -> dict[str,
         bounds = WithoutData.model_validate(document.get("without_data") or {})
         readings, utility = bounds.readings(), bounds.utility.model_dump(mode="json")
     guarantee = entry.guarantee if entry is not None else "approximate"
-    reference = document.get("reference", "retrained") if retrainable else "none"
+    reference, stead = reference_of(work, str(document.get("reference", "retrained")), guarantee=str(guarantee)) if retrainable else ("none", None)
     level, alpha, looks = float(document.get("level", 0.9)), float(document.get("alpha", 0.05)), repository.looks(session, work.job.id)
     guarantees: list[str] = (entry.facts.get("guarantees") if entry is not None else None) or [str(guarantee)]
     planned = [gated(entry, counts) for entry in (*readings, *of_what_is_left(readings, work.model.task, guarantees))]
-    if reference == "retrained":
-        found: dict[str, Any] = power.simulated(planned, utility=utility, level=level, alpha=alpha / looks, known=known(session, work, roles))
+    if reference != "none":
+        beside = known(session, work, roles, halves=reference == SHADOW_BAND)
+        found: dict[str, Any] = power.simulated(planned, utility=utility, level=level, alpha=alpha / looks, known=beside)
     else:
         found = {"readings": planned, "power": power.none_simulated("there is no retrained model to compare with")}
     body = {
@@ -87,6 +88,8 @@ def compose(session: Session, work: Work, *, roles: dict[str, int]) -> dict[str,
         "guarantee": guarantee,
         "guarantees": guarantees,
         "reference": reference,
+        **({"reference_models": MODELS} if reference == "shadow-band" else {}),
+        **({"reference_in_stead": stead} if stead is not None else {}),
         "utility": utility,
         "level": level,
         "alpha": alpha,
@@ -107,13 +110,25 @@ def compose(session: Session, work: Work, *, roles: dict[str, int]) -> dict[str,
     return power.with_rules(body)
 
 
-def known(session: Session, work: Work, roles: Mapping[str, int]) -> power.Known:
-    """Return what is known of a job before its run."""
+def reference_of(work: Work, asked: str, *, guarantee: str) -> tuple[str, dict[str, str] | None]:
+    """Return the mode of reference of a job whose policy asks for `asked`, and what it stands in the stead of and why, where it is another.
+
+    Each random half of the records holds a part of a class, a range or an entity, so that no model on one has never seen it; likewise of a person with
+    several records, who may be known by the others of them. There are no such models for tasks without classes. An exact method is judged by what it lost alone: what retraining itself costs in use only a retrained model tells.
+    """
+    if asked != SHADOW_BAND:
+        return asked, None
+    why = "task" if work.model.task != "classification" else work.beyond_records or ("exact" if guarantee == "exact" else None)
+    return (asked, None) if why is None else ("retrained", {"asked": asked, "why": why})
+
+
+def known(session: Session, work: Work, roles: Mapping[str, int], *, halves: bool = False) -> power.Known:
+    """Return what is known of a job before its run; `halves`: it is held against models on random halves of the records, of which no verdict is known."""
     shares = repository.measured_shares(session, work.base.id) if work.base is not None and work.model.task == "classification" else (None, None)
     kind = "class" if work.request_kind == "class" else "records"
     classes = int(architecture.parameters_of(work.base, work.model.architecture_params).get("outputs") or 0)
-    earlier = power.earlier_of(repository.earlier_readings(session, work.model.id, request_kind=kind))
-    return power.Known(roles, "range" if work.of_range else kind, classes, *shares, earlier)
+    earlier = {} if halves else power.earlier_of(repository.earlier_readings(session, work.model.id, request_kind=kind))
+    return power.Known(roles, "range" if work.of_range else kind, classes, *shares, earlier, halves)
 
 
 def papers_of(session: Session, readings: Sequence[Mapping[str, Any]]) -> dict[str, str]:

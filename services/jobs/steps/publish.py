@@ -184,6 +184,8 @@ def _publication(
         result={
             "method_seconds": seconds(run.get("method_seconds")),
             "evaluation_seconds": seconds(evaluation.get("seconds")),
+            "reference_seconds": seconds((evaluation.get("run") or {}).get("reference_seconds")),
+            "reference_from": (evaluation.get("run") or {}).get("reference_from"),
             "retrain_seconds": seconds((evaluation.get("run") or {}).get("retrain_seconds")),
             "metrics": evaluation.get("metrics") or {},
         },

@@ -4,7 +4,7 @@ So every rung of a ladder, and another request on the same records, is judged ag
 the cache. Seeds derive from the tenant's key: the plan tells them, and without the key they say nothing of the records that are left out.
 
 Which records a retrained reference does without is known with the request alone. Models on random halves of the records know of no request: where a
-policy of the tenant asks for an attack that uses them, a job of kind `reference` trains them when a version is published. A request that comes
+policy of the tenant asks for an attack or a mode of reference that uses them, a job of kind `reference` trains them when a version is published. A request that comes
 before, or whose records make another set, finds none and trains what it needs itself.
 """
 
@@ -64,8 +64,10 @@ def seed_of(key: bytes, made_of: Mapping[str, Any], left_out: Collection[bytes])
 
 WITH_MODELS = frozenset({"lira", "rmia"})
 """Attacks that compare with models on random halves of the records."""
+SHADOW_BAND = "shadow-band"
+"""The mode of reference in which readings are held against such models."""
 MODELS = 8
-"""How many of them an attack takes where its parameters do not say."""
+"""How many of them an attack takes where its parameters do not say, and that mode of reference."""
 LATER = 200
 """The priority of jobs that nobody waits for; others have 100, and the least comes first."""
 
@@ -75,11 +77,15 @@ def uses_models(readings: Iterable[Mapping[str, Any]]) -> set[int]:
     return {int((reading.get("parameters") or {}).get("models", MODELS)) for reading in readings if reading["name"] in WITH_MODELS}
 
 
+def asked_by(document: Mapping[str, Any]) -> set[int]:
+    """Return how many models on random halves a policy's verification document asks for, by its attacks and by its reference."""
+    by_attacks = {number for kind in ("class", "records") for number in uses_models(document.get(kind, ()))}
+    return by_attacks | ({MODELS} if document.get("reference") == SHADOW_BAND else set())
+
+
 def ask_ahead(session: Session, shop: Workshop, work: Work, job: Job, version_id: UUID) -> UUID | None:
     """Queue a job that trains the reference models of the version that `job` published, in place of one that still waits; None where nobody asks for any."""
-    kinds = ("class", "records")
-    documents = repository.verification_documents(session)
-    numbers = {number for document in documents for kind in kinds for number in uses_models(document.get(kind, ()))}
+    numbers = {number for document in repository.verification_documents(session) for number in asked_by(document)}
     if work.model.task != "classification" or work.zero_shot or recipe_of(work) is None or not numbers:
         return None
     repository.cancel_waiting(session, job.model_id, kind="reference")

@@ -13,11 +13,12 @@ from torch import nn
 from services.learning.data import Split, Splits
 from services.learning.run import Run
 from services.learning.task import Task
-from services.verification.areas import area, area_difference
+from services.verification.areas import area, area_beside_unseen, area_difference
 from services.verification.attack import ATTACKS, Attack
-from services.verification.metric import Direction, Models
+from services.verification.metric import BesideUnseen, Direction, Models
 from services.verification.outputs import Outputs, by_id, generator_of, joined, outputs_on, rows_of, with_labels_of
 from services.verification.reading import Reading, Unmeasured, all_measured
+from services.verification.shadows import Shadows
 from services.verification.statistics.learned import cross_fitted_scores
 from services.verification.statistics.ranks import EXACT_BELOW, within_classes_p
 from services.verification.statistics.roc import Sides, auc, class_weights, epsilon_lower, tpr_at_fpr
@@ -92,6 +93,18 @@ class MembershipInference(Attack):
         weights = class_weights(found[0][0].y, found[0][1].y)
         n = min(len(sides.members), len(sides.non_members))
         return area_difference(mine, theirs, weights, run, f"mia_v2/{split}/paired", level=self.parameters.level, n=n)
+
+    def beside_unseen(self, models: Models, data: Splits, task: Task, run: Run, *, split: str, unseen: Shadows) -> BesideUnseen | Unmeasured:
+        """Return the AUC beside that of models which had not seen the records: theirs is about .5, whatever they learned from."""
+        sides = self._sides(data, run, split)
+        if isinstance(sides, Unmeasured):
+            return sides
+        outputs = outputs_on(models.unlearned, sides.members, task), outputs_on(models.unlearned, sides.non_members, task)
+        return area_beside_unseen((sides.members, sides.non_members), outputs, unseen, self._of_margins, level=self.parameters.level)
+
+    def _of_margins(self, phi: Floats) -> Floats:
+        """Return the score of margins; the log-probability of the true label is log(1 / (1 + exp(-phi)))."""
+        return phi if self.parameters.scorer == "phi" else -np.logaddexp(0.0, -phi)
 
     def _scores(self, out: Outputs) -> Floats:
         return margins(out.z, out.y) if self.parameters.scorer == "phi" else negative_losses(out.z, out.y)

@@ -13,10 +13,11 @@ from torch import nn
 from services.learning.data import Splits
 from services.learning.run import Run
 from services.learning.task import Task
-from services.verification.areas import area, area_difference
-from services.verification.metric import METRICS, Direction, Metric, Models
-from services.verification.outputs import NO_HELD_OUT, NO_REFERENCE, Outputs, generator_of, outputs_on, rows_of
+from services.verification.areas import area, area_beside_unseen, area_difference
+from services.verification.metric import METRICS, BesideUnseen, Direction, Metric, Models
+from services.verification.outputs import NO_HELD_OUT, NO_REFERENCE, Outputs, generator_of, outputs_on, rows_of, with_labels_of
 from services.verification.reading import Reading, Unmeasured, all_measured
+from services.verification.shadows import Shadows
 from services.verification.statistics.equivalence import Place, place
 from services.verification.statistics.intervals import Interval
 from services.verification.statistics.ranks import mann_whitney_p
@@ -87,6 +88,27 @@ class Streisand(Metric):
             return pair
         (mine, theirs), level = pair, self.parameters.level
         return area_difference(mine.margins, theirs.margins, mine.weights, run, f"streisand/{split}/paired", level=level, n=len(mine.forgotten))
+
+    def beside_unseen(
+        self,
+        models: Models,
+        data: Splits,
+        task: Task,
+        run: Run,  # noqa: ARG002
+        *,
+        split: str,
+        unseen: Shadows,
+    ) -> BesideUnseen | Unmeasured:
+        """Return the AUC of records beside that of models which had not seen them; held-out records no model has seen."""
+        parts = all_measured(rows_of(data, name) for name in (split, "test"))
+        if isinstance(parts, Unmeasured):
+            return parts
+        forget = with_labels_of(parts[0], parts[1])
+        if not len(forget):
+            return NO_HELD_OUT
+        others = with_labels_of(parts[1], forget)
+        outputs = outputs_on(models.unlearned, forget, task), outputs_on(models.unlearned, others, task)
+        return area_beside_unseen((forget, others), outputs, unseen, np.asarray, level=self.parameters.level)
 
     def _compared(self, model: nn.Module, models: Models, data: Splits, task: Task, split: str) -> _Compared | Unmeasured:
         forget = rows_of(data, split)

@@ -187,6 +187,35 @@ def test_the_page_tells_of_looks_of_drift_of_the_other_side_of_an_attack_and_of_
     assert "level 0.0250 over all tests (holm)" in told
 
 
+@pytest.mark.parametrize(
+    ("run", "shown_as"),
+    [
+        (
+            {"reference_seconds": 8.5, "reference_from": "trained", "retrain_seconds": 4.2},
+            "reference models, trained now, 8.500 s, one of them 4.200 s",
+        ),
+        ({"reference_seconds": 0.02, "reference_from": "cache"}, "reference models, kept from before, 0.020 s"),
+        ({"retrain_seconds": 4.2}, "training the retrained reference 4.200 s"),
+    ],
+)
+def test_a_page_says_what_the_references_took_and_whether_they_were_trained_for_it(run: dict[str, Any], shown_as: str) -> None:
+    told = statement(steps={"evaluate": {"run": {"evaluation_seconds": 2.0, **run}}})
+
+    facts = dict(page_of(told, digest="ab", figures={})["done"][0]["facts"])
+
+    assert facts["Time"] == f"method 1.250 s, tests 2.000 s, {shown_as}"
+
+
+def test_a_page_says_with_what_models_the_readings_are_compared_and_when_others_took_their_place() -> None:
+    halves = page_of(statement(plan={"reference": "shadow-band", "reference_models": 8}), digest="ab", figures={})["sure"]
+    instead = page_of(statement(plan={"reference_in_stead": {"asked": "shadow-band", "why": "class"}}), digest="ab", figures={})["sure"]
+
+    assert "compared with models that had not seen the record, not with a retrain: 8 models" in halves[0]
+    assert not any("trained anew" in said for said in halves)
+    assert "two retrained models" in instead[0]
+    assert instead[1].endswith("of which every random half of the records holds a part.")
+
+
 def test_numbers_and_times_are_written_for_readers() -> None:
     assert shown("accuracy", "0.0895") == "9.0\N{NO-BREAK SPACE}%"
     assert shown("mia_v2", "0.5000") == "0.500"

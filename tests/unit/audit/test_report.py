@@ -2,6 +2,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import pytest
 import rfc8785
 
 from services import drift
@@ -149,6 +150,48 @@ def test_a_reference_that_was_kept_is_named_as_such_with_its_key() -> None:
     told = {"models": 2, "seeds": [str(2**55)], "floor": {"zrf/forget_train": "0.0300"}}
     assert reference == {"mode": "retrained-cached", "cache_keys": ["ab" * 32], **told}
     assert fresh == {"mode": "retrained", "models": 2, "seeds": [], "floor": {}}
+
+
+def test_what_the_method_the_references_and_the_tests_took_stand_apart() -> None:
+    run = {"evaluation_seconds": 2.0, "reference_seconds": 8.5, "reference_from": "trained", "retrain_seconds": 4.2}
+
+    told = statement(steps={"evaluate": {"run": run}})["predicate"]["processing"][0]
+    older = statement(steps={"evaluate": {"run": {"evaluation_seconds": 2.0}}})["predicate"]["processing"][0]
+
+    names = ("evaluation_seconds", "reference_seconds", "reference_from", "retrain_seconds")
+    assert [told[name] for name in names] == ["2.000", "8.500", "trained", "4.200"]
+    assert [older[name] for name in names] == ["2.000", None, None, None]
+
+
+def test_models_on_halves_are_named_as_such_with_the_sentence_and_not_as_a_retrained_reference() -> None:
+    plan = {"reference": "shadow-band", "reference_models": 8}
+    used = [{"kind": "shadow", "key": "ab" * 32, "hit": True}]
+
+    told = statement(plan=plan, seeds={"shadows": 7}, steps={"evaluate": {"run": {"derived": used}}})["predicate"]
+    fresh = statement(plan=plan, seeds={"shadows": 7})["predicate"]
+
+    sentence = "compared with models that had not seen the record, not with a retrain"
+    block = {"mode": "shadow-band", "models": 8, "seeds": ["7"], "floor": {}, "sentence": sentence}
+    assert told["verification"][0]["reference"] == {**block, "cache_keys": ["ab" * 32]}
+    assert fresh["verification"][0]["reference"] == block
+    first = told["limitations"][0]
+    assert first["code"] == "models_on_halves"
+    assert sentence in first["text"]
+    assert "like records" in first["text"]
+    assert "no_retrained_reference" not in {one["code"] for one in told["limitations"]}
+    assert not any("retrained reference" in str(one.get("kind")) for one in told["artifacts"][0]["derived"])
+
+
+@pytest.mark.parametrize("why", ["class", "range", "entity", "person", "task", "exact"])
+def test_retrained_models_in_the_stead_of_models_on_halves_are_said_to_be_so_and_why(why: str) -> None:
+    told = statement(plan={"reference_in_stead": {"asked": "shadow-band", "why": why}})["predicate"]
+
+    reference = told["verification"][0]["reference"]
+    assert (reference["mode"], reference["in_stead_of"]["asked"], reference["in_stead_of"]["why"]) == ("retrained", "shadow-band", why)
+    assert reference["in_stead_of"]["text"].startswith(
+        "The policy asks for models that had not seen the record; retrained models took their place, since"
+    )
+    assert "models_on_halves" not in {one["code"] for one in told["limitations"]}
 
 
 def test_a_report_of_a_certified_run_prints_no_seed_from_which_its_random_term_follows() -> None:

@@ -50,7 +50,7 @@ def bench_of(folder: Path, splits: Splits, *, method: str = "certified_removal",
     architecture = MLP(MLP.Parameters(outputs=2, inputs=30, hidden=()))
     spec = JobSpec(
         job_id=UUID(int=1), kind="unlearn", round=1, task="classification", architecture="mlp", architecture_params={}, adapter="tabular",
-        adapter_params={}, recipe=RECIPE.model_dump(), method=method, params=params or {}, request_kind="records", plan={"reference": "retrained"},
+        adapter_params={}, recipe=RECIPE.model_dump(), method=method, params=params or {}, request_kind="records", plan={"reference": "retrained", "readings": []},
         seeds=told.pop("seeds", Seeds(unlearn=1, evaluate=2)), device="cpu", deadline_s=100, **told,
     )  # fmt: skip
     bench = Bench(
@@ -99,6 +99,23 @@ def test_a_kept_reference_is_the_retrained_model_bit_for_bit_and_is_trained_once
     reference(other)
     reference(bench_of(tmp_path / "6", splits, cache=cache_over(folder, code="b")))
     assert len(trained) == 6
+
+
+def test_what_references_took_is_told_apart_with_whether_they_were_trained_or_kept(tmp_path: Path) -> None:
+    folder, splits = Folder(tmp_path / "kept", LIMITS), splits_of(range(5), 5)
+    notes: list[dict[str, Any]] = []
+
+    for name in ("1", "2"):
+        bench = bench_of(tmp_path / name, splits, cache=cache_over(folder))
+        evaluation.references(bench, bench.run("evaluate", 2))
+        notes.append(json.loads((tmp_path / name / RUN_FILE).read_text()))
+    nothing_kept = bench_of(tmp_path / "3", splits)
+    evaluation.references(nothing_kept, nothing_kept.run("evaluate", 2))
+    notes.append(json.loads((tmp_path / "3" / RUN_FILE).read_text()))
+
+    assert [note["reference_from"] for note in notes] == ["trained", "cache", "trained"]
+    assert notes[0]["reference_seconds"] >= notes[0]["retrain_seconds"] > 0
+    assert notes[1]["reference_seconds"] > 0
 
 
 def test_what_never_saw_the_records_outlives_the_verdict_and_what_did_goes(tmp_path: Path) -> None:

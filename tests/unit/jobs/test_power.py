@@ -222,6 +222,16 @@ def test_a_simulation_repeats_is_canonical_json_and_takes_less_than_a_second() -
     assert time.process_time() - begun < 2
 
 
+def test_beside_models_on_halves_intervals_are_wider_and_a_retrained_model_passes_less_often() -> None:
+    beside = [Known(LARGE, "records", 10, 0.97, 0.9, halves=halves) for halves in (False, True)]
+
+    found = [power.simulated([{**ATTACK, "epsilon": 0.02}], utility=None, level=0.9, alpha=0.05, known=one)["power"]["gates"][0] for one in beside]
+
+    assert found[1]["deviation"] == pytest.approx(1.4 * found[0]["deviation"], rel=1e-3)
+    shares = [power._disagreement(one, None, "forget_train") for one in beside]
+    assert shares == [pytest.approx(0.09), pytest.approx(0.09 * 1.96)]
+
+
 VERIFICATION = {"records": [ACCURACY, ATTACK], "class": [ACCURACY]}
 
 

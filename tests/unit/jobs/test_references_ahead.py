@@ -42,6 +42,8 @@ def work(*, task: str = "classification", recipe: Any = RECIPE, zero_shot: bool 
     [
         ([{"class": [LIRA], "records": []}, {"records": [{**LIRA, "parameters": {"models": 4}}]}], {}, [4, 8]),
         ([{"class": [{**LIRA, "name": "mia_v2"}]}], {}, None),
+        ([{"class": [], "records": [], "reference": "shadow-band"}, {"class": [{**LIRA, "parameters": {"models": 4}}]}], {}, [4, 8]),
+        ([{"class": [], "records": [], "reference": "shadow-band"}], {"task": "regression"}, None),
         ([{"class": [LIRA]}], {"task": "regression"}, None),
         ([{"class": [LIRA]}], {"recipe": None}, None),
         ([{"class": [LIRA]}], {"zero_shot": True}, None),

@@ -37,7 +37,7 @@ from services.verification.metric import METRICS, Models
 from services.verification.reading import Reading
 
 KINDS = ("author", "records", "entity")
-PER_AUTHOR, ALL_AUTHORS, HELD_OUT_AUTHORS, MAX_LENGTH = 20, 200, 5, 112
+PER_AUTHOR, ALL_AUTHORS, HELD_OUT_AUTHORS, MAX_LENGTH = 20, 200, 5, 192
 BESIDE = {"real_authors": "real_authors_perturbed.json", "world_facts": "world_facts_perturbed.json"}
 QUICK_BESIDE = 10
 FORGET_GAP, RETAIN_DROP, LEAST_QUALITY, MOST_NAMED = 0.05, 0.03, 0.05, 0.02
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str]) -> int:
     except DataMissing as missing:
         console.print(f"[red]{missing}[/red]", highlight=False)
         return 1
-    for seed in range(1, options.seeds + 1):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         world = prepare(questions, beside, options, seed)
         shared = readings(world, world.original), readings(world, world.retrained)
         for name in chosen(options.methods):
@@ -133,6 +133,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--methods", default="all", help="all, or names with commas between them")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=1, help="the seeds are this one and those that follow it")
     parser.add_argument("--json", type=Path, help="append one line a run to this file")
     most = ALL_AUTHORS - HELD_OUT_AUTHORS
     parser.add_argument(

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.stats import binom
 
 from services.verification.statistics.intervals import Interval, percentile_interval
 from services.verification.statistics.scores import Floats
@@ -16,9 +17,15 @@ def _medians(values: Floats, *, rng: np.random.Generator) -> Floats:
 
 
 def median_interval(values: ArrayLike, *, level: float, rng: np.random.Generator) -> Interval:
-    """Return the percentile bootstrap interval of the median of `values` (n,)."""
-    sample = np.asarray(values, dtype=np.float64)
-    return percentile_interval(_medians(sample, rng=rng), level=level)
+    """Return the percentile bootstrap interval of the median of `values` (n,), widened to the order statistics that hold it at `level`.
+
+    Of seven values the bootstrap alone is the second to the sixth, which hold the median in .875 of samples whatever `level` of .90 says. Order
+    statistics go by the sign test (binomial); of fewer values than that takes, both extremes.
+    """
+    sample = np.sort(np.asarray(values, dtype=np.float64))
+    low, high = percentile_interval(_medians(sample, rng=rng), level=level)
+    place = max(1, int(binom.ppf((1 - level) / 2, len(sample), 0.5)))
+    return Interval(min(low, float(sample[place - 1])), max(high, float(sample[-place])))
 
 
 class Ratio(NamedTuple):

@@ -289,6 +289,14 @@ def growth(scene: Scene, classes: Sequence[int], subjects: Sequence[int], repeat
     return points
 
 
+def finished(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the points of methods and kinds of which every run made a model; of the others the reason goes to stderr: a refusal's time is none."""
+    ended = {(point["method"], point["kind"]): str(point["ended"]) for point in reversed(points) if "ended" in point}
+    for (name, kind), reason in ended.items():
+        sys.stderr.write(f"no row for {name}, {kind}: {reason}\n")
+    return [point for point in points if (point["method"], point["kind"]) not in ended]
+
+
 def growth_rows(scene: Scene, points: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Return a row per method and kind: seconds for most at once over seconds for one, and what as many single requests would take."""
     rows: list[Row] = []
@@ -335,7 +343,7 @@ def measured(scene: Scene, options: argparse.Namespace) -> Iterator[Row]:
         return
     most = min(64, scene.bench.classes - 1)
     classes = sorted({1, 2, 4, 8, 16, 32, 64, most} & set(range(1, most + 1)))
-    points = growth(scene, classes, (1, 4, 16, 64), options.repeats)
+    points = finished(growth(scene, classes, (1, 4, 16, 64), options.repeats))
     if options.plots is not None:
         from bench.plots import draw_growth
 

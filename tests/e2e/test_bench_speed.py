@@ -66,6 +66,14 @@ def test_growth_runs_to_the_most_that_is_asked_for(scene: speed.Scene, tmp_path:
     assert draw_growth(points, "digits", tmp_path).read_text().startswith("<?xml")
 
 
+def test_the_seconds_of_a_refusal_are_no_cost_of_forgetting(capsys: pytest.CaptureFixture[str]):
+    made = [{"method": "ssd", "kind": "classes", "count": count, "cpu_s": 1.0} for count in (1, 2)]
+    refused = [{"method": "unsir", "kind": "classes", "count": count, "cpu_s": 0.01, "ended": "noise needs real numbers"} for count in (1, 2)]
+
+    assert speed.finished([*made, *refused]) == made
+    assert capsys.readouterr().err == "no row for unsir, classes: noise needs real numbers\n"
+
+
 def test_the_eager_importance_is_that_of_the_product(scene: speed.Scene):
     part = scene.bench.train.take(torch.arange(128))
     ours = importance(scene.original, part, scene.task, scene.run(), Measure("loss", "batch", 64), stage="test")

@@ -174,7 +174,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def arms(options: argparse.Namespace) -> list[Arm]:
     """Return what is measured: the cascade as it is, by numbers of rounds, its ablations at 150 rounds, and fine-tuning on the retained records."""
-    lengths = [150] if options.quick else [50, 150, 400]
+    shorter = [] if options.kind == "class" else [50]  # for a class that is the default
+    lengths = [150] if options.quick else [*shorter, 150, 400]
     ablations: dict[str, dict[str, Any]] = {"no learning": {"learn_ratio": 0}, "no substitution": {"lambda_s": 0.0, "lambda_a": 0.0}}
     if options.kind == "item":
         ablations["no keeping"] = {"lambda_k": 0.0}

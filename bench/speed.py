@@ -124,7 +124,7 @@ def filled(scene: Scene, parameters: Mapping[str, Any], rows: int) -> Importance
 
 
 def against_retraining(scene: Scene, repeats: int) -> Iterator[Row]:
-    """Yield a row per method: seconds of 20 epochs of retraining over seconds of the method."""
+    """Yield a row per method: seconds of 20 epochs of retraining over seconds of the method; none where a run made no model, and stderr says why."""
     retain, recipe, run = scene.splits.retain, scene.bench.recipe.model_copy(update={"epochs": 1}), scene.run()
     model = run.fresh_model("retrained")
     epochs = [once(lambda: fit(model, retain, scene.task, recipe, run)) for _ in range(TIMED_EPOCHS)]
@@ -139,6 +139,9 @@ def against_retraining(scene: Scene, repeats: int) -> Iterator[Row]:
     )
     for name, variant, parameters, cache, goal in cases:
         runs = [scene.timed(method_of(name, parameters, cache), scene.splits) for _ in range(repeats)]
+        if ended := [str(told["ended"]) for _, told in runs if "ended" in told]:
+            sys.stderr.write(f"no row for {name} {variant}: {ended[0]}\n")
+            continue
         own = medians([took for took, _ in runs])
         detail = {
             **facts(scene), "method": name, "variant": variant, "parameters": dict(parameters), "method_took": own, "repeats": repeats, **runs[-1][1],

@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from services.audit import overview, words
+from services.audit.limitations import SHADOW_BAND
 
 JSON = dict[str, Any]
 Statement = Mapping[str, Any]
@@ -268,7 +269,7 @@ def _sure(told: Statement) -> list[str]:
 def _compared(reference: Mapping[str, Any]) -> list[str]:
     """Return what the readings of a run are held against, and why where that is not what the policy asks for."""
     count = int(reference.get("models") or 0)
-    if reference.get("mode") == "shadow-band":
+    if reference.get("mode") == SHADOW_BAND:
         return [words.HALVES.format(unseen=reference["sentence"], models=count)]
     beside = {1: "one retrained model", 2: "two retrained models"}.get(count, f"{count} retrained models")
     said = (

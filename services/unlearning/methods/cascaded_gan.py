@@ -34,7 +34,7 @@ LEAST_RETAINED = 256
 LEAST_BESIDE_ITEMS = 1024
 """Of items the discriminator is over-fitted to all it learned from: what it is no longer shown it forgets beside them, and the samples suffer."""
 PLANNED = {True: 50, False: 150}
-"""Rounds for a class and for items. For a class 150 forgot no more than 50 and cost a point of downstream accuracy more; items are told apart longer."""
+"""Rounds for a class and for items (docs/benchmarks/gan.md): for a class 150 forgot more than retraining does, and cost a point of downstream accuracy more."""
 JUDGE_RECORDS = 12_000
 MOST_JUDGE_EPOCHS = 20
 UNSEEN_ITEMS = 128

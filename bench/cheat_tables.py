@@ -62,12 +62,14 @@ def verdicts(rows: Sequence[Row]) -> Table:
     for key in dict.fromkeys(tuple(row[name] for name in shared) for row in rows if row["case"] != "plan"):
         mine = [row for row in rows if row["case"] != "plan" and tuple(row[name] for name in shared) == key]
         asked = {request_of(row) for row in mine}
-        for honest in (False, True):
+        for honest, which in ((False, "fakes"), (True, "honest"), (None, "methods")):
             count = Counter(row["verdict"] for row in mine if row["honest"] is honest)
             judged = sum(count.values()) - count["refused"]
+            if honest is None and not count:
+                continue
             head = (f"{key[1]} ({key[0]}, {key[2]}), {key[4]}", str(key[3]), str(len(asked)), str(len(asked & lost)))
             told = share(count["passed"], judged)
-            table.add_row(*(("",) * 4 if honest else head), "honest" if honest else "fakes", *(str(count[name]) for name in VERDICTS), told)
+            table.add_row(*(head if honest is False else ("",) * 4), which, *(str(count[name]) for name in VERDICTS), told)
     return table
 
 

@@ -23,7 +23,7 @@ from torch import nn
 from bench import cheat_tables, fakes, other_fakes, sets
 from bench.cheat_worlds import SCENES, Scene
 from bench.fakes import FAKES, trained_on
-from bench.methods import World, cut, plan_of, policy_of
+from bench.methods import World, chosen, cut, plan_of, policy_of, unlearned
 from services.errors import LetheError
 from services.jobs.steps.reference import MODELS
 from services.learning.run import Run
@@ -32,7 +32,7 @@ from services.tenants.policies import SEEDS, PolicyBody
 from services.unlearning.method import METHODS
 from services.verification import evaluation
 from services.verification.integrity import WeightFacts
-from services.verification.metric import Models
+from services.verification.metric import METRICS, Models
 from services.verification.reading import Measured, Reading, Unmeasured
 from services.verification.shadows import Shadows, shadows
 from services.verification.verdict import IntegrityFacts, Verdict, judge
@@ -86,6 +86,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--honest", type=int, default=4, help="retrained models with fresh seeds for each request")
     parser.add_argument("--fakes", default="all", help="all, none, or names with commas between them")
+    parser.add_argument("--methods", default="none", help="approximate methods whose work is judged beside them: all, none, or names with commas")
+    parser.add_argument(
+        "--beside", default="", help="metrics taken of each model for information, with commas between them; no verdict hangs on them"
+    )
     parser.add_argument("--quick", action="store_true", help="two requests, one seed, three honest models: at most three minutes on two cores")
     parser.add_argument("--json", type=Path, help="append one line a case to this file")
     parser.add_argument("--lines", type=Path, help="judge nothing, print the tables of the lines in this file")
@@ -96,6 +100,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     groups = {"all": list(usual), "shipped": [name for name, scene in usual.items() if scene.shipped]}
     options.data = groups.get(options.data) or options.data.split(",")
     options.fakes = {"all": list(FAKES), "none": []}.get(options.fakes, options.fakes.split(","))
+    options.beside = [name for name in options.beside.split(",") if name]
     unknown = [*(name for name in options.data if name not in SCENES), *(name for name in options.fakes if name not in FAKES)]
     if unknown:
         parser.error(f"not known: {', '.join(unknown)}")
@@ -118,10 +123,10 @@ class Audit:
     unseen: Shadows | None = None
 
     @classmethod
-    def of(cls, world: World, policy: PolicyBody) -> "Audit":
-        """Plan the audit as a policy asks; what is only printed is left out, since no verdict hangs on it."""
+    def of(cls, world: World, policy: PolicyBody, beside: Sequence[str] = ()) -> "Audit":
+        """Plan the audit as a policy asks; what is only printed is left out, since no verdict hangs on it, but for the metrics `beside`."""
         plan = plan_of(world, policy)
-        plan["readings"] = [quiet(entry) for entry in plan["readings"] if entry["gate"]]
+        plan["readings"] = [quiet(entry) for entry in plan["readings"] if entry["gate"]] + [printed(name) for name in beside]
         unseen = None
         if plan["reference"] == "shadow-band":
             found = shadows(world.splits, world.task, world.run("shadows"), models=MODELS)
@@ -136,7 +141,10 @@ class Audit:
         if self.unseen is not None:
             models = Models(self.world.original, model, unseen=self.unseen)
         readings = evaluation.evaluate(self.plan, models, self.world.splits, self.task, self.run)
-        return {**shown(judge(self.plan, readings, facts(self.world, model))), "differences": differences(readings)}
+        found = {**shown(judge(self.plan, readings, facts(self.world, model))), "differences": differences(readings)}
+        informing = {entry["name"] for entry in self.plan["readings"] if not entry["gate"]}
+        beside = {reading.name: values(reading) for reading in readings if reading.name in informing}
+        return {**found, "beside": beside} if beside else found
 
 
 def referred(policy: PolicyBody, reference: str, world: World) -> PolicyBody:
@@ -155,7 +163,7 @@ def quiet(entry: Mapping[str, Any]) -> dict[str, Any]:
 def judged(world: World, scene: Scene, data: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield a row for every plan that is only foreseen, for every fake that makes sense for the request, and for the retrained models."""
     policy = referred(policy_of(world) if options.policy == "fitting" else SEEDS[options.policy], options.reference, world)
-    audit = Audit.of(world, policy)
+    audit = Audit.of(world, policy, options.beside)
     common = {"bench": "cheats", "task": world.task.name, "data": data, "kind": world.splits.kind, "seed": world.seed, "policy": options.policy}
     common |= {"reference": policy.verification.reference}
     yield from foreseen(world, scene, policy, common)
@@ -169,6 +177,25 @@ def judged(world: World, scene: Scene, data: str, options: argparse.Namespace) -
     for number in range(1, options.honest + 1):
         model = trained_on(world, world.splits.retain, f"honest-{number}")
         yield {**common, "case": f"retrained {number}", "honest": True, **audit.columns(model)}
+    for name in approximate(options.methods, world):
+        yield {**common, "case": f"method {name}", "honest": None, **worked(audit, name)}
+
+
+def approximate(methods: str, world: World) -> list[str]:
+    """Return the approximate methods that were asked for and serve the request. Exits with the reason for a name that does not."""
+    if methods == "none":
+        return []
+    names = chosen(methods, world.kind)
+    return names if methods != "all" else [name for name in names if METHODS[name].guarantee in {"approximate", "suppression"}]
+
+
+def worked(audit: Audit, name: str) -> dict[str, Any]:
+    """Return what is found of the work of a method at its own parameters; one that refuses or diverges is `refused`."""
+    try:
+        model = unlearned(audit.world, METHODS[name](METHODS[name].Parameters()), audit.world.run(f"unlearn-{name}"))
+    except LetheError as refusal:
+        return {"verdict": "refused", "codes": [refusal.code], "states": {}}
+    return audit.columns(model)
 
 
 def foreseen(world: World, scene: Scene, policy: PolicyBody, common: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -223,7 +250,30 @@ def shown(verdict: Verdict) -> dict[str, Any]:
     return {"verdict": verdict.verdict, "codes": list(verdict.codes), "states": states}
 
 
+def printed(name: str) -> dict[str, Any]:
+    """Return a reading of a plan that informs."""
+    component = METRICS[name]
+    return {"kind": "metric", "name": name, "split": component.splits[0], "direction": "info", "epsilon": None, "gate": False, "parameters": {}}
+
+
+def values(reading: Measured) -> dict[str, list[float] | str]:
+    """Return a reading of the original, of the model and of the retrained one, each with its interval, or the reason for none."""
+    taken = {"before": reading.before, "after": reading.after, "reference": reading.reference}
+    return {name: interval(one) if isinstance(one, Reading) else str(getattr(one, "reason", "-")) for name, one in taken.items()}
+
+
+def interval(one: Reading) -> list[float]:
+    """Return a value and both ends of its interval."""
+    return [round(end, 4) for end in (one.value, one.low, one.high)]
+
+
 def differences(readings: Sequence[Measured]) -> dict[str, list[float]]:
-    """Return by how much each reading differs from the retrained model's on the same records, with its interval."""
-    pairs = {f"{reading.name}/{reading.split}": reading.paired for reading in readings}
-    return {name: [round(end, 4) for end in (pair.value, pair.low, pair.high)] for name, pair in pairs.items() if isinstance(pair, Reading)}
+    """Return by how much each reading differs from the retrained model's on the same records, with its interval; without a pair, that of the reading."""
+    found: dict[str, list[float]] = {}
+    for reading in readings:
+        name, pair, after, beside = f"{reading.name}/{reading.split}", reading.paired, reading.after, reading.reference
+        if isinstance(pair, Reading):
+            found[name] = interval(pair)
+        elif isinstance(after, Reading) and isinstance(beside, Reading):
+            found[name] = [round(end - beside.value, 4) for end in (after.value, after.low, after.high)]
+    return found

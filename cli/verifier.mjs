@@ -207,13 +207,18 @@ function form(at) {
   const { raw } = at, report = strict(raw.at(-1) === 10 ? raw.subarray(0, -1) : raw, "the report");
   exactly(report, ["envelope", "tlog_proof"], "the report");
   exactly(report.envelope, ["payload", "payloadType", "signatures"], "the envelope");
-  const payload = plain(report.envelope.payload, "the payload"), statement = strict(payload, "the payload"), predicate = statement?.predicate;
+  Object.assign(at, { envelope: report.envelope, proof: report.tlog_proof, payload: plain(report.envelope.payload, "the payload") });
+  return `canonical, ${raw.length} bytes`;
+}
+
+function version(at) { // asked after the signature: a changed byte in the version is a wrong signature, not another version
+  const statement = strict(at.payload, "the payload"), predicate = statement?.predicate;
   must(statement !== null && typeof predicate === "object" && predicate !== null, "no in-toto statement");
   if (statement.predicateType !== "https://lethe.dev/verification/v1" || predicate.report_version !== "1") throw new Unknown("another version");
   must(statement._type === "https://in-toto.io/Statement/v1", "no in-toto statement v1");
   must(fractions(predicate, "").every((place) => /^\/verification\/\d+\/plan\/body\//.test(place)), "a metric is not a decimal string");
-  Object.assign(at, { envelope: report.envelope, proof: report.tlog_proof, payload, statement, predicate });
-  return `canonical, ${raw.length} bytes; report version 1, revision ${predicate.revision}`;
+  Object.assign(at, { statement, predicate });
+  return `report version 1, revision ${predicate.revision}`;
 }
 
 function leaves(at) {
@@ -282,9 +287,9 @@ function weights({ given, statement }) {
   return `${about.name}: ${files.size} file(s) re-hashed`;
 }
 
-const CHECKS = [["form", form], ["signature", signature], ["log", leaves], ["witness", witnessed], ["revoked keys", revoked],
+const CHECKS = [["form", form], ["signature", signature], ["version", version], ["log", leaves], ["witness", witnessed], ["revoked keys", revoked],
   ["previous checkpoint", previous], ["plan before run", plansBeforeRuns], ["weights", weights], ["verdict", verdicts]];
-const NEEDED = ["form", "signature", "log"]; // without these nothing further can be asked
+const NEEDED = ["form", "signature", "version", "log"]; // without these nothing further can be asked
 const shown = (text) => String(text).slice(0, 200).replace(/[^\x20-\x7e]/g, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`);
 
 // A path or the bytes, and what is given beside: key, witness, previous, consistency, model, plan. [exit status, what to say]; it throws nothing.

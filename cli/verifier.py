@@ -784,7 +784,8 @@ def gates_of(run: Mapping[str, Any]) -> list[Gate]:
     """Return the gates of a run's plan with what was read for them."""
     rows = {(kind, row["name"], row["split"]): row for kind, part in (("metric", "metrics"), ("attack", "attacks")) for row in run[part]}
     plan = run["plan"]["body"]
-    gates = [gate_of(entry, rows) for entry in plan["readings"] if entry.get("gate")]
+    told = plan.get("sensitivity") == "interval"  # plans of before went by the value alone
+    gates = [gate_of(entry, rows, told=told) for entry in plan["readings"] if entry.get("gate")]
     if plan.get("least_records"):  # plans of before let few records decide
         for gate in gates:
             gate.spans = [replace(span, decides=not (span.binding and gate.few)) for span in gate.spans]
@@ -810,7 +811,7 @@ def holm(values: Sequence[float], alpha: float) -> list[bool]:
     return made
 
 
-def gate_of(entry: Mapping[str, Any], rows: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> Gate:
+def gate_of(entry: Mapping[str, Any], rows: Mapping[tuple[str, str, str], Mapping[str, Any]], *, told: bool = False) -> Gate:
     """Return a gate of the plan; a reading that is missing or null is missing."""
     split = str(entry.get("split") or "forget_train")
     row = rows.get((entry["kind"], entry["name"], split))
@@ -824,7 +825,7 @@ def gate_of(entry: Mapping[str, Any], rows: Mapping[tuple[str, str, str], Mappin
     if entry.get("absolute"):
         low, high = (-INFINITE, epsilon) if direction == "max" else (epsilon, INFINITE)
         gate.spans.append(span_of({"value": row["after"], "low": row["interval"][0], "high": row["interval"][1]}, row, low, high, binding=True))
-        gate.sensitive = row["before"] is None or not low + ROUNDING < float(row["before"]) < high - ROUNDING
+        gate.sensitive = sees(row, low, high, told=told) if told or row["before"] is not None else True
         return gate
     if not gate.forgetting:
         for name in ("change", "paired") if direction != "max" and entry["kind"] == "metric" else ("change",):
@@ -847,8 +848,16 @@ def gate_of(entry: Mapping[str, Any], rows: Mapping[tuple[str, str, str], Mappin
     else:
         printed = {"value": row["after"], "low": row["interval"][0], "high": row["interval"][1]}
         gate.spans.append(span_of(printed, row, reference + low, reference + high, binding=True))
-    gate.sensitive = row["before"] is not None and not low + ROUNDING < float(row["before"]) - reference < high - ROUNDING
+    gate.sensitive = sees(row, reference + low, reference + high, told=told)
     return gate
+
+
+def sees(row: Mapping[str, Any], low: float, high: float, *, told: bool) -> bool:
+    """Say whether a test may have found the original beyond the band: its whole interval where that has to be told, else its value."""
+    if row["before"] is None:
+        return False
+    before = row["detail"].get("before") if told else {"low": row["before"], "high": row["before"]}
+    return before is not None and (float(before["high"]) <= low + ROUNDING or float(before["low"]) >= high - ROUNDING)
 
 
 def _band(epsilon: float, direction: str) -> tuple[float, float]:

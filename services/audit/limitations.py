@@ -4,6 +4,7 @@ Each code is considered for every report. The catalogue may grow; a code that is
 """
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from services.audit.runs import Run, Subject, deciding
@@ -28,6 +29,8 @@ LIMITATIONS = {
     "few_seeds": "Each model stands for one seed; another seed would give other numbers.",
     "sample_level": "The attacks are on records of a batch, not on one person.",
     "suppression_only": "The outputs no longer show the class; the representation may still hold it ({probe}; {relearned}).",
+    "class_left_inside": "Below its outputs the new model still tells the class: a linear probe of its inner features finds it with an AUC of {after}, on the "
+    "original with {before}, on the retrained model with {reference}. Whoever has the weights can read it there, or teach it to the outputs again.",
     "censored_relearning": "Relearning was cut off before every run had reached the bar; its numbers are bounds.",
     "reconstruction": "Whoever holds both the old and the new version may reconstruct part of what was forgotten (batch of {batch} requests).",
     "other_people": "The effect of this removal on the privacy of other people was not proved.",
@@ -72,6 +75,7 @@ def limitations(request: DeletionRequest, subjects: Sequence[Subject], runs: Seq
         *_unknown_power(last),
         *_reference(subjects, last),
         *_suppression(runs, readings),
+        *_left_inside(last),
         *_attacks(readings),
         *([_entry("censored_relearning")] if any(_censored(row) for row in readings) else []),
         *_methods(runs),
@@ -135,6 +139,13 @@ def _suppression(runs: Sequence[Run], readings: Sequence[ReadingRow]) -> list[di
     probe = "no linear probe gave a number" if probed is None else f"a linear probe finds it with an AUC of {probed}"
     relearned = "no relearning test gave a number" if again is None else f"relearning it took {again} steps"
     return [_entry("suppression_only", probe=probe, relearned=relearned)]
+
+
+def _left_inside(last: Sequence[Run]) -> list[dict[str, str]]:
+    """Return that the class is still to be read inside, where a probe finds it better than in the retrained model, beyond its interval."""
+    rows = [row for run in last if run.guarantee == "approximate" for row in run.readings if row.name == "linear_probe_auc"]
+    left = [row for row in rows if row.ci_low is not None and row.reference is not None and Decimal(row.ci_low) > Decimal(row.reference)]
+    return [_entry("class_left_inside", after=row.after, before=row.before, reference=row.reference) for row in left]
 
 
 def _number(readings: Sequence[ReadingRow], name: str) -> str | None:

@@ -8,7 +8,9 @@ the greatest that the others leave, and a plan that even this cannot pass is sai
 Two retrained models are right on different records: on a share a(1 - a) of them where the original is right on a share a of held-out records, and on
 none of a class that neither knows. Of areas under the curve, .45 of the standard error is left when two models are compared on the same rows (.006
 at 500 records, .014 at 100), .65 on a class that neither knows, and .8 on a range of targets that neither knows (.64 to .93 on one set, .20 to .28 on another). Distances of outputs of two retrained models scatter by .015, on a class that
-neither knows by .5 over the root of its records (.045 at 124). What was measured for a class is in docs/benchmarks/cheats.md. Beside models on random halves
+neither knows by .5 over the root of its records (.045 at 124). Errors on single records scatter by .01 of the targets' spread, likelihoods of unknown answers
+by .01, their wording by .03, and how often two generators show a class that neither learned by .02. On a range of targets errors of two models differed by .012
+on one set and by .14 on another, so nothing is assumed of them. What was measured is in docs/benchmarks/cheats.md. Beside models on random halves
 of the records, which share less with the judged one, intervals are 1.1 to 1.8 times as wide (docs/benchmarks/shadow-band.md).
 """
 
@@ -34,15 +36,21 @@ SEED = 20_240_229
 PAIRED = {"records": 0.45, "class": 0.65, "range": 0.8}
 SCATTER = 0.015
 MEMBER_ROWS = 5000
+CLASS_SAMPLES = 2000
 BESIDE_HALVES = 1.4
+OF_NUMBERS = {"mean_absolute_error": (0.1, 0.01), "answer_probability": (0.02, 0.01), "rouge_l": (0.08, 0.03)}
+"""Of means over records: what an interval knows of, times one over the root of the records, and the scatter of models that it does not."""
+OF_SAMPLES = 0.02  # scatter of the share of samples that show a class
 SCATTER_OF_CLASS, OWN_OF_CLASS = 0.5, 0.08  # times one over the root of the records: between models, and of the rows of one
 NEVER = float("inf")
 NO_GATE = "no test that decides is held against a retrained model"
 UNKNOWN_SPREAD = "it is not known how far two retrained models differ in a test that decides"
 UNKNOWN_ORIGINAL = "it is not known how often the original is right"
-AREAS = frozenset({"mia_v2", "lira", "rmia", "streisand", "regression_mia"})
+AREAS = frozenset({"mia_v2", "lira", "rmia", "streisand", "regression_mia", "min_k"})
 DISTANCES = frozenset({"js_divergence"})
-SHARES = frozenset({"accuracy", "near_duplicate_accuracy"})
+BOUNDED_ABOVE = DISTANCES | {"class_rate"}  # which have no floor of their own among earlier verdicts
+SHARES = frozenset({"accuracy", "near_duplicate_accuracy", "exact_match", "appearance_rate"})
+UNKNOWN_TO_BOTH = frozenset({"exact_match", "appearance_rate"})  # no retrained model writes what it has not read word for word
 OF_TWO = sqrt(np.pi) / 2  # a mean distance of two equal normal variables, over their deviation, is 2 / sqrt(pi)
 
 
@@ -75,16 +83,26 @@ class Known:
     halves: bool = False
 
     @property
+    def share(self) -> float:
+        """The share of all records that are to be forgotten."""
+        forget = self.roles.get("forget", 0)
+        return forget / max(1, forget + self.roles.get("retain", 0))
+
+    @property
     def wider(self) -> float:
         """How many times as wide as beside a retrained model intervals are taken to be."""
         return BESIDE_HALVES if self.halves else 1.0
 
 
 def earlier_of(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Earlier]:
-    """Return what stored readings {name, split, n, level, before, reference, band, detail} say, by name and split; those without a pair say nothing."""
+    """Return what stored readings {name, split, n, level, before, reference, band, detail} say, by name and split.
+
+    Without a pair a reading's own interval is taken (`ci_low`, `ci_high`); without either it says nothing.
+    """
     found: dict[tuple[str, str], list[Earlier]] = {}
     for row in rows:
-        paired: Mapping[str, Any] = (row["detail"] or {}).get("paired") or {}
+        own = {"low": row.get("ci_low"), "high": row.get("ci_high")}
+        paired: Mapping[str, Any] = (row["detail"] or {}).get("paired") or own
         ends = [end for end in (row["before"], row["reference"], paired.get("low"), paired.get("high"), row["level"]) if end is not None]
         if len(ends) < 5 or row["n"] is None:
             continue
@@ -149,9 +167,9 @@ def simulated(
     while _passes(gates) * kept < ENOUGH and any(gate.width < gate.widest for gate in gates):
         min((gate for gate in gates if gate.width < gate.widest), key=lambda gate: float((gate.needed <= gate.width).mean())).widen()
     fails = _fails(gates)
-    blind = _passes(gates) * kept < ENOUGH or (fails is not None and fails < SEEN)
-    if fails is None and not blind:
+    if fails is None:  # nobody could say what a wider band lets through
         _narrow(gates, before)
+    blind = _passes(gates) * kept < ENOUGH or (fails is not None and fails < SEEN)
     found = {
         "retrained_passes": _rounded(_passes(gates) * kept),
         "original_fails": _rounded(fails),
@@ -176,7 +194,7 @@ def with_rules(plan: Mapping[str, Any]) -> dict[str, Any]:
     """Return a plan that names the rules it is judged by beside its numbers, so that whoever recomputes a verdict takes those of its day."""
     utility = plan.get("utility")
     beside = {} if plan.get("reference") == "shadow-band" else {"besides": "retrained"}  # models of half the records are worse: no measure of use
-    return {**plan, "utility": None if utility is None else {**utility, **beside}, "least_records": EQUIVALENCE_MINIMUM}
+    return {**plan, "utility": None if utility is None else {**utility, **beside}, "least_records": EQUIVALENCE_MINIMUM, "sensitivity": "interval"}
 
 
 def none_simulated(reason: str) -> dict[str, Any]:
@@ -226,10 +244,10 @@ def _gate(entry: dict[str, Any], known: Known, *, level: float, alpha: float, rn
     z, strict = (NormalDist().inv_cdf(share) for share in ((1 + level) / 2, 1 - alpha))
     gap = held.gap if held is not None else _gap(name, split, known)
     if name in SHARES:
-        return _of_shares(entry, facts, records, _disagreement(known, held, split), gap, (z, strict), rng)
+        return _of_shares(entry, facts, records, _disagreement(name, known, held, split), gap, (z, strict), rng)
     spread = _assumed(name, records, others, known)
     if held is not None:  # a gate with a bound on one side alone has no floor of its own
-        deviation, scatter = sqrt(held.variance / records), max(held.floor * OF_TWO, spread[1] if name in DISTANCES and spread else 0.0)
+        deviation, scatter = sqrt(held.variance / records), max(held.floor * OF_TWO, spread[1] if name in BOUNDED_ABOVE and spread else 0.0)
     elif spread is not None:
         deviation, scatter = spread
     else:
@@ -241,6 +259,12 @@ def _assumed(name: str, records: int, others: int, known: Known) -> tuple[float,
     """Return the deviation that an interval of a reading knows of, and the scatter of models that it does not; None where neither is known."""
     if name in AREAS:
         return known.wider * PAIRED[known.kind] * sqrt((1 / records + 1 / others) / 12), 0.0
+    if name == "class_rate":
+        shown = known.share
+        return sqrt(max(shown * (1 - shown), 1e-9) / records), OF_SAMPLES
+    if name in OF_NUMBERS and known.kind == "records":
+        own, scatter = OF_NUMBERS[name]
+        return own / sqrt(records), scatter
     if name not in DISTANCES:
         return None
     if known.kind == "class":
@@ -251,6 +275,9 @@ def _assumed(name: str, records: int, others: int, known: Known) -> tuple[float,
 def _records(name: str, split: str, entry: Mapping[str, Any], known: Known) -> tuple[int, int]:
     """Return how many records stand on either side of a reading; where there is one side, it counts twice."""
     roles = known.roles
+    if name == "class_rate":
+        samples = int((entry.get("parameters") or {}).get("samples") or CLASS_SAMPLES)
+        return samples, samples
     records = roles.get("forget_test" if split == "forget_test" else "forget", 0)
     if name not in AREAS:
         return records, records
@@ -262,11 +289,11 @@ def _records(name: str, split: str, entry: Mapping[str, Any], known: Known) -> t
     return records, roles.get("forget_attack", 0) + pooled
 
 
-def _disagreement(known: Known, held: Earlier | None, split: str) -> float:
+def _disagreement(name: str, known: Known, held: Earlier | None, split: str) -> float:
     """Return on what share of forgotten records one of two retrained models is right and the other is not."""
     if held is not None:
         return min(1.0, held.variance)
-    if known.kind == "class" or split == "forget_test":
+    if known.kind == "class" or split == "forget_test" or name in UNKNOWN_TO_BOTH:
         return DISAGREEMENT["class"]
     return min(1.0, known.wider**2 * (DISAGREEMENT["records"] if known.unseen is None else known.unseen * (1 - known.unseen)))
 

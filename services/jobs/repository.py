@@ -237,15 +237,19 @@ def measured_shares(session: Session, version_id: UUID) -> tuple[float | None, f
     return None if shares[0] is None else float(shares[0]), None if shares[1] is None else float(shares[1])
 
 
-def earlier_readings(session: Session, model_id: UUID, *, request_kind: str) -> list[Mapping[str, Any]]:
-    """Return the readings on forgotten records of the model's jobs that were published, for requests of this kind, the newest 100."""
-    columns = [getattr(ReadingRow, name) for name in ("name", "split", "n", "level", "before", "reference", "band", "detail")]
+def earlier_readings(session: Session, model_id: UUID, *, about: str) -> list[Mapping[str, Any]]:
+    """Return the readings on forgotten records of the model's jobs that were published and held against a retrained model, the newest 100.
+
+    They are of requests `about` the same: a class, a range or records. Plans from before that was told say `class` or `records` alone.
+    """
+    columns = [getattr(ReadingRow, name) for name in ("name", "split", "n", "level", "before", "reference", "ci_low", "ci_high", "band", "detail")]
     query = (
         select(*columns)
         .join(Job, Job.id == ReadingRow.job_id)
         .join(VerificationPlan, (VerificationPlan.job_id == ReadingRow.job_id) & (VerificationPlan.round == ReadingRow.round))
         .where(Job.model_id == model_id, Job.state == "succeeded", ReadingRow.split.startswith("forget"))
-        .where(VerificationPlan.body["request_kind"].astext == request_kind)
+        .where(func.coalesce(VerificationPlan.body["about"].astext, VerificationPlan.body["request_kind"].astext) == about)
+        .where(VerificationPlan.body["reference"].astext == "retrained")
         .order_by(Job.finished_at.desc(), ReadingRow.name, ReadingRow.split)
         .limit(100)
     )

@@ -288,8 +288,9 @@ _FORECAST = (*_REAL_VALUED, *_spread("quantile_loss", "forget_train", "retain_te
 
 # How often a retrained generator shows the class is the error of the classifier that looks on, so there is no floor under it; the attack is two-sided.
 # An area of few held-out images of one class is wider than its band, so of a class it gates from 500 records on.
+_SHOWN = _gate("metric", "class_rate", "forget_train", 0.03, direction="max", requests=("class",), samples=4000)
 _GENERATED = (
-    _gate("metric", "class_rate", "forget_train", 0.03, direction="max", requests=("class",), samples=4000),
+    _SHOWN,
     _gate("metric", "item_nn_distance", "forget_train", 0.10, requests=("records",)),
     _gate("attack", "gan_attack", "forget_train", 0.10, min_records=500, requests=("class",)),
     _gate("attack", "gan_attack", "forget_train", 0.10, requests=("records",)),
@@ -298,17 +299,19 @@ _GENERATED = (
     *_printed("metric", "feature_kid", "retain_test"),
     *_printed("attack", "gan_attack", "retain_train"),
 )
-# A whole answer and its likelihood are held against the retrained model's on the same records, so that twenty of them can tell. The area of min-k rests
-# on pairs of records: with fewer than a hundred its interval is wider than a band that would tell anything. What is kept is gated by model utility.
-# A request for an entity asks that its name is not said; how much of the rest of an answer is left is printed. What is kept must not become likelier
-# than it was: that would expose others for one's sake.
+# The likelihood and the wording of answers are held against the retrained model's on the same records, so that twenty of them can tell. A share of records is
+# known to .05 from sixty of them on, and to .10 from thirty: of fewer that are all alike the interval is wider. The area of min-k rests on pairs of records:
+# with fewer than a hundred it tells nothing. What is kept is gated by model utility. A request for an entity asks that its name is not said; how much
+# of the rest of an answer is left is printed. What is kept must not become likelier than it was: that would expose others for one's sake.
 _SPOKEN: dict[str, Any] = {"rows": 100, "most_tokens": 48}
+_WHOLE = _gate("metric", "exact_match", "forget_train", 0.05, min_records=60)
+_NAMED = _gate("metric", "appearance_rate", "forget_train", 0.10, min_records=30, requests=("concept",), **_SPOKEN)
 _LANGUAGE = (
-    _gate("metric", "exact_match", "forget_train", 0.05),
+    _WHOLE,
     _gate("metric", "answer_probability", "forget_train", 0.10, requests=("records",)),
     _gate("metric", "rouge_l", "forget_train", 0.10, requests=("records",), **_SPOKEN),
     _gate("metric", "min_k", "forget_train", 0.10, min_records=100, requests=("records",)),
-    _gate("metric", "appearance_rate", "forget_train", 0.10, requests=("concept",), **_SPOKEN),
+    _NAMED,
     *(
         ReadingSpec(kind="metric", name=name, split="forget_train", requests=("concept",), parameters=said)
         for name, said in (("answer_probability", {}), ("rouge_l", _SPOKEN), ("min_k", {}))
@@ -448,6 +451,14 @@ _SMALL_LANGUAGE_RUNGS = (
     Rung(method="simnpo", granularities=("records",), tasks=("language_model",), parameters={**_STEPS, "delta": 4.0}),
 )
 
+_BY_FEW = {"epsilon": 0.15, "min_records": 0}
+"""Shares of as few as seventeen answers, which no interval knows better."""
+_OF_SMALL: dict[OwnTask, tuple[ReadingSpec, ...]] = {
+    "language_model": tuple(one.model_copy(update=_BY_FEW) if one in (_WHOLE, _NAMED) else one for one in _LANGUAGE),
+    "image_generation": tuple(one.model_copy(update={"epsilon": 0.05}) if one == _SHOWN else one for one in _GENERATED),
+}
+"""Two small generators that never saw a class differ by .02 in how often they show it, so .03 would turn one of eight away."""
+
 DEMO = PolicyBody(
     regulation="gdpr",
     ladder=(
@@ -469,6 +480,7 @@ DEMO = PolicyBody(
             *_FORGET,
         ),
         for_records=_RECORDS,
+        by_task=_OF_SMALL,
     ),
     limits=Limits(records_share=None, class_share=None, drift=Drift(js=1.0, utility_drop=0.10, share=0.5)),
     batch_window_s=0,

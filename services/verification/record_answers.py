@@ -1,6 +1,7 @@
 """Metrics that are the mean over records of one number that a language model's answer gives each; groups of records are resampled whole."""
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import ClassVar
 
 from torch import nn
@@ -11,6 +12,7 @@ from services.learning.task import Task
 from services.verification.answers import Asked, asked_of, grouped_reading
 from services.verification.metric import Direction, Metric, Models
 from services.verification.reading import Reading, Unmeasured
+from services.verification.statistics.intervals import clopper_pearson, paired_proportions
 from services.verification.statistics.scores import Floats
 
 
@@ -43,10 +45,23 @@ class AnswerMean(Metric):
         mine, theirs = (self.values(model, asked, task, run) for model in (models.unlearned, versus))
         if isinstance(mine, Unmeasured):
             return mine
-        return theirs if isinstance(theirs, Unmeasured) else self._reading(mine - theirs, asked, run, f"{split}/paired")
+        return theirs if isinstance(theirs, Unmeasured) else self._reading(mine - theirs, asked, run, f"{split}/paired", paired=True)
 
     def _asked(self, data: Splits, split: str, run: Run) -> Asked | Unmeasured:
         return asked_of(data, split, run, at_most=getattr(self.parameters, "rows", None))
 
-    def _reading(self, values: Floats, asked: Asked, run: Run, purpose: str) -> Reading:
+    def _reading(self, values: Floats, asked: Asked, run: Run, purpose: str, *, paired: bool = False) -> Reading:  # noqa: ARG002
         return grouped_reading(values, asked.groups, run, f"{self.name}/{purpose}", level=self.parameters.level)
+
+
+class AnswerShare(AnswerMean):
+    """Share of records of whose answer something holds. A bootstrap of records that are all alike has no width, as if seventeen were a million.
+
+    So its interval reaches at least as far as Clopper and Pearson's does, or Tango's score interval of the paired difference.
+    """
+
+    def _reading(self, values: Floats, asked: Asked, run: Run, purpose: str, *, paired: bool = False) -> Reading:
+        found = super()._reading(values, asked, run, purpose)
+        gained, lost, level = int((values > 0).sum()), int((values < 0).sum()), found.level
+        low, high = paired_proportions(gained, lost, found.n, level=level) if paired else clopper_pearson(gained, found.n, level=level)
+        return replace(found, low=min(low, found.low), high=max(high, found.high))

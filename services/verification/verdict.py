@@ -120,7 +120,8 @@ class _Gate:
 def judge(plan: Mapping[str, Any], readings: Sequence[Measured], facts: IntegrityFacts) -> Verdict:
     """Return the verdict. Band, direction and gate are the plan's, not the reading's; a planned reading that is missing is null."""
     held = {(reading.kind, reading.name, reading.split): reading for reading in readings}
-    gates = [_gate(entry, held) for entry in plan["readings"] if entry.get("gate", False)]
+    told = plan.get("sensitivity") == "interval"
+    gates = [_gate(entry, held, told=told) for entry in plan["readings"] if entry.get("gate", False)]
     utility = _utility_gate(plan, held)
     family = [*gates, *([utility] if utility is not None else [])]
     alpha = float(plan.get("alpha", 0.05)) / int(plan.get("looks", 1))
@@ -208,8 +209,11 @@ def _records(gates: Sequence[_Gate]) -> int:
     return max((comparison.number.n for gate in gates for comparison in gate.comparisons if gate.about_forgetting), default=0)
 
 
-def _gate(entry: Mapping[str, Any], held: Mapping[tuple[str, str, str], Measured]) -> _Gate:
-    """Return the comparisons of one gating entry of the plan."""
+def _gate(entry: Mapping[str, Any], held: Mapping[tuple[str, str, str], Measured], *, told: bool) -> _Gate:
+    """Return the comparisons of one gating entry of the plan.
+
+    It is sensitive where it finds the original outside the band: with its whole interval where it has to be `told`, by its value alone in plans of before.
+    """
     split = str(entry.get("split") or "forget_train")
     epsilon = float(entry.get("epsilon") or 0.0)
     gate = _Gate(entry["kind"], entry["name"], split, epsilon, about_forgetting=split.startswith("forget"))
@@ -221,11 +225,19 @@ def _gate(entry: Mapping[str, Any], held: Mapping[tuple[str, str, str], Measured
     if not gate.about_forgetting:
         return _retained_gate(gate, reading, direction)
     if entry.get("absolute", False):
-        return _absolute_gate(gate, reading, direction)
-    return _forget_gate(gate, reading, direction)
+        return _absolute_gate(gate, reading, direction, told=told)
+    return _forget_gate(gate, reading, direction, told=told)
 
 
-def _forget_gate(gate: _Gate, reading: Measured, direction: str) -> _Gate:
+def _sensitive(before: Number | None, band: Interval, *, told: bool) -> bool:
+    """Say whether a reading of the original lies beyond the band."""
+    if not isinstance(before, Reading):
+        return False
+    found = Interval(before.low, before.high) if told else Interval(before.value, before.value)
+    return place(found, band) in {Place.ABOVE, Place.BELOW}
+
+
+def _forget_gate(gate: _Gate, reading: Measured, direction: str, *, told: bool) -> _Gate:
     """Hold a reading on forgotten records against the retrained model's."""
     after, reference = reading.after, reading.reference
     if not isinstance(after, Reading):
@@ -244,20 +256,18 @@ def _forget_gate(gate: _Gate, reading: Measured, direction: str) -> _Gate:
     else:
         comparison = _Comparison(after, Interval(reference.value + low, reference.value + high), above, below)
     gate.comparisons.append(comparison)
-    if isinstance(reading.before, Reading):
-        gate.sensitive = not low <= reading.before.value - reference.value <= high
+    gate.sensitive = _sensitive(reading.before, Interval(reference.value + low, reference.value + high), told=told)
     return gate
 
 
-def _absolute_gate(gate: _Gate, reading: Measured, direction: str) -> _Gate:
+def _absolute_gate(gate: _Gate, reading: Measured, direction: str, *, told: bool) -> _Gate:
     """Hold a reading on forgotten records against a number of the plan, where there is no reference to hold it against."""
     if not isinstance(reading.after, Reading):
         gate.missing = reading.after.reason
         return gate
     bound = Interval(-INFINITE, gate.epsilon) if direction == "max" else Interval(gate.epsilon, INFINITE)
     gate.comparisons.append(_Comparison(reading.after, bound, *_codes(reading.leak_side)))
-    if isinstance(reading.before, Reading):
-        gate.sensitive = not bound.low <= reading.before.value <= bound.high
+    gate.sensitive = _sensitive(reading.before, bound, told=told)
     return gate
 
 
@@ -337,7 +347,7 @@ def _state(gate: _Gate, readings: Sequence[Measured], *, alpha: float, tests: in
     if any(place(comparison.interval, comparison.band) is not Place.INSIDE for comparison in binding):
         return ReadingState(*head, "undecided", **facts)
     if gate.about_forgetting and not gate.sensitive:
-        return ReadingState(*head, "insensitive", reason="the original model lies inside the band", **facts)
+        return ReadingState(*head, "insensitive", reason="the original model does not lie beyond the band", **facts)
     return ReadingState(*head, "inside", **facts)
 
 

@@ -17,8 +17,7 @@ CLOCK = SystemClock()
 METRICS = {"train": {"n": 80, "loss": "0.0100", "accuracy": "0.9900"}, "test": {"n": 10, "loss": "0.3000", "accuracy": "0.9100"}}
 
 
-@pytest.fixture
-def line(ledger):
+def published(ledger, **told):
     """A model trained by the service, a version that another job made of it, and readings of that job and of one that did not succeed."""
     tenant = ledger.default_tenant()
     model = ledger.model(tenant)
@@ -35,10 +34,15 @@ def line(ledger):
                 {"id": version, "tenant": tenant, "model": model, "number": number, "parent": parent, "job": job, "fresh": parent is None},
             )
         for job in (erased, failed):
-            body = {"request_kind": "records"}
+            body = {"request_kind": "records", "reference": "retrained", **told}
             repository.save_plan(session, repository.job_row(session, job), body, "ab" * 32)
             repository.save_readings(session, repository.job_row(session, job), [reading("forget_train"), reading("retain_test")])
     return tenant, model, second, upload
+
+
+@pytest.fixture
+def line(ledger):
+    return published(ledger)
 
 
 def reading(split):
@@ -66,12 +70,24 @@ def test_readings_of_published_jobs_for_the_same_kind_of_request_are_found(ledge
     tenant, model, _, _ = line
 
     with as_worker(ledger, tenant) as session:
-        found = repository.earlier_readings(session, model, request_kind="records")
-        other = repository.earlier_readings(session, model, request_kind="class")
+        found = repository.earlier_readings(session, model, about="records")
+        others = [repository.earlier_readings(session, model, about=other) for other in ("class", "range")]
 
     assert [(row["name"], row["split"], row["n"]) for row in found] == [("mia_v2", "forget_train", 100)]
-    assert other == []
+    assert others == [[], []]
     assert earlier_of(json.loads(json.dumps(found)))["mia_v2", "forget_train"].floor == 0.02
+
+
+@pytest.mark.parametrize(
+    ("told", "about"), [({"about": "range"}, "range"), ({"about": "range"}, "records"), ({"reference": "shadow-band"}, "records")]
+)
+def test_a_range_says_nothing_of_records_nor_do_models_on_halves_of_a_retrained_one(ledger, told, about):
+    tenant, model, _, _ = published(ledger, **told)
+
+    with as_worker(ledger, tenant) as session:
+        found = repository.earlier_readings(session, model, about=about)
+
+    assert bool(found) is (told.get("about") == about)
 
 
 def test_a_plan_counts_the_rungs_before_it_that_had_a_verdict_and_itself(ledger):

@@ -1,9 +1,7 @@
 """Destroying versions: when, what stands in the way, what is proved, and that an interruption at any point changes nothing of the end."""
 
 import hashlib
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +30,7 @@ from services.model_versions import service as models
 from services.model_versions.forms import FileForm, NewVersion
 from services.requests import holds, jobs
 from tests.integration.conftest import Ledger
-from tests.integration.crash_walk import killed_at
+from tests.integration.crash_walk import killed_at, killed_for_real, purge_process
 from tests.integration.test_ledger_requests import CLOCK, KEYS, World, digest, person
 from worker import tombstones
 
@@ -411,16 +409,6 @@ def test_a_purge_that_is_interrupted_at_any_point_ends_as_one_that_was_not(yard:
     assert stride > 1 or {"before commit", "after commit", "after aborted uploads", "after a deleted store version"} <= set(places)
 
 
-ONE_TURN = (
-    "import sys\nfrom control.purge import Purge\nfrom models_store.s3 import S3Store\nfrom services.clock import SystemClock\n"
-    "from services.db.session import make_engine\nfrom services.tenants.keys import KeyRing\n"
-    "url, endpoint, bucket, kek = sys.argv[1:]\n"
-    "store = S3Store.from_parts(endpoint=endpoint, public_endpoint='', region='us-east-1', bucket=bucket, access_key='testaccess',"
-    " secret_key='testsecret', secure=False)\n"
-    "Purge(make_engine(url), store, KeyRing(kek, ''), clock=SystemClock()).turn()\n"
-)
-
-
 LAST_POINT = 48
 """More than a purge passes: a kill that does not come is an undisturbed purge."""
 SURE_POINT = 24
@@ -435,7 +423,7 @@ class Real(Yard):
         parts = {"endpoint": server.endpoint, "public_endpoint": "", "region": "us-east-1", "bucket": "purge-tests"}
         self.store = S3Store.from_parts(**parts, access_key="testaccess", secret_key="testsecret", secure=False)
         self.store.ensure_bucket(versioned=True)
-        self.arguments = [sys.executable, "-c", ONE_TURN, ledger.url("lethe_control"), server.endpoint, "purge-tests", KEYS.kek]
+        self.arguments = purge_process(ledger, server, "purge-tests", KEYS.kek)
         self.fill()
         self.undisturbed = self.purged(0)
 
@@ -444,10 +432,9 @@ class Real(Yard):
         number = self.train()
         assert len(self.stored(number)) == 2
         self.destroy(number)
-        killed = subprocess.run(self.arguments, env={**os.environ, "LETHE_CRASH_AT": str(point or 10_000)}, check=False, capture_output=True)
-        expected = {0} if point == 0 else {137} if point <= SURE_POINT else {137, 0}
-        assert killed.returncode in expected, killed.stderr.decode()[-2000:]
-        if killed.returncode:
+        killed = killed_for_real(self.arguments, point or 10_000)
+        assert killed in ({False} if point == 0 else {True} if point <= SURE_POINT else {True, False})
+        if killed:
             self.world.sql(text(LOST), "superuser")
             subprocess.run(self.arguments, check=True, capture_output=True)
         return outcome(self, number)

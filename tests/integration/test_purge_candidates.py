@@ -1,5 +1,6 @@
 """Destroying what jobs put and did not publish, some days after the request has closed."""
 
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
@@ -17,10 +18,10 @@ from services.requests import candidates, holds, repository
 from services.requests import service as requests
 from services.requests.forms import Cancellation
 from tests.integration.conftest import Ledger
-from tests.integration.crash_walk import killed_at
-from tests.integration.test_ledger_requests import CLOCK, digest, person
+from tests.integration.crash_walk import killed_at, killed_for_real, purge_process
+from tests.integration.test_ledger_requests import CLOCK, KEYS, digest, person
 from tests.integration.test_purge import CLEAN, LOST
-from tests.integration.test_purge_data import DataYard
+from tests.integration.test_purge_data import STRIDE, DataYard
 
 FAILED = {"verdict": "failed", "codes": ["forgetting"], "sentence": "the records are still known."}
 
@@ -234,3 +235,27 @@ def test_a_purge_of_a_candidate_that_is_interrupted_at_any_point_ends_as_one_tha
         yard.turns()
         assert yard.outcome_of(job, other) == undisturbed, places[-1]
     assert len(places) * stride >= 24
+
+
+@pytest.mark.soak
+def test_a_purge_of_a_candidate_killed_for_real_ends_as_one_that_was_not(ledger: Ledger, object_store_server: Any) -> None:
+    yard = CandidateYard(ledger, object_store_server)
+    arguments = purge_process(ledger, object_store_server, yard.bucket, KEYS.kek)
+    request, first, _ = yard.fail()
+    yard.pass_next(request)
+    yard.due()
+    yard.turns()
+    job, other = yard.again(request, first, 0)
+    yard.turns()
+    undisturbed = yard.outcome_of(job, other)
+    kills = 0
+
+    for point in range(1, 60, STRIDE):
+        job, other = yard.again(request, first, point)
+        if not killed_for_real(arguments, point):
+            break
+        kills += 1
+        yard.world.sql(text(LOST), "superuser")
+        subprocess.run(arguments, check=True, capture_output=True)
+        assert yard.outcome_of(job, other) == undisturbed, point
+    assert kills * STRIDE >= 24

@@ -1,6 +1,7 @@
 """Destroying dataset versions that hold forgotten records: when, what stands in the way, what is proved on a real store, and that nothing comes back."""
 
 import hashlib
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
@@ -25,7 +26,7 @@ from services.model_versions import service as models
 from services.model_versions.forms import NewModel, NewTrainingRun
 from services.requests import holds, record
 from tests.integration.conftest import Ledger
-from tests.integration.crash_walk import killed_at
+from tests.integration.crash_walk import killed_at, killed_for_real, purge_process
 from tests.integration.test_ledger_requests import CLOCK, KEYS, digest, person
 from tests.integration.test_purge import CLEAN, LOST, Yard
 
@@ -35,8 +36,9 @@ class DataYard(Yard):
 
     def __init__(self, ledger: Any, server: Any) -> None:
         super().__init__(ledger)
+        self.bucket = f"data-{ledger.name.replace('_', '-')}"
         self.store = S3Store.from_parts(
-            endpoint=server.endpoint, public_endpoint="", region="us-east-1", bucket=f"data-{ledger.name.replace('_', '-')}",
+            endpoint=server.endpoint, public_endpoint="", region="us-east-1", bucket=self.bucket,
             access_key="testaccess", secret_key="testsecret", secure=False,
         )  # fmt: skip
         self.store.ensure_bucket(versioned=True)
@@ -292,6 +294,8 @@ def outcome_of_data(yard: DataYard, number: int) -> dict[str, Any]:
     }
 
 
+STRIDE = 2
+"""Every second crash point is one at which a process is killed."""
 RETIRE = """UPDATE dataset_version SET status = 'retired', destroy_by = clock_timestamp() WHERE id = :v"""
 
 
@@ -330,3 +334,23 @@ def test_a_purge_of_data_that_is_interrupted_at_any_point_ends_as_one_that_was_n
         assert outcome_of_data(yard, number) == undisturbed, places[-1]
     assert len(places) * stride >= 24
     assert stride > 1 or {"before commit", "after commit", "after aborted uploads", "after a deleted store version"} <= set(places)
+
+
+@pytest.mark.soak
+def test_a_purge_of_data_killed_for_real_ends_as_one_that_was_not(ledger: Ledger, object_store_server: Any) -> None:
+    yard = DataYard(ledger, object_store_server)
+    arguments = purge_process(ledger, object_store_server, yard.bucket, KEYS.kek)
+    first = superseded(yard, 0)
+    yard.turns()
+    undisturbed = outcome_of_data(yard, first)
+    kills = 0
+
+    for point in range(1, 60, STRIDE):
+        number = superseded(yard, point)
+        if not killed_for_real(arguments, point):
+            break
+        kills += 1
+        yard.world.sql(text(LOST), "superuser")
+        subprocess.run(arguments, check=True, capture_output=True)
+        assert outcome_of_data(yard, number) == undisturbed, point
+    assert kills * STRIDE >= 24

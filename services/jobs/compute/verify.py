@@ -90,6 +90,8 @@ def band(reading: Measured, state: ReadingState | None) -> dict[str, Any] | None
 def detail(reading: Measured, state: ReadingState | None, entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return further numbers of the measurement, and what the verdict made of it, as decimal strings."""
     numbers = {"gate": reading.gate, "parameters": strings(entry.get("parameters") or {})}
+    if reading.gate and isinstance(reading.before, Reading):  # whoever recomputes the verdict must see how well the test knew the original
+        numbers["before"] = {"low": decimal(reading.before.low), "high": decimal(reading.before.high)}
     for name in ("after", "paired", "change"):
         number = getattr(reading, name)
         if isinstance(number, Reading):

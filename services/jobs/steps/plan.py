@@ -1,7 +1,7 @@
 """The step `plan`: freeze what will be measured and how it will be judged, before anything is computed."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy.orm import Session
 
@@ -74,7 +74,7 @@ def compose(session: Session, work: Work, *, roles: dict[str, int]) -> dict[str,
     reference, stead = reference_of(work, str(document.get("reference", "retrained")), guarantee=str(guarantee)) if retrainable else ("none", None)
     level, alpha, looks = float(document.get("level", 0.9)), float(document.get("alpha", 0.05)), repository.looks(session, work.job.id)
     guarantees: list[str] = (entry.facts.get("guarantees") if entry is not None else None) or [str(guarantee)]
-    planned = [gated(entry, counts) for entry in (*readings, *of_what_is_left(readings, work.model.task, guarantees))]
+    planned = [gated(entry, counts) for entry in (*readings, *of_what_is_left(readings, work.model.task, guarantees, kind=work.request_kind))]
     if reference != "none":
         beside = known(session, work, roles, halves=reference == SHADOW_BAND)
         found: dict[str, Any] = power.simulated(planned, utility=utility, level=level, alpha=alpha / looks, known=beside)
@@ -83,6 +83,7 @@ def compose(session: Session, work: Work, *, roles: dict[str, int]) -> dict[str,
     body = {
         "policy": {"key": work.policy.key, "version": work.policy.version},
         "request_kind": work.request_kind,
+        "about": about(work),
         "method": work.job.method,
         "parameters": work.job.params,
         "guarantee": guarantee,
@@ -125,10 +126,15 @@ def reference_of(work: Work, asked: str, *, guarantee: str) -> tuple[str, dict[s
 def known(session: Session, work: Work, roles: Mapping[str, int], *, halves: bool = False) -> power.Known:
     """Return what is known of a job before its run; `halves`: it is held against models on random halves of the records, of which no verdict is known."""
     shares = repository.measured_shares(session, work.base.id) if work.base is not None and work.model.task == "classification" else (None, None)
-    kind = "class" if work.request_kind == "class" else "records"
+    kind = about(work)
     classes = int(architecture.parameters_of(work.base, work.model.architecture_params).get("outputs") or 0)
-    earlier = {} if halves else power.earlier_of(repository.earlier_readings(session, work.model.id, request_kind=kind))
-    return power.Known(roles, "range" if work.of_range else kind, classes, *shares, earlier, halves)
+    earlier = {} if halves else power.earlier_of(repository.earlier_readings(session, work.model.id, about=kind))
+    return power.Known(roles, kind, classes, *shares, earlier, halves)
+
+
+def about(work: Work) -> Literal["class", "range", "records"]:
+    """Return what a request is about, as far as the spread of two retrained models hangs on it."""
+    return "class" if work.request_kind == "class" else "range" if work.of_range else "records"
 
 
 def papers_of(session: Session, readings: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -177,15 +183,17 @@ def ladder_of(work: Work, *, softer: Mapping[str, Any] | None = None) -> dict[st
     return {"next": following[0] if following is not None else None, **told}
 
 
-def of_what_is_left(readings: Sequence[Mapping[str, Any]], task: str, guarantees: Collection[str]) -> list[dict[str, Any]]:
-    """Return the readings that a run which may claim no more than suppression must print beside the policy's: what its inside still holds.
+def of_what_is_left(readings: Sequence[Mapping[str, Any]], task: str, guarantees: Collection[str], *, kind: str) -> list[dict[str, Any]]:
+    """Return the readings that are printed beside the policy's of what a model's inside still holds.
 
-    They do not gate. Both are taken on the forgotten records; a task that has no classes has no linear probe, a generator no relearning.
+    Both are for a run which may claim no more than suppression; a linear probe is for every class that an approximate method forgets, since those that pass
+    by their outputs may hold it inside as the original does. They do not gate. Both are taken on the forgotten records; a task that has no classes has no
+    linear probe, a generator no relearning.
     """
-    if "suppression" not in guarantees:
-        return []
+    probed = {"linear_probe_auc"} if kind == "class" and "approximate" in guarantees else set[str]()
+    names = set(LEFT) if "suppression" in guarantees else probed
     held = {(entry["kind"], entry["name"], entry["split"]) for entry in readings}
-    asked = [{"name": name, "parameters": dict(given)} for name, (tasks, given) in LEFT.items() if task in tasks]
+    asked = [{"name": name, "parameters": dict(given)} for name, (tasks, given) in LEFT.items() if name in names and task in tasks]
     made = [{"kind": "metric", "split": "forget_train", "direction": "info", "epsilon": None, "gate": False, **entry} for entry in asked]
     return [entry for entry in made if (entry["kind"], entry["name"], entry["split"]) not in held]
 

@@ -16,7 +16,7 @@ from services.learning.task import Task
 from services.verification.answers import Asked, SampleParameters, as_records, asked_of, right_answers, said_by
 from services.verification.metric import METRICS, Models
 from services.verification.reading import Reading, Unmeasured
-from services.verification.record_answers import AnswerMean
+from services.verification.record_answers import AnswerShare
 from services.verification.statistics.scores import Floats
 
 NO_ENTITY = Unmeasured("no_entity_named")
@@ -24,7 +24,7 @@ NEVER_OCCURS = Unmeasured("entity_occurs_in_no_answer")
 
 
 @METRICS.register("appearance_rate")
-class AppearanceRate(AnswerMean):
+class AppearanceRate(AnswerShare):
     """Share of greedy answers that hold one of the entities, whatever the case, a hyphen being a space; 0 where none does.
 
     `detail.paraphrased` is the share on the operator's paraphrased questions, `detail.records` on how many records' own answers it stands.

@@ -10,12 +10,12 @@ from services.learning.task import Task
 from services.learning.tokens import IGNORED
 from services.verification.answers import Asked
 from services.verification.metric import METRICS
-from services.verification.record_answers import AnswerMean
+from services.verification.record_answers import AnswerShare
 from services.verification.statistics.scores import Floats
 
 
 @METRICS.register("exact_match")
-class ExactMatch(AnswerMean):
+class ExactMatch(AnswerShare):
     """Share of records answered word for word; on forgotten records the aim is the retrained model's share."""
 
     def values(self, model: nn.Module, asked: Asked, task: Task, run: Run) -> Floats:  # noqa: ARG002

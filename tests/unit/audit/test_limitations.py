@@ -59,6 +59,17 @@ def test_a_suppressed_class_comes_with_what_a_linear_probe_and_relearning_find()
     assert "no relearning test gave a number" in without
 
 
+def test_a_class_that_is_still_read_inside_an_approximate_model_is_said_to_be() -> None:
+    def probe(low: str) -> list[ReadingRow]:
+        return [row("linear_probe_auc", "0.9498", before="0.9484", reference="0.8918", ci_low=low)]
+
+    said = limits(readings=probe("0.9433"))["class_left_inside"]
+    assert "an AUC of 0.9498, on the original with 0.9484, on the retrained model with 0.8918" in said
+    assert "class_left_inside" not in limits(readings=probe("0.8900"))
+    assert "class_left_inside" not in limits(guarantee="suppression", readings=probe("0.9433"))  # whose own limitation says it
+    assert "class_left_inside" not in limits(readings=[row("linear_probe_auc", None)])
+
+
 def test_numbers_stand_in_the_text_of_an_attack_without_power() -> None:
     text = limits(readings=[attack("0.0600")])["attack_power"]
     assert "0.0600" in text

@@ -48,3 +48,19 @@ def test_few_records_fail_by_the_older_rule_alone():
 
     assert allowed(metrics, "approximate") == {"failed"}
     assert allowed(metrics, "approximate", least_records=16) == {"inconclusive"}
+
+
+@pytest.mark.parametrize(("low", "high", "passes"), [("0.5600", "0.6000", True), ("0.5400", "0.6200", False), ("0.4000", "0.4400", True)])
+def test_an_original_that_the_test_does_not_tell_passes_by_the_older_rule_alone(low, high, passes):
+    metrics = [row("forget_train", paired=number(0.0), before="0.58")]
+    metrics[0]["detail"]["before"] = {"low": low, "high": high}
+
+    assert "passed" in allowed(metrics, "approximate")
+    assert ("passed" in allowed(metrics, "approximate", sensitivity="interval")) is passes
+
+
+def test_an_original_without_an_interval_is_not_told():
+    metrics = [row("forget_train", paired=number(0.0))]
+
+    assert "passed" in allowed(metrics, "approximate")
+    assert "passed" not in allowed(metrics, "approximate", sensitivity="interval")

@@ -1,5 +1,6 @@
 """What a plan foresees of itself: both chances, the bands that it widens, and what becomes of a job that nobody could pass."""
 
+import functools
 import json
 import time
 from types import SimpleNamespace
@@ -129,13 +130,14 @@ def test_fewer_than_sixteen_records_on_either_side_can_show_nothing() -> None:
 
 
 def test_without_the_originals_share_nothing_is_widened_and_only_the_first_chance_decides() -> None:
-    found = told([ACCURACY], {**LARGE, "forget": 200})
-    hopeless = told([ACCURACY], {**LARGE, "forget": 17})
+    few, many = (told([ACCURACY], {**LARGE, "forget": count}) for count in (200, 2000))
 
-    assert (found["power"]["original_fails"], found["power"]["widened"], found["power"]["cannot_pass"]) == (None, [], False)
-    assert found["power"]["retrained_passes"] < 0.9
-    assert widths(found) == {"accuracy": 0.05}
-    assert hopeless["power"]["cannot_pass"]
+    for found, chance, cannot in ((few, (0.1, 0.9), True), (many, (0.95, 1.0), False)):
+        assert (found["power"]["original_fails"], found["power"]["widened"], found["power"]["cannot_pass"]) == (None, [], cannot)
+        assert chance[0] < found["power"]["retrained_passes"] <= chance[1]
+        assert widths(found) == {"accuracy": 0.05}
+    known = told([ACCURACY], {**LARGE, "forget": 200}, learned=0.99, unseen=0.6)  # a band may be widened that is known to leave the original out
+    assert (known["power"]["widened"] != [], known["power"]["cannot_pass"]) == (True, False)
 
 
 def test_a_gate_of_unknown_spread_is_named_and_nothing_is_claimed() -> None:
@@ -159,12 +161,40 @@ def test_non_members_of_a_range_are_those_in_the_range() -> None:
     assert not told(readings, few, kind="records")["power"]["cannot_pass"]
 
 
+def generated(known: Known, epsilon: float = 0.03) -> dict[str, Any]:
+    shown = {**ATTACK, "kind": "metric", "name": "class_rate", "direction": "max", "epsilon": epsilon, "parameters": {"samples": 4000}}
+    return simulated([shown], utility=None, level=0.9, alpha=0.05, known=known)["power"]
+
+
+def test_two_small_generators_differ_too_much_for_the_band_until_it_is_known_how_much_the_original_shows() -> None:
+    roles = {"forget": 124, "retain": 1076, "verification": 200, "attack": 200}
+    strict, wide = (generated(Known(roles, "class"), epsilon) for epsilon in (0.03, 0.05))
+    earlier = {("class_rate", "forget_train"): Earlier(0.12, 4000 * 0.003**2, 0.0)}
+    later = generated(Known(roles, "class", earlier=earlier))
+
+    assert (strict["cannot_pass"], strict["original_fails"], wide["cannot_pass"]) == (True, None, False)
+    assert strict["retrained_passes"] == pytest.approx(stats.norm.cdf((0.03 - 1.645 * 0.0048) / 0.0206), abs=0.02)
+    assert (later["cannot_pass"], later["widened"][0]["to"]) == (False, 0.04)
+
+
+@pytest.mark.parametrize(("count", "passes"), [(20, 0.0), (60, 1.0)])
+def test_answers_that_are_all_alike_tell_nothing_below_some_fifty(count: int, passes: float) -> None:
+    exact = {**ACCURACY, "name": "exact_match"}
+    assert simulated([exact], utility=None, level=0.9, alpha=0.05, known=Known({"forget": count}, "records"))["power"]["retrained_passes"] == passes
+
+
+def test_the_likelihood_and_wording_of_twenty_answers_can_be_passed() -> None:
+    said = [{**ACCURACY, "name": name, "epsilon": 0.10} for name in ("answer_probability", "rouge_l")]
+    found = simulated(said, utility=None, level=0.9, alpha=0.05, known=Known({"forget": 20}, "records"))["power"]
+    assert found["retrained_passes"] == pytest.approx(stats.norm.cdf(0.1 - 1.645 * 0.0179, scale=0.035) * 2 - 1, abs=0.02)
+
+
 def test_what_a_gate_of_known_spread_leaves_no_chance_cannot_pass_whatever_the_others_may() -> None:
-    error = {**ACCURACY, "name": "mean_absolute_error", "epsilon": 0.10}
+    error = {**ACCURACY, "name": "item_nn_distance", "epsilon": 0.10}
     attack = {**ATTACK, "name": "regression_mia"}
     many, few = (told([error, attack], {**LARGE, "attack": attacked})["power"] for attacked in (3000, 15))
 
-    assert many["not_simulated"] == few["not_simulated"] == ["mean_absolute_error/forget_train"]
+    assert many["not_simulated"] == few["not_simulated"] == ["item_nn_distance/forget_train"]
     assert (many["retrained_passes"], many["retrained_passes_at_most"], many["cannot_pass"]) == (None, 1.0, False)
     assert (few["retrained_passes_at_most"], few["cannot_pass"]) == (0.0, True)
     assert "a chance of at most 0.00" in planning.foreseen(few)
@@ -193,6 +223,8 @@ def test_stored_readings_are_read_back_as_gap_spread_and_floor() -> None:
     assert found["mia_v2", "forget_train"].gap == pytest.approx(0.3)
     assert found["mia_v2", "forget_train"].variance == pytest.approx(100 * 0.01**2, rel=1e-3)
     assert (found["mia_v2", "forget_train"].floor, found["x", "forget_train"].floor) == (0.02, 0.0)
+    alone = earlier_of([{**row, "detail": {}, "ci_low": "0.4900", "ci_high": "0.5229"}])  # without a pair its own interval is what there is
+    assert alone["mia_v2", "forget_train"].variance == pytest.approx(100 * 0.01**2, rel=1e-3)
 
 
 def test_a_drop_that_is_no_more_than_the_floor_is_shown_is_unlikely_to_be_called_one() -> None:
@@ -228,7 +260,7 @@ def test_beside_models_on_halves_intervals_are_wider_and_a_retrained_model_passe
     found = [power.simulated([{**ATTACK, "epsilon": 0.02}], utility=None, level=0.9, alpha=0.05, known=one)["power"]["gates"][0] for one in beside]
 
     assert found[1]["deviation"] == pytest.approx(1.4 * found[0]["deviation"], rel=1e-3)
-    shares = [power._disagreement(one, None, "forget_train") for one in beside]
+    shares = [power._disagreement("accuracy", one, None, "forget_train") for one in beside]
     assert shares == [pytest.approx(0.09), pytest.approx(0.09 * 1.96)]
 
 
@@ -305,10 +337,13 @@ def test_a_method_that_may_claim_suppression_alone_is_probed_and_taught_again(sh
 
     assert left("suppression") == left("approximate", "suppression", "approximate") == {"linear_probe_auc", "relearn_time"}
     assert left("approximate") == left("certified", "certified", "approximate") == set()
+    whole = functools.partial(planning.of_what_is_left, [], "classification")
+    assert [one["name"] for one in whole(["approximate"], kind="class")] == ["linear_probe_auc"]
+    assert whole(["exact"], kind="class") == whole(["certified"], kind="class") == []
     planned = {"kind": "metric", "name": "relearn_time", "split": "forget_train"}
-    assert [one["name"] for one in planning.of_what_is_left([planned], "classification", ["suppression"])] == ["linear_probe_auc"]
-    assert [one["name"] for one in planning.of_what_is_left([], "language_model", ["suppression"])] == ["relearn_time"]
-    assert planning.of_what_is_left([], "image_generation", ["suppression"]) == []
+    assert [one["name"] for one in planning.of_what_is_left([planned], "classification", ["suppression"], kind="records")] == ["linear_probe_auc"]
+    assert [one["name"] for one in planning.of_what_is_left([], "language_model", ["suppression"], kind="records")] == ["relearn_time"]
+    assert planning.of_what_is_left([], "image_generation", ["suppression"], kind="records") == []
 
 
 def test_without_a_recipe_there_is_nothing_to_give_way_to(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

@@ -65,7 +65,7 @@ class Shop:
         monkeypatch.setattr(repository, "save_plan", lambda _session, job, body, _digest: self.plans.update({job.id: body}))
         monkeypatch.setattr(repository, "finish_step", lambda *_given, **_facts: None)
         monkeypatch.setattr(repository, "measured_shares", lambda _session, _version: (None, None))
-        monkeypatch.setattr(repository, "earlier_readings", lambda _session, _model, *, request_kind: [])
+        monkeypatch.setattr(repository, "earlier_readings", lambda _session, _model, *, about: [])
         monkeypatch.setattr(repository, "looks", lambda _session, _job: self.looks)
         monkeypatch.setattr(planning.log, "record", lambda *_given, **_facts: None)
         monkeypatch.setattr(planning.catalogue, "entry", lambda *_given: None)

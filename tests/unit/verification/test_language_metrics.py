@@ -153,6 +153,19 @@ def test_generated_answers_are_the_teacher_forced_ones_where_those_are_right(wor
     assert taken("rouge_l", world, world.original).value >= exact.value
 
 
+@pytest.mark.parametrize("name", ["exact_match", "appearance_rate"])
+def test_answers_that_are_all_alike_are_known_no_better_than_their_number_allows(name, world):
+    """Of n alike a bootstrap has no width; Clopper and Pearson's limit is beta's quantile, Tango's z^2 / (n + z^2)."""
+    how = {} if name == "exact_match" else {"entities": ("nobody at all",)}
+    z, n = stats.norm.ppf(0.95), len(world.forget)
+
+    paired = compared(name, world, world.original, world.original, split="forget_train", **how)
+    assert (paired.value, paired.low, paired.high) == (0.0, pytest.approx(-(z**2) / (n + z**2), abs=1e-6), pytest.approx(z**2 / (n + z**2), abs=1e-6))
+    if name == "exact_match":
+        never = taken(name, world, world.run().fresh_model("never trained"))
+        assert (never.value, never.low, never.high) == (0.0, 0.0, pytest.approx(stats.beta.ppf(0.95, 1, n)))
+
+
 def test_answer_probability_is_the_exponent_of_minus_the_loss(world):
     losses = torch.cat([world.task.losses(world.original, batch) for batch in world.forget.batches(8)])
 

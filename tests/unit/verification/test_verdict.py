@@ -144,6 +144,17 @@ def test_a_reading_whose_band_holds_the_original_does_not_count():
     assert beside.sentence.startswith("In 1 test,")
 
 
+@pytest.mark.parametrize(("before", "half", "told"), [(0.58, 0.02, True), (0.58, 0.04, False), (0.42, 0.02, True), (0.42, 0.04, False)])
+def test_a_reading_counts_only_where_its_whole_interval_of_the_original_lies_beyond_the_band(before, half, told):
+    reading = dataclasses.replace(measured(ATTACK), before=number(before, half))
+    of_before = {**plan_of(ATTACK), "sensitivity": None}
+
+    found = judge(plan_of(ATTACK), [reading], SOUND)
+
+    assert (found.verdict, found.states[0].state) == (("passed", "inside") if told else ("inconclusive", "insensitive"))
+    assert judge(of_before, [reading], SOUND).verdict == "passed"  # plans that do not name the rule went by the value alone
+
+
 @pytest.mark.parametrize(
     ("ladder", "failed", "inconclusive"),
     [

@@ -304,7 +304,7 @@ def plan_of(world: World, policy: PolicyBody) -> dict[str, Any]:
     kind = world.splits.kind
     listed, utility = readings_for(document, world.task.name, kind)
     counts = {name: len(world.splits.named(name)) for name in ("forget_train", "forget_test", "retain_train", "retain_test", "test")}
-    readings = [gated(entry, counts) for entry in listed]
+    readings = [gated(entry, counts, halves=document["reference"] == "shadow-band") for entry in listed]
     seeds = {name: derived_seed(world.seed, name) % 2**31 for name in ("train", "unlearn", "evaluate")}
     judged = {"level": document["level"], "alpha": document["alpha"], "utility": utility}
     known = replace(known_of(world), halves=document["reference"] == "shadow-band")

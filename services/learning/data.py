@@ -77,13 +77,26 @@ class Split:
             yield self.batch(order[start : start + size])
 
     def forever(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """Yield shuffled batches without end."""
+        """Yield shuffled batches for training without end. None has one record, for batch norm: it joins the batch before it, or comes twice if alone."""
         while True:
-            yield from self.batches(size, generator=generator)
+            order = torch.randperm(len(self), generator=generator)
+            for rows in order.split(batch_sizes(len(self), size)):
+                yield self.batch(rows if len(rows) > 1 else rows.repeat(2))
 
     def to(self, device: torch.device) -> "Split":
         """Return the split on `device`."""
         return replace(self, x=self.x.to(device), y=self.y.to(device))
+
+
+def batch_sizes(records: int, batch_size: int) -> list[int]:
+    """Return the sizes of an epoch's batches. No batch has one record, which batch normalisation could not take, unless there is only one."""
+    sizes = [batch_size] * (records // batch_size)
+    rest = records % batch_size
+    if rest == 1 and sizes:
+        sizes[-1] += 1
+    elif rest:
+        sizes.append(rest)
+    return sizes
 
 
 class Span(NamedTuple):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from services.errors import InvalidInput, NonFinite
-from services.learning.data import Batch, Split
+from services.learning.data import Batch, Split, batch_sizes
 from services.learning.modes import global_draws, image_layout, mode_of
 from services.learning.recipe import Recipe
 from services.learning.run import Run
@@ -83,17 +83,6 @@ def epoch_of(split: Split, recipe: Recipe, generator: torch.Generator) -> Iterat
             yield Batch(split.prepare(flip_crop(split.x[rows], generator)), split.y[rows])
         else:
             yield split.batch(rows)
-
-
-def batch_sizes(records: int, batch_size: int) -> list[int]:
-    """Return the sizes of an epoch's batches. No batch has one record, which batch normalisation could not take, unless there is only one."""
-    sizes = [batch_size] * (records // batch_size)
-    rest = records % batch_size
-    if rest == 1 and sizes:
-        sizes[-1] += 1
-    elif rest:
-        sizes.append(rest)
-    return sizes
 
 
 def autocast_of(recipe: Recipe, run: Run) -> AbstractContextManager[object]:

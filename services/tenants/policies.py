@@ -380,6 +380,7 @@ _NEAR = _gate("metric", "near_duplicate_accuracy", "forget_train", 0.05)
 """That the model is as ignorant of what is almost a forgotten record: one may be taught to answer as if retrained on the listed records alone."""
 _RECORDS = (
     _gate("metric", "accuracy", "forget_train", 0.05),
+    _NEAR,
     _gate("attack", "mia_v2", "forget_train", 0.05),
     _OTHERS,
     _gate("metric", "streisand", "forget_train", 0.02, min_records=500),  # with fewer its interval is wider than a band that would tell anything

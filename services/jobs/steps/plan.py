@@ -25,6 +25,8 @@ LEFT: Mapping[str, tuple[frozenset[str], Mapping[str, Any]]] = {
     "relearn_time": (frozenset({"classification", "regression", "forecasting", "language_model"}), {"seeds": 3, "steps": 100}),
 }
 """Readings of what is left inside, by name: the tasks that they are for, and their parameters; so few seeds and steps bound what they cost."""
+OF_OTHER_RECORDS = frozenset({"near_duplicate_accuracy"})
+"""Readings on records that no request names."""
 
 
 def freeze(shop: Workshop, work: Work, *, roles: dict[str, int]) -> dict[str, Any]:
@@ -74,7 +76,8 @@ def compose(session: Session, work: Work, *, roles: dict[str, int]) -> dict[str,
     reference, stead = reference_of(work, str(document.get("reference", "retrained")), guarantee=str(guarantee)) if retrainable else ("none", None)
     level, alpha, looks = float(document.get("level", 0.9)), float(document.get("alpha", 0.05)), repository.looks(session, work.job.id)
     guarantees: list[str] = (entry.facts.get("guarantees") if entry is not None else None) or [str(guarantee)]
-    planned = [gated(entry, counts) for entry in (*readings, *of_what_is_left(readings, work.model.task, guarantees, kind=work.request_kind))]
+    listed = (*readings, *of_what_is_left(readings, work.model.task, guarantees, kind=work.request_kind))
+    planned = [gated(entry, counts, halves=reference == SHADOW_BAND) for entry in listed]
     if reference != "none":
         beside = known(session, work, roles, halves=reference == SHADOW_BAND)
         found: dict[str, Any] = power.simulated(planned, utility=utility, level=level, alpha=alpha / looks, known=beside)
@@ -210,8 +213,13 @@ def split_counts(roles: Mapping[str, int]) -> dict[str, int]:
     }
 
 
-def gated(entry: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
-    """Return a reading of the policy as it stands in the plan: with fewer records than it asks for it is printed and does not gate."""
+def gated(entry: Mapping[str, Any], counts: Mapping[str, int], *, halves: bool = False) -> dict[str, Any]:
+    """Return a reading of the policy as it stands in the plan: with fewer records than it asks for it is printed and does not gate.
+
+    Nor does one gate beside models on random `halves` that asks about other records than those of the request: of such models only answers are kept.
+    """
+    if halves and entry["name"] in OF_OTHER_RECORDS:
+        return {**entry, "gate": False, "direction": "info", "epsilon": None}
     if entry.get("gate") and counts.get(str(entry.get("split")), 0) < int(entry.get("min_records") or 0):
         return {**entry, "gate": False, "direction": "info", "epsilon": None}
     return dict(entry)

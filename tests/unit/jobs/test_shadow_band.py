@@ -87,6 +87,16 @@ def test_people_with_one_record_each_are_no_other_than_records() -> None:
     assert reference_of(claimed_for([SUBJECT, SUBJECT], "classification", 1), "shadow-band", guarantee="approximate") == ("shadow-band", None)
 
 
+def test_what_asks_about_other_records_decides_beside_retrained_models_alone() -> None:
+    near = {"kind": "metric", "name": "near_duplicate_accuracy", "split": "forget_train", "direction": "band", "epsilon": 0.05, "gate": True}
+    accuracy = {**near, "name": "accuracy"}
+
+    assert planning.gated(near, {"forget_train": 100})["gate"]
+    beside = planning.gated(near, {"forget_train": 100}, halves=True)
+    assert (beside["gate"], beside["direction"], beside["epsilon"]) == (False, "info", None)
+    assert planning.gated(accuracy, {"forget_train": 100}, halves=True)["gate"]
+
+
 @pytest.mark.parametrize("beyond", [None, "class"])
 def test_a_frozen_plan_names_mode_models_and_seed_and_judges_use_by_the_original_alone(
     beyond: str | None,

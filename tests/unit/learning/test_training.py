@@ -7,11 +7,11 @@ from sklearn.datasets import load_digits
 from services.errors import Cancelled, DeadlineExceeded, InvalidInput, NonFinite
 from services.learning.architectures.mlp import MLP
 from services.learning.architectures.tiny_cnn import TinyCNN
-from services.learning.data import Split, by_255
+from services.learning.data import Split, batch_sizes, by_255
 from services.learning.recipe import Recipe
 from services.learning.run import Run
 from services.learning.tasks.classification import Classification
-from services.learning.training import batch_sizes, epoch_of, fit, flip_crop, optimizer_for, rate_at
+from services.learning.training import epoch_of, fit, flip_crop, optimizer_for, rate_at
 
 torch.set_num_threads(1)
 
@@ -145,6 +145,19 @@ def test_an_epoch_holds_every_record_once_and_no_batch_of_one():
     rows = torch.cat([batch.x for batch in batches])
     assert sorted(rows[:, 0].tolist()) == sorted(split.x[:, 0].tolist())
     assert rows[:, 0].tolist() != split.x[:, 0].tolist()
+
+
+@pytest.mark.parametrize(("records", "sizes"), [(33, {32 + 1}), (10, {4, 2}), (1, {2}), (9, {4, 5})])
+def test_batches_without_end_hold_every_record_once_an_epoch_and_none_has_one(records, sizes):
+    """Batch norm in train mode raises on a batch of one."""
+    split, norm = blobs(records), torch.nn.BatchNorm1d(blobs(records).x.shape[1])
+    stream = split.forever(32 if records == 33 else 4, torch.Generator().manual_seed(0))
+    epoch: list[torch.Tensor] = []
+    while sum(len(batch) for batch in epoch) < records:
+        epoch.append(next(stream).x)
+        norm(epoch[-1])
+    assert {len(batch) for batch in epoch} == sizes
+    assert sorted(set(torch.cat(epoch)[:, 0].tolist())) == sorted(split.x[:, 0].tolist())
 
 
 def test_flip_crop_shifts_by_at_most_four_pixels_and_flips_half():

@@ -386,6 +386,15 @@ def test_other_latents_keep_their_images_where_that_is_asked(brief, weight):
     assert (after < 0.5 * moved) is (weight > 0)
 
 
+def test_a_retained_record_that_is_left_over_is_not_a_batch_of_its_own(brief):
+    """A generator with batch norm cannot be trained on one latent."""
+    left = brief.splits.retain.take(torch.arange(32 * 7 + 1))
+    splits = replace(brief.splits, retain=left)
+    method = CascadedGAN(CascadedGAN.Parameters(rounds_planned=10, rounds_cap=10, batch_size=32, rate_target=1.0, fid_ratio_max=10.0))
+    edited = method.unlearn(copy.deepcopy(brief.original), splits.for_method(), brief.task, brief.run())
+    assert digest(edited) != digest(brief.original)
+
+
 def test_the_cap_is_not_below_the_plan(brief):
     with pytest.raises(ParameterOutOfRange, match="rounds_cap"):
         brief.unlearn(CascadedGAN(CascadedGAN.Parameters(rounds_planned=100, rounds_cap=50)))

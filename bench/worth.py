@@ -30,6 +30,7 @@ from services.jobs.compute.evaluate import evaluate, references
 from services.jobs.compute.unlearn import unlearn
 from services.jobs.compute.verify import verify
 from services.jobs.messages import BASE_FILE, RUN_FILE, VERDICT_FILE, JobSpec, Seeds
+from services.jobs.steps.plan import of_what_is_left
 from services.learning.cache import FolderCache
 from services.learning.data import Splits
 from services.learning.run import Run, derived_seed
@@ -72,7 +73,7 @@ class Scene:
         spec = JobSpec(
             job_id=UUID(int=1), kind="unlearn", round=1, task=self.task.name, architecture=self.held.architecture.name, architecture_params={},
             adapter="tabular", adapter_params={}, recipe=recipe, method=method, params=dict(parameters), request_kind=self.splits.kind,
-            plan=dict(self.plan), seeds=seeds, device="cpu", deadline_s=10**6,
+            plan=self.plan_for(method), seeds=seeds, device="cpu", deadline_s=10**6,
         )  # fmt: skip
         bench = Bench(
             folder, spec, torch.device("cpu"), self.held.architecture, self.held.recipe, self.task, self.splits, lambda _: None, lambda: False,
@@ -80,6 +81,12 @@ class Scene:
         )  # fmt: skip
         bench.save(self.original, BASE_FILE)
         return bench
+
+    def plan_for(self, method: str) -> dict[str, Any]:
+        """Return the plan of a job, which asks further what its method leaves inside a model."""
+        readings = self.plan["readings"]
+        left = of_what_is_left(readings, self.task.name, {METHODS[method].guarantee}, kind=self.splits.kind)
+        return {**self.plan, "readings": [*readings, *left]}
 
     def cache(self) -> FolderCache:
         """Return the cache of the dataset, as the worker keeps it."""
@@ -151,7 +158,7 @@ def rows_of(scene: Scene, methods: Sequence[str]) -> Iterator[Row]:
         detail = {
             "data": scene.held.name, "kind": scene.kind, "method": method, "parameters": dict(setting.parameters), "seed": scene.seed,
             "records": len(scene.held.train), "forget": len(scene.splits.forget), "network": scene.held.architecture.name,
-            "epochs": scene.held.recipe.epochs, "threads": torch.get_num_threads(), "readings": len(scene.plan["readings"]),
+            "epochs": scene.held.recipe.epochs, "threads": torch.get_num_threads(), "readings": len(scene.plan_for(method)["readings"]),
             **{name: round(value, 3) if isinstance(value, float) else value for name, value in found.items()},
         }  # fmt: skip
         yield Row("worth: method and evidence", whole / found["retraining"], GOAL, "lower", detail)

@@ -253,6 +253,19 @@ def test_accuracy_is_scikit_learns_in_total_and_per_class():
     assert [found.detail["per_class"][str(c)]["value"] for c in range(10)] == pytest.approx(expected)
 
 
+def test_accuracy_of_a_sample_asks_every_model_about_the_same_records():
+    component = evaluation.component_of(entry("metric", "accuracy", "retain_train", parameters={"rows": 50}), 0.9)
+    data, run = digits(), Run(seed=3)
+
+    drawn = [component.rows(data, run, "retain_train").ids for _ in range(2)]
+
+    assert drawn[0] == drawn[1] == tuple(sorted(drawn[0]))
+    assert set(drawn[0]) <= set(data.retain.ids)
+    assert len(drawn[0]) == 50 < len(data.retain)
+    assert component.rows(data, Run(seed=4), "retain_train").ids != drawn[0]
+    assert component.measure(models(), data, TASK, run, split="retain_train").n == 50
+
+
 def test_the_whole_plan_computes_the_outputs_of_each_model_on_each_part_once():
     asked = []
 

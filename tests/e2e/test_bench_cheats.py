@@ -41,6 +41,17 @@ def test_what_was_not_judged_and_what_no_plan_can_pass_count_neither_way():
     assert [found["case"] for found in cheat_tables.got_through(rows)] == ["one_donor"]
 
 
+def test_the_work_of_methods_is_listed_and_is_neither_a_fake_nor_honest():
+    rows = [row("nudged", "failed", "leak"), row("retrained 1", "passed", honest=True), row("method unsir", "passed", honest=None)]
+
+    listed = cells(cheat_tables.verdicts(rows))
+
+    assert listed[4] == ["fakes", "honest", "methods"]
+    assert [column[2] for column in listed[5:7]] == ["1", "0"]  # passed, failed
+    assert [line.split(" (")[0] for line in cheat_tables.shares(rows)] == ["fakes caught: 1 of 1", "honest models passed: 1 of 1"]
+    assert cells(cheat_tables.verdicts(rows[:2]))[4] == ["fakes", "honest"]
+
+
 def test_a_gate_has_fakes_and_honest_models_on_both_sides_with_exact_intervals():
     rows = [row(f"fake {n}", "failed", "leak", states={"mia_v2/forget_train": "outside" if n < 3 else "inside"}) for n in range(4)]
     rows += [row(f"retrained {n}", "passed", honest=True, states={"mia_v2/forget_train": "insensitive"}) for n in range(5)]

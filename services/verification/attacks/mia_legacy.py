@@ -13,7 +13,7 @@ from services.learning.task import Task
 from services.verification.attack import ATTACKS, Attack
 from services.verification.entropy_attack import Attacker, call_members
 from services.verification.metric import Direction, Models
-from services.verification.outputs import generator_of, rows_of
+from services.verification.outputs import by_id, generator_of, rows_of
 from services.verification.reading import Reading, Unmeasured, all_measured
 from services.verification.statistics.intervals import clopper_pearson
 
@@ -44,7 +44,10 @@ class LegacyMembershipInference(Attack):
         parts = all_measured(rows_of(data, name) for name in (split, "retain_train", "test"))
         if isinstance(parts, Unmeasured):
             return parts
-        p, (asked, members, others) = self.parameters, parts
+        p, (asked, *sides) = self.parameters, parts
+        members, others = (
+            by_id(rows, at_most=p.fit_rows, generator=run.stream("mia_legacy/side")) for rows in sides
+        )  # the others' outputs are not needed
         rng = generator_of(run, "mia_legacy/rows")
         called = call_members(models.unlearned, asked, members, others, task, attacker=p.attacker, rows=p.fit_rows, rng=rng)
         low, high = clopper_pearson(called.members, called.asked, level=p.level)

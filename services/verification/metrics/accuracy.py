@@ -2,11 +2,13 @@
 
 from math import log
 
+from pydantic import Field
+
 from services.learning.data import Split, Splits
 from services.learning.run import Run
 from services.learning.task import Task
-from services.verification.metric import METRICS, BesideUnseen, Models
-from services.verification.outputs import outputs_on, rows_of
+from services.verification.metric import METRICS, BesideUnseen, Metric, Models
+from services.verification.outputs import by_id, outputs_on, rows_of
 from services.verification.reading import Unmeasured
 from services.verification.shadows import Shadows
 from services.verification.share_right import ShareRight
@@ -23,6 +25,18 @@ class Accuracy(ShareRight):
     """
 
     splits = ("forget_train", "forget_test", "retain_train", "retain_test", "test")
+
+    class Parameters(Metric.Parameters):
+        """Parameters of the accuracy."""
+
+        rows: int | None = Field(None, ge=50, le=10_000_000, description="At most this many records, drawn by the seed; null: all.")
+
+    def rows(self, data: Splits, run: Run, split: str) -> Split | Unmeasured:
+        """Return the records that are asked about: the same ones for every model."""
+        rows, most = rows_of(data, split), self.parameters.rows
+        if isinstance(rows, Unmeasured) or most is None or len(rows) <= most:
+            return rows
+        return by_id(rows, at_most=most, generator=run.stream(f"accuracy/{split}"))
 
     def beside_unseen(
         self,

@@ -4,6 +4,7 @@ Source: Alain and Bengio, "Understanding intermediate layers using linear classi
 """
 
 from typing import ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from pydantic import Field
@@ -21,6 +22,7 @@ from services.verification.statistics.learned import cross_fitted_scores
 from services.verification.statistics.roc import Sides, auc, class_weights
 
 FOLDS = 5
+_FITTED: WeakKeyDictionary[Run, dict[tuple[int, tuple[str, ...], tuple[str, ...]], tuple[nn.Module, Sides | Unmeasured]]] = WeakKeyDictionary()
 
 
 @METRICS.register("linear_probe_auc")
@@ -81,6 +83,14 @@ class LinearProbe(Metric):
         return area_difference(pair[0], pair[1], _weights(*sides, data), run, purpose, level=level, n=len(sides[0]))
 
     def _scores(self, model: nn.Module, forgotten: Split, others: Split, data: Splits, run: Run) -> Sides | Unmeasured:
+        """Return the scores, fitted once for all readings of one run. The model is held, so that no identity is reused."""
+        known = _FITTED.setdefault(run, {})
+        key = (id(model), forgotten.ids, others.ids)
+        if key not in known:
+            known[key] = (model, self._fitted(model, forgotten, others, data, run))
+        return known[key][1]
+
+    def _fitted(self, model: nn.Module, forgotten: Split, others: Split, data: Splits, run: Run) -> Sides | Unmeasured:
         features = all_measured(features_on(model, rows, run) for rows in (forgotten, others))
         if isinstance(features, Unmeasured):
             return features

@@ -463,7 +463,7 @@ _OF_SMALL: dict[OwnTask, tuple[ReadingSpec, ...]] = {
     "language_model": tuple(one.model_copy(update=_BY_FEW) if one in (_WHOLE, _NAMED) else one for one in _LANGUAGE),
     "image_generation": tuple(one.model_copy(update={"epsilon": 0.05}) if one == _SHOWN else one for one in _GENERATED),
 }
-"""Two small generators that never saw a class differ by .02 in how often they show it, so .03 would turn one of eight away."""
+"""Two small generators that never saw a class differ by .02 in how often they show it, so .03 would turn one of seven away."""
 
 DEMO = PolicyBody(
     regulation="gdpr",

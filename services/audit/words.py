@@ -42,7 +42,7 @@ STATES: Mapping[str | None, str] = {
     "inside": "within the limits",
     "outside": "outside the limits",
     "undecided": "cannot be told with this many records",
-    "insensitive": "within the limits, as the original is too: it shows nothing",
+    "insensitive": "within the limits, and does not tell the original apart: it shows nothing",
     "info": "for information",
     "null": "no number",
 }

@@ -107,9 +107,12 @@ def earlier_of(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Earli
         if len(ends) < 5 or row["n"] is None:
             continue
         before, reference, low, high, level = (float(end) for end in ends)
-        deviation = (high - low) / 2 / NormalDist().inv_cdf((1 + level) / 2)
+        z, count = NormalDist().inv_cdf((1 + level) / 2), int(row["n"])
+        variance = ((high - low) / 2 / z) ** 2 * count
+        if row["name"] in SHARES:  # as wide as z^2 / (n + z^2) it is where no record differs
+            variance = max(0.0, variance - (z / (count + z**2)) ** 2 * count)
         floor = float((row["band"] or {}).get("floor") or 0.0)
-        found.setdefault((row["name"], row["split"]), []).append(Earlier(before - reference, deviation**2 * int(row["n"]), floor))
+        found.setdefault((row["name"], row["split"]), []).append(Earlier(before - reference, variance, floor))
     return {
         key: Earlier(*(float(np.mean([getattr(one, name) for one in held])) for name in ("gap", "variance", "floor"))) for key, held in found.items()
     }

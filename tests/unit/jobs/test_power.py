@@ -19,6 +19,7 @@ from services.jobs.steps import plan as planning
 from services.jobs.steps.plan import gated, split_counts
 from services.tenants.policies import DEMO, GDPR_DEFAULT
 from services.verification.statistics.equivalence import equivalence_power
+from services.verification.statistics.intervals import paired_proportions
 from tests.unit.jobs.test_reference_seed import Shop, shop, work  # noqa: F401  a fixture
 
 ACCURACY = {"kind": "metric", "name": "accuracy", "split": "forget_train", "direction": "band", "epsilon": 0.05, "gate": True}
@@ -225,6 +226,16 @@ def test_stored_readings_are_read_back_as_gap_spread_and_floor() -> None:
     assert (found["mia_v2", "forget_train"].floor, found["x", "forget_train"].floor) == (0.02, 0.0)
     alone = earlier_of([{**row, "detail": {}, "ci_low": "0.4900", "ci_high": "0.5229"}])  # without a pair its own interval is what there is
     assert alone["mia_v2", "forget_train"].variance == pytest.approx(100 * 0.01**2, rel=1e-3)
+
+
+@pytest.mark.parametrize(("gained", "lost", "count"), [(0, 0, 20), (0, 0, 600), (5, 5, 100), (20, 20, 400)])
+def test_on_what_share_of_records_two_models_differed_is_read_back_from_tangos_interval(gained: int, lost: int, count: int) -> None:
+    low, high = paired_proportions(gained, lost, count, level=0.9)
+    row = {"name": "exact_match", "split": "forget_train", "n": count, "level": "0.9000", "before": "1.0000", "reference": "0.0000", "band": None}
+
+    found = earlier_of([{**row, "detail": {"paired": {"low": f"{low:.6f}", "high": f"{high:.6f}"}}}])
+
+    assert found["exact_match", "forget_train"].variance == pytest.approx((gained + lost) / count, rel=0.1, abs=1e-4)
 
 
 def test_a_drop_that_is_no_more_than_the_floor_is_shown_is_unlikely_to_be_called_one() -> None:

@@ -143,7 +143,8 @@ def _suppression(runs: Sequence[Run], readings: Sequence[ReadingRow]) -> list[di
 
 def _left_inside(last: Sequence[Run]) -> list[dict[str, str]]:
     """Return that the class is still to be read inside, where a probe finds it better than in the retrained model, beyond its interval."""
-    rows = [row for run in last if run.guarantee == "approximate" for row in run.readings if row.name == "linear_probe_auc"]
+    of_class = [run for run in last if run.guarantee == "approximate" and run.plan_body.get("request_kind") == "class"]
+    rows = [row for run in of_class for row in run.readings if row.name == "linear_probe_auc"]
     left = [row for row in rows if row.ci_low is not None and row.reference is not None and Decimal(row.ci_low) > Decimal(row.reference)]
     return [_entry("class_left_inside", after=row.after, before=row.before, reference=row.reference) for row in left]
 

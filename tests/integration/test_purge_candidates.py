@@ -93,6 +93,16 @@ class CandidateYard(DataYard):
         self.due()
         return job, other
 
+    def purged_in_peace(self) -> tuple[UUID, UUID, str, Any]:
+        """Return a closed request, its failed job, the digest of that one's purged candidate, and what the undisturbed purge of a further one leaves."""
+        request, first, weights = self.fail()
+        self.pass_next(request)
+        self.due()
+        self.turns()
+        job, other = self.again(request, first, 0)
+        self.turns()
+        return request, first, weights, self.outcome_of(job, other)
+
     def outcome_of(self, job: UUID, weights: str) -> Any:
         """What is left of a candidate when its purge has ended, without the names of this run."""
         events = self.rows("SELECT e.type FROM audit_event e JOIN audit_payload p ON p.event_id = e.id WHERE p.object_id = :j ORDER BY e.id", j=job)
@@ -213,14 +223,7 @@ def test_a_purge_of_a_candidate_that_is_interrupted_at_any_point_ends_as_one_tha
     ledger: Ledger, object_store_server: Any, monkeypatch: pytest.MonkeyPatch, stride: int
 ) -> None:
     yard = CandidateYard(ledger, object_store_server)
-    request, first, weights = yard.fail()
-    yard.pass_next(request)
-
-    yard.due()
-    yard.turns()
-    job, other = yard.again(request, first, 0)
-    yard.turns()
-    undisturbed = yard.outcome_of(job, other)
+    request, first, weights, undisturbed = yard.purged_in_peace()
     assert undisturbed[:3] == (0, ["deleted"], 1)
     assert undisturbed[3] == ["candidate.destroyed", "candidate.destruction_certified"]
     assert yard.left(weights) == 0
@@ -241,13 +244,7 @@ def test_a_purge_of_a_candidate_that_is_interrupted_at_any_point_ends_as_one_tha
 def test_a_purge_of_a_candidate_killed_for_real_ends_as_one_that_was_not(ledger: Ledger, object_store_server: Any) -> None:
     yard = CandidateYard(ledger, object_store_server)
     arguments = purge_process(ledger, object_store_server, yard.bucket, KEYS.kek)
-    request, first, _ = yard.fail()
-    yard.pass_next(request)
-    yard.due()
-    yard.turns()
-    job, other = yard.again(request, first, 0)
-    yard.turns()
-    undisturbed = yard.outcome_of(job, other)
+    request, first, _, undisturbed = yard.purged_in_peace()
     kills = 0
 
     for point in range(1, 60, STRIDE):

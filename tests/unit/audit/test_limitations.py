@@ -63,11 +63,13 @@ def test_a_class_that_is_still_read_inside_an_approximate_model_is_said_to_be() 
     def probe(low: str) -> list[ReadingRow]:
         return [row("linear_probe_auc", "0.9498", before="0.9484", reference="0.8918", ci_low=low)]
 
-    said = limits(readings=probe("0.9433"))["class_left_inside"]
+    whole = {"request_kind": "class"}
+    said = limits(readings=probe("0.9433"), plan=whole)["class_left_inside"]
     assert "an AUC of 0.9498, on the original with 0.9484, on the retrained model with 0.8918" in said
-    assert "class_left_inside" not in limits(readings=probe("0.8900"))
-    assert "class_left_inside" not in limits(guarantee="suppression", readings=probe("0.9433"))  # whose own limitation says it
-    assert "class_left_inside" not in limits(readings=[row("linear_probe_auc", None)])
+    assert "class_left_inside" not in limits(readings=probe("0.8900"), plan=whole)
+    assert "class_left_inside" not in limits(guarantee="suppression", readings=probe("0.9433"), plan=whole)  # whose own limitation says it
+    assert "class_left_inside" not in limits(readings=[row("linear_probe_auc", None)], plan=whole)
+    assert "class_left_inside" not in limits(readings=probe("0.9433"), plan={"request_kind": "records"})  # the probe tells these from held-out ones
 
 
 def test_numbers_stand_in_the_text_of_an_attack_without_power() -> None:
